@@ -1,0 +1,43 @@
+"""The family of errors a user can cause; every message says what was expected, what came and what to do.
+
+Imports nothing, so that the command line can report them without loading torch.
+"""
+
+import difflib
+from collections.abc import Iterable
+
+
+class IronclipError(Exception):
+    """Anything wrong with what the user asked for or handed in; the command line prints it and exits with 2."""
+
+
+class UsageError(IronclipError, ValueError):
+    """An option, a name or a number that cannot be right."""
+
+
+class UnsupportedEdit(IronclipError, TypeError):
+    """A method needs an edit point that this backbone does not have."""
+
+
+class DataError(IronclipError, ValueError):
+    """Images, labels or splits that cannot be used."""
+
+
+class CheckpointError(IronclipError, ValueError):
+    """Weights that are not what they should be."""
+
+
+class AdaptationClash(IronclipError, ValueError):
+    """Two defences that cannot stand on one another."""
+
+
+class NonFinite(IronclipError, ArithmeticError):
+    """NaN or infinity where a number was needed."""
+
+
+def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:
+    """The error for a name that does not exist, with the nearest one that does."""
+    known = sorted(known)
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return UsageError(f"unknown {kind} {name!r}; {hint}")

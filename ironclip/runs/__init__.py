@@ -1,0 +1,1 @@
+"""Run folders: the truth about every experiment, written whole and never unpickled."""

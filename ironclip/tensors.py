@@ -1,0 +1,131 @@
+"""Norms, projection, keyed randomness and ascent on any objective: what every attack is made of."""
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ironclip.errors import NonFinite
+
+
+def key(*parts: int) -> int:
+    """A 63-bit seed from any integers; neighbouring parts give unrelated seeds."""
+    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*parts: int) -> torch.Generator:
+    """A CPU generator keyed by integers, e.g. (seed, dataset index, restart)."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+def keyed_uniform(shape: Sequence[int], seed: int, indices: Sequence[int], restart: int = 0) -> Tensor:
+    """[len(indices), *shape] uniform in [-1, 1), each row from its own generator (seed, index, restart), on the CPU."""
+    rows = [torch.rand(tuple(shape), generator=generator(seed, int(index), restart)) for index in indices]
+    return torch.stack(rows).mul_(2).sub_(1) if rows else torch.empty(0, *shape)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """values [B] viewed so that they broadcast over like [B, ...]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def norm(delta: Tensor, kind: str) -> Tensor:
+    """[B] length of each row of delta [B, ...]."""
+    flat = delta.flatten(1)
+    return flat.abs().amax(1) if kind == "linf" else flat.norm(dim=1)
+
+
+def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf") -> Tensor:
+    """The point of ball(images, eps) and [0, 1] for each adv; ball first, then box.
+
+    Exact for l-infinity. For l2 the box is applied to the scaled point, which stays in the ball because the box is
+    convex and contains the centre.
+    """
+    if kind == "linf":
+        return torch.minimum(torch.maximum(adv, images - eps), images + eps).clamp(0, 1)
+    delta = adv - images
+    scale = (eps / norm(delta, "l2").clamp_min(1e-12)).clamp_max(1.0)
+    return (images + delta * per_image(scale, delta)).clamp(0, 1)
+
+
+def steepest(slope: Tensor, kind: str = "linf") -> Tensor:
+    """The direction of unit length in which a linear function with this gradient rises most."""
+    if kind == "linf":
+        return slope.sign()
+    return slope / per_image(norm(slope, "l2").clamp_min(1e-12), slope)
+
+
+def value_and_slope(objective: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
+    """([B] values, gradient of their sum with respect to the images); touches no other gradient.
+
+    Raises:
+        NonFinite: a value or a slope is NaN or infinite; sign(NaN) is 0 and would silently stop an attack.
+    """
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        values = objective(leaf)
+        (slope,) = torch.autograd.grad(values.sum(), leaf)
+    values = values.detach()
+    bad = ~(values.isfinite() & slope.flatten(1).isfinite().all(1))
+    if bad.any():
+        rows = bad.nonzero().flatten().tolist()
+        raise NonFinite(f"the loss or its gradient is not finite for images {rows[:8]} of the batch; check the model in float32")
+    return values, slope
+
+
+def ascend(
+    objective: Callable[[Tensor], Tensor],
+    start: Tensor,
+    images: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    kind: str = "linf",
+    observe: Callable[[Tensor, Tensor], None] | None = None,
+) -> Tensor:
+    """The last iterate of projected steepest ascent.
+
+    Args:
+        objective: images -> [B] values to raise; must treat each image alone.
+        start: [B, ...] first iterate, already inside the ball and the box.
+        images: [B, ...] centre of the ball.
+        observe: called with every iterate that was evaluated and its values [B]; not with the returned one.
+    """
+    adv = start.detach()
+    for _ in range(steps):
+        values, slope = value_and_slope(objective, adv)
+        if observe is not None:
+            observe(adv, values)
+        adv = project(adv + step_size * steepest(slope, kind), images, eps, kind)
+    return adv
+
+
+@contextmanager
+def frozen(*functions: object) -> Iterator[None]:
+    """Parameters of the modules among `functions` ask for no gradient inside; flags come back as they were."""
+    parameters = [p for f in functions if isinstance(f, nn.Module) for p in f.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(*functions: object) -> Iterator[None]:
+    """Modules among `functions` are in eval mode inside; every submodule's own mode comes back."""
+    modules = [m for f in functions if isinstance(f, nn.Module) for m in f.modules() if m.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True

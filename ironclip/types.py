@@ -1,0 +1,336 @@
+"""The nouns of the library as interfaces: backbone, adaptation, classifier, attack, defence, test-time method.
+
+Shape letters, the same everywhere: B images, K classes, V views, L layers, N tokens, P prompt tokens, D token width,
+E joint width, G patches a side, T text length.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ironclip.errors import AdaptationClash, UsageError
+
+Edit = Callable[[int, Tensor], Tensor]
+"""(layer, tokens [B, N, D]) -> tokens. Pure.
+
+Called with layer -1 before `ln_pre` (image towers that have one), 0 .. L-1 on the input of each block, and L on the output
+of the last block; it returns what it does not change as it came. A text edit may carry an attribute `reach`: 0 says that it
+treats every token alike and alone, n > 0 that it reads and writes only the first n positions; without it the engine does not
+share the prefix between classes.
+"""
+
+Images = Callable[[Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""(outputs [B, ...], labels [B]) -> one value per image [B]; an attack ascends it."""
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """Sizes and constants of a frozen backbone, and the hash of its weights."""
+
+    name: str
+    kind: Literal["vit", "timm", "resnet"]
+    image_layers: int
+    image_width: int
+    text_layers: int
+    text_width: int
+    embed_dim: int
+    grid: int
+    resolution: int
+    context_length: int
+    logit_scale: float
+    activation: Literal["gelu", "quick_gelu"]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    image_weights: tuple[str, ...] = ()
+    text_weights: tuple[str, ...] = ()
+    logit_bias: float | None = None
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """A batch of embedded prompts, one a class.
+
+    Args:
+        embeddings: [K, T, D] token embeddings, before positions are added; T may be less than the context length.
+        eot: [K] position at which each prompt is read out.
+        shared: number of leading positions at which all classes hold the same embedding (at least the start token, if K > 0).
+        ids: [K, T] token ids (those of the placeholder words where a learned context is spliced in).
+    """
+
+    embeddings: Tensor
+    eot: Tensor
+    shared: int
+    ids: Tensor
+
+
+@dataclass
+class Trace:
+    """What to write down during a pass through a tower; filled by the tower.
+
+    Args:
+        tokens: fill `inputs`: layer -> [B, N, D] input of that block after edits; key L holds the output of the last block.
+        attention: fill `weights`: layer -> [B, H, N, N] attention probabilities, on the autograd path.
+        grid: fill `projected`: [B, G*G, E] patch tokens through the final norm and the projection (image towers).
+        layers: restrict tokens and attention to these layers.
+    """
+
+    tokens: bool = True
+    attention: bool = False
+    grid: bool = False
+    layers: Sequence[int] | None = None
+    inputs: dict[int, Tensor] = field(default_factory=dict)
+    weights: dict[int, Tensor] = field(default_factory=dict)
+    projected: Tensor | None = None
+
+    def wants(self, layer: int) -> bool:
+        return self.layers is None or layer in self.layers
+
+
+class Backbone(Protocol):
+    """A frozen CLIP-like model behind one adapter. Knows no method by name."""
+
+    @property
+    def spec(self) -> BackboneSpec: ...
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """[K, T] token ids, T the context length; a text that does not fit raises UsageError."""
+        ...
+
+    def encode_image(
+        self,
+        images: Tensor,
+        *,
+        edits: Sequence[Edit] = (),
+        weights: Mapping[str, Tensor] | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """[B, E] features, not normalised, of images [B, 3, H, W] in [0, 1]."""
+        ...
+
+    def embed_text(self, texts: Sequence[str]) -> PromptTokens: ...
+
+    def encode_text(
+        self,
+        tokens: PromptTokens,
+        *,
+        edits: Sequence[Edit] = (),
+        weights: Mapping[str, Tensor] | None = None,
+        trace: Trace | None = None,
+    ) -> Tensor:
+        """[K, E] features, not normalised."""
+        ...
+
+    def image_weight(self, name: str) -> Tensor: ...
+
+    def text_weight(self, name: str) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class ImageOutput:
+    """What a head sees of the image: features [B, E], and the trace where the head asked for one."""
+
+    features: Tensor
+    trace: Trace | None = None
+
+
+class Head(Protocol):
+    """(ImageOutput, text features [K, E] of unit length) -> logits [B, K]."""
+
+    def trace(self) -> Trace | None:
+        """A fresh trace that says what this head needs, or None."""
+        ...
+
+    def __call__(self, output: ImageOutput, text_features: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Context:
+    """Learned words of the class prompts.
+
+    Args:
+        vectors: [M, D] shared by all classes or [K, M, D] one set a class.
+        template: text with `{ctx}` where the vectors stand and `{}` for the class name.
+        position: where the vectors go relative to the class name: "end" (before the name, as the template says),
+            "middle" (half on either side) or "front" (after the name); the two last need a template starting "{ctx} {}".
+    """
+
+    vectors: Tensor
+    template: str = "{ctx} {}."
+    position: Literal["end", "middle", "front"] = "end"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """A factor for one weight; masks of several defences multiply, anything else on one weight clashes."""
+
+    values: Tensor
+
+
+WeightChange = Tensor | Mask
+
+
+@dataclass(frozen=True)
+class Adaptation:
+    """Everything a defence changes, as a value. Each field may be empty.
+
+    Args:
+        pixels: images [B, 3, H, W] in [0, 1] -> images, before normalisation; results are not clamped.
+        templates: prompt texts with `{}` for the class name, averaged as unit features; a context overrides them.
+    """
+
+    pixels: tuple[Images, ...] = ()
+    image_edits: tuple[Edit, ...] = ()
+    image_weights: Mapping[str, WeightChange] = field(default_factory=dict)
+    context: Context | None = None
+    templates: tuple[str, ...] = ()
+    text_edits: tuple[Edit, ...] = ()
+    text_weights: Mapping[str, WeightChange] = field(default_factory=dict)
+    head: Head | None = None
+
+
+def merge(a: Adaptation, b: Adaptation) -> Adaptation:
+    """Both adaptations at once, a's functions and edits first.
+
+    Raises:
+        AdaptationClash: both bring a head, a context, different templates, or values (other than masks) for one weight.
+    """
+
+    def one(what: str, x: Any, y: Any) -> Any:
+        if x and y and x != y:
+            raise AdaptationClash(f"both defences bring {what}; only one of them can. Stack defences that change different parts")
+        return x or y
+
+    def only(what: str, x: Any, y: Any) -> Any:
+        if x is not None and y is not None:
+            raise AdaptationClash(f"both defences bring {what}; only one of them can. Stack defences that change different parts")
+        return x if x is not None else y
+
+    return Adaptation(
+        pixels=(*a.pixels, *b.pixels),
+        image_edits=(*a.image_edits, *b.image_edits),
+        image_weights=_merge_weights(a.image_weights, b.image_weights),
+        context=only("a learned text context", a.context, b.context),
+        templates=one("prompt templates", a.templates, b.templates),
+        text_edits=(*a.text_edits, *b.text_edits),
+        text_weights=_merge_weights(a.text_weights, b.text_weights),
+        head=only("a classification head", a.head, b.head),
+    )
+
+
+def _merge_weights(a: Mapping[str, WeightChange], b: Mapping[str, WeightChange]) -> dict[str, WeightChange]:
+    merged = dict(a)
+    for name, change in b.items():
+        before = merged.get(name)
+        if before is None:
+            merged[name] = change
+        elif isinstance(before, Mask) and isinstance(change, Mask):
+            merged[name] = Mask(before.values * change.values)
+        elif isinstance(before, Mask) or isinstance(change, Mask):
+            mask, value = (before, change) if isinstance(before, Mask) else (change, before)
+            merged[name] = value * mask.values  # type: ignore[operator, union-attr]
+        else:
+            raise AdaptationClash(f"both defences bring a value for the weight {name!r}; only masks can be combined")
+    return merged
+
+
+def resolve_weights(changes: Mapping[str, WeightChange], base: Callable[[str], Tensor]) -> dict[str, Tensor]:
+    """Full tensors for a tower: masks multiplied onto the base weight, replacements as they are."""
+    return {name: base(name) * change.values if isinstance(change, Mask) else change for name, change in changes.items()}
+
+
+class Classifier(Protocol):
+    """images [B, 3, H, W] float32 in [0, 1] at model resolution -> logits [B, K] float32. Normalises inside."""
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    def __call__(self, images: Tensor) -> Tensor: ...
+
+
+class Attack(Protocol):
+    """(function, images, labels) -> images in the ball and in [0, 1].
+
+    `indices` [B] key the per-image generators (dataset positions; default 0 .. B-1), so results depend neither on the batch
+    size nor on the order. `loss` replaces the attack's own, so that any images -> tensor function can be ascended.
+    Never touches a parameter's `.grad`.
+    """
+
+    def __call__(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | None = None,
+        loss: Loss | None = None,
+    ) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Images [B, 3, H, W] in [0, 1], labels [B], their positions in the data set [B], and the names the labels index."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    classes: tuple[str, ...]
+
+    def to(self, device: torch.device | str) -> "Batch":
+        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
+        return replace(self, images=move(self.images), labels=move(self.labels), indices=move(self.indices))
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+class Defense(nn.Module, ABC):
+    """Owns only learned tensors and borrows the backbone as an argument.
+
+    Constructors take `(backbone, classes, *, generator=None, **options)`; the backbone only lends sizes and starting
+    values. `parameters()` and `state_dict()` are exactly what was learned.
+    """
+
+    @abstractmethod
+    def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
+        """What this defence changes, differentiable with respect to its parameters."""
+
+    @abstractmethod
+    def loss(self, backbone: Backbone, batch: Batch, attack: Attack) -> dict[str, Tensor]:
+        """Named terms; their sum is minimised."""
+
+    def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
+        """Once before training: feature banks, statistics. Default: nothing."""
+        return None
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """What else an attacker would differentiate; an adaptive evaluation attacks these too."""
+        return ()
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        """Groups for the optimiser."""
+        return [{"params": list(self.parameters()), "lr": lr}]
+
+
+class TestTime(Protocol):
+    """A method that adapts inside the call: (base classifier) -> classifier, fresh for every image."""
+
+    __test__ = False  # not a pytest class
+
+    def __call__(self, base: Classifier) -> Classifier: ...
+
+
+def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
+    """The class names as a tuple, or UsageError where they cannot name a classification task."""
+    names = tuple(classes)
+    if len(names) < 2:
+        raise UsageError(f"a classifier needs at least two classes; got {len(names)}: {list(names)}")
+    return names
