@@ -236,7 +236,7 @@ def _merge_weights(a: Mapping[str, WeightChange], b: Mapping[str, WeightChange])
             merged[name] = Mask(before.values * change.values)
         elif isinstance(before, Mask) or isinstance(change, Mask):
             mask, value = (before, change) if isinstance(before, Mask) else (change, before)
-            merged[name] = value * mask.values  # type: ignore[operator, union-attr]
+            merged[name] = value * mask.values  # type: ignore[operator]
         else:
             raise AdaptationClash(f"both defences bring a value for the weight {name!r}; only masks can be combined")
     return merged
@@ -323,7 +323,7 @@ class Defense(nn.Module, ABC):
 class TestTime(Protocol):
     """A method that adapts inside the call: (base classifier) -> classifier, fresh for every image."""
 
-    __test__ = False  # not a pytest class
+    __test__: bool = False  # not a pytest class
 
     def __call__(self, base: Classifier) -> Classifier: ...
 

@@ -1,0 +1,15 @@
+"""Fixtures shared by all tests: the reference data where it is present."""
+
+from pathlib import Path
+
+import pytest
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder with real images and reference vectors, beside the checkout; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip("the folder ../shared (real images, reference vectors) is not beside this checkout")
+    return SHARED
