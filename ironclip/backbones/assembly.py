@@ -1,0 +1,109 @@
+"""From a frozen backbone and an adaptation to a classifier."""
+
+import copy
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ironclip.backbones.prompts import average, class_prompts
+from ironclip.errors import NonFinite, UsageError
+from ironclip.types import Adaptation, Backbone, ImageOutput, Trace, check_classes, resolve_weights
+
+Precision = Literal["float32", "bfloat16"]
+
+
+class ScaledCosine:
+    """The default head: logit scale times the cosine of image and text features, plus the bias of sigmoid models."""
+
+    def __init__(self, logit_scale: float, logit_bias: float | None = None) -> None:
+        self.logit_scale, self.logit_bias = logit_scale, logit_bias or 0.0
+
+    def trace(self) -> Trace | None:
+        return None
+
+    def __call__(self, output: ImageOutput, text_features: Tensor) -> Tensor:
+        return self.logit_scale * F.normalize(output.features, dim=-1) @ text_features.T + self.logit_bias
+
+
+class AdaptedClassifier(nn.Module):
+    """images [B, 3, H, W] in [0, 1] -> logits [B, K]; remembers what it was made of, all of it borrowed.
+
+    Made by `assemble`. Text features [K, E] and masked weights were computed there, once, and keep their graph if
+    there was one; `detached()` is the same classifier as a constant, for an inner attack.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: tuple[str, ...],
+        adaptation: Adaptation,
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__()
+        self.backbone, self.classes, self.adaptation, self.precision = backbone, classes, adaptation, precision
+        parts = (*adaptation.pixels, *adaptation.image_edits, adaptation.head)
+        self.borrowed = nn.ModuleList([part for part in parts if isinstance(part, nn.Module)])
+        self.head = adaptation.head or ScaledCosine(backbone.spec.logit_scale, backbone.spec.logit_bias)
+        self.image_weights = resolve_weights(adaptation.image_weights, backbone.image_weight)
+        self.text_features = self._encode_classes()
+        if not self.text_features.isfinite().all():
+            raise NonFinite(f"the text features of {backbone.spec.name} are not finite; the learned context or edits diverged")
+
+    def forward(self, images: Tensor) -> Tensor:
+        for change in self.adaptation.pixels:
+            images = change(images)
+        trace = self.head.trace()
+        with self._autocast():
+            features = self.backbone.encode_image(
+                images, edits=self.adaptation.image_edits, weights=self.image_weights, trace=trace
+            )
+        wide = features if features.dtype == torch.float64 else features.float()
+        return self.head(ImageOutput(wide, trace), self.text_features)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """[B, E] features of the adapted image tower, not normalised."""
+        for change in self.adaptation.pixels:
+            images = change(images)
+        return self.backbone.encode_image(images, edits=self.adaptation.image_edits, weights=self.image_weights)
+
+    def detached(self) -> "AdaptedClassifier":
+        """The same classifier with constant text features and weights; what it borrows is shared, not copied."""
+        twin = copy.copy(self)
+        twin.text_features = self.text_features.detach()
+        twin.image_weights = {name: weight.detach() for name, weight in self.image_weights.items()}
+        return twin
+
+    def _encode_classes(self) -> Tensor:
+        weights = resolve_weights(self.adaptation.text_weights, self.backbone.text_weight)
+        with self._autocast():
+            features = [
+                self.backbone.encode_text(tokens, edits=self.adaptation.text_edits, weights=weights)
+                for tokens in class_prompts(self.backbone, self.classes, self.adaptation)
+            ]
+        return average([f if f.dtype == torch.float64 else f.float() for f in features])
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.backbone.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def assemble(
+    backbone: Backbone,
+    classes: Sequence[str],
+    adaptation: Adaptation | None = None,
+    *,
+    precision: Precision = "float32",
+) -> AdaptedClassifier:
+    """The classifier of an adapted backbone.
+
+    Text features are computed here, once, differentiable where the adaptation is and gradients are enabled.
+
+    Raises:
+        UsageError: fewer than two classes, or an unknown precision.
+        NonFinite: the text features contain NaN or infinity.
+    """
+    if precision not in ("float32", "bfloat16"):
+        raise UsageError(f"precision must be float32 or bfloat16; got {precision!r}")
+    return AdaptedClassifier(backbone, check_classes(classes), adaptation or Adaptation(), precision)

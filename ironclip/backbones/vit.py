@@ -1,0 +1,61 @@
+"""open_clip's own vision transformer with edit points."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ironclip.backbones.blocks import run_block
+from ironclip.backbones.towers import Tower, apply_edits, leaves_output
+from ironclip.types import Edit, Trace
+
+
+class VitTower(Tower):
+    """Wraps `open_clip.transformer.VisionTransformer`; the same numbers as its own forward when nothing is edited."""
+
+    kind = "vit"
+
+    def __init__(self, visual: Any) -> None:
+        super().__init__()
+        self.net = visual
+        self.layers = len(visual.transformer.resblocks)
+        self.width = visual.positional_embedding.shape[1]
+        self.grid = visual.grid_size[0]
+        self.resolution = visual.image_size[0]
+
+    def run(self, images: Tensor, edits: Sequence[Edit], trace: Trace | None) -> Tensor:
+        net = self.net
+        patches = net.conv1(images).flatten(2).transpose(1, 2)
+        start = net.class_embedding.expand(len(patches), 1, -1)
+        tokens = torch.cat([start, patches], dim=1) + net.positional_embedding
+        tokens = net.ln_pre(apply_edits(edits, -1, tokens))
+        last = self.layers - 1
+        for layer, block in enumerate(net.transformer.resblocks):
+            tokens = apply_edits(edits, layer, tokens)
+            record: list[Tensor] | None = None
+            if trace is not None and trace.wants(layer):
+                if trace.tokens:
+                    trace.inputs[layer] = tokens
+                record = [] if trace.attention else None
+            alone = layer == last and self._class_token_is_enough(edits, trace)
+            rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if alone else None
+            tokens = run_block(block, tokens, rows=rows, record=record)
+            if record:
+                trace.weights[layer] = record[0]  # type: ignore[union-attr]
+            if alone:
+                return net._pool(tokens)[0] @ net.proj
+        tokens = apply_edits(edits, self.layers, tokens)
+        if trace is not None:
+            if trace.tokens and trace.wants(self.layers):
+                trace.inputs[self.layers] = tokens
+            if trace.grid:
+                trace.projected = net.ln_post(tokens[:, 1 : 1 + self.grid**2]) @ net.proj
+        return net._pool(tokens)[0] @ net.proj
+
+    def _class_token_is_enough(self, edits: Sequence[Edit], trace: Trace | None) -> bool:
+        """Whether the last block may compute the class token alone: nothing else is read."""
+        wanted = trace is not None and (
+            trace.grid or (trace.attention and trace.wants(self.layers - 1)) or (trace.tokens and trace.wants(self.layers))
+        )
+        return not wanted and self.net.attn_pool is None and self.net.pool_type == "tok" and leaves_output(edits)
