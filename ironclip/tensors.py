@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from ironclip.errors import NonFinite
+from ironclip.errors import NonFinite, UsageError
 
 
 def key(*parts: int) -> int:
@@ -39,17 +39,19 @@ def norm(delta: Tensor, kind: str) -> Tensor:
     return flat.abs().amax(1) if kind == "linf" else flat.norm(dim=1)
 
 
-def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf") -> Tensor:
+def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box: bool = True) -> Tensor:
     """The point of ball(images, eps) and [0, 1] for each adv; ball first, then box.
 
     Exact for l-infinity. For l2 the box is applied to the scaled point, which stays in the ball because the box is
-    convex and contains the centre.
+    convex and contains the centre. Without `box` only the ball is enforced.
     """
     if kind == "linf":
-        return torch.minimum(torch.maximum(adv, images - eps), images + eps).clamp(0, 1)
-    delta = adv - images
-    scale = (eps / norm(delta, "l2").clamp_min(1e-12)).clamp_max(1.0)
-    return (images + delta * per_image(scale, delta)).clamp(0, 1)
+        inside = torch.minimum(torch.maximum(adv, images - eps), images + eps)
+    else:
+        delta = adv - images
+        scale = (eps / norm(delta, "l2").clamp_min(1e-12)).clamp_max(1.0)
+        inside = images + delta * per_image(scale, delta)
+    return inside.clamp(0, 1) if box else inside
 
 
 def steepest(slope: Tensor, kind: str = "linf") -> Tensor:
@@ -59,26 +61,41 @@ def steepest(slope: Tensor, kind: str = "linf") -> Tensor:
     return slope / per_image(norm(slope, "l2").clamp_min(1e-12), slope)
 
 
-def value_and_slope(objective: Callable[[Tensor], Tensor], images: Tensor) -> tuple[Tensor, Tensor]:
-    """([B] values, gradient of their sum with respect to the images); touches no other gradient.
+def require_finite(what: str, rows: Tensor, names: Tensor | None = None) -> None:
+    """NonFinite naming the images of rows [B] that are not all true; `names` [B] are their dataset positions."""
+    if not rows.all():
+        bad = (~rows).nonzero().flatten() if names is None else names.to(rows.device)[~rows]
+        some = ", ".join(str(index) for index in bad[:8].tolist()) + (", ..." if len(bad) > 8 else "")
+        raise NonFinite(f"{what} is not finite for images {some}; check the model's output and run it in float32")
+
+
+def value_and_slope(
+    function: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    names: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(outputs [B, ...], loss values [B], gradient of their sum with respect to the images); touches no other gradient.
 
     Raises:
+        UsageError: the outputs do not depend on the images on the autograd path.
         NonFinite: a value or a slope is NaN or infinite; sign(NaN) is 0 and would silently stop an attack.
     """
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
-        values = objective(leaf)
+        outputs = function(leaf)
+        values = loss(outputs)
+        if not values.requires_grad:
+            raise UsageError("the attacked function has no gradient with respect to the images; use a black-box attack or BPDA")
         (slope,) = torch.autograd.grad(values.sum(), leaf)
     values = values.detach()
-    bad = ~(values.isfinite() & slope.flatten(1).isfinite().all(1))
-    if bad.any():
-        rows = bad.nonzero().flatten().tolist()
-        raise NonFinite(f"the loss or its gradient is not finite for images {rows[:8]} of the batch; check the model in float32")
-    return values, slope
+    require_finite("the loss or its gradient", values.isfinite() & slope.flatten(1).isfinite().all(1), names)
+    return outputs.detach(), values, slope
 
 
 def ascend(
-    objective: Callable[[Tensor], Tensor],
+    function: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor], Tensor],
     start: Tensor,
     images: Tensor,
     *,
@@ -86,22 +103,27 @@ def ascend(
     step_size: float,
     steps: int,
     kind: str = "linf",
-    observe: Callable[[Tensor, Tensor], None] | None = None,
+    box: bool = True,
+    observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    names: Tensor | None = None,
 ) -> Tensor:
-    """The last iterate of projected steepest ascent.
+    """The last iterate of projected steepest ascent on loss(function(.)).
 
     Args:
-        objective: images -> [B] values to raise; must treat each image alone.
+        function: images [B, ...] -> outputs [B, ...]; must treat each image alone.
+        loss: outputs -> [B] values to raise.
         start: [B, ...] first iterate, already inside the ball and the box.
         images: [B, ...] centre of the ball.
-        observe: called with every iterate that was evaluated and its values [B]; not with the returned one.
+        box: iterates stay in [0, 1] as well as in the ball.
+        observe: called with every evaluated iterate, its outputs and values; not with the returned iterate.
+        names: [B] dataset positions, for error messages.
     """
     adv = start.detach()
     for _ in range(steps):
-        values, slope = value_and_slope(objective, adv)
+        outputs, values, slope = value_and_slope(function, loss, adv, names)
         if observe is not None:
-            observe(adv, values)
-        adv = project(adv + step_size * steepest(slope, kind), images, eps, kind)
+            observe(adv, outputs, values)
+        adv = project(adv + step_size * steepest(slope, kind), images, eps, kind, box=box)
     return adv
 
 

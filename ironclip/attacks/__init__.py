@@ -1,0 +1,73 @@
+"""Attacks: (function, images, labels) -> images in the ball.
+
+Each attack is a function in a file of its own and a frozen dataclass that holds its options; the file registers itself by
+one line in `CATALOGUE`. Classes are loaded on first use, so that listing names loads no torch.
+"""
+
+from dataclasses import fields
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ironclip.errors import UsageError, unknown
+
+if TYPE_CHECKING:
+    from ironclip.attacks.fgsm import FGSM as FGSM
+    from ironclip.attacks.pgd import PGD as PGD
+    from ironclip.types import Attack
+
+CATALOGUE = {
+    "fgsm": ("FGSM", "one step along the sign of the gradient; a sanity check"),
+    "pgd": ("PGD", "projected gradient ascent with restarts; keeps the best or the last point"),
+}
+"""name of the attack and of its file -> (class, one line for listings)."""
+
+
+def build(name: str, /, **options: Any) -> "Attack":
+    """The attack of this name with these options.
+
+    Raises:
+        UsageError: no such attack or option, a missing option, or a value that cannot be right.
+    """
+    kind = _load(name)
+    known = [field.name for field in fields(kind)]
+    for option in options:
+        if option not in known:
+            raise unknown(f"option of {name}", option, known)
+    if "eps" in known and "eps" not in options:
+        raise UsageError(f"{name} needs eps, the radius in the unit of the images, for example eps=4/255")
+    attack: Attack = kind(**options)
+    return attack
+
+
+def describe(attack: "Attack") -> dict[str, Any]:
+    """Name and all constants of an attack, for JSON: its options, and under "derived" what follows from them."""
+    name = next((name for name, (kind, _) in CATALOGUE.items() if kind == type(attack).__name__), None)
+    if name is None:
+        raise UsageError(f"{type(attack).__name__} is not an attack of the catalogue; known: {', '.join(CATALOGUE)}")
+    options = {field.name: _plain(getattr(attack, field.name)) for field in fields(attack)}  # type: ignore[arg-type]
+    return {"attack": name, **options, "derived": getattr(attack, "derived", {})}
+
+
+def rebuild(description: dict[str, Any]) -> "Attack":
+    """The attack that `describe` described."""
+    options = {key: value for key, value in description.items() if key not in ("attack", "derived")}
+    return build(description["attack"], **options)
+
+
+def _plain(value: Any) -> Any:
+    return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
+
+
+def _load(name: str) -> Any:
+    if name not in CATALOGUE:
+        raise unknown("attack", name, CATALOGUE)
+    return getattr(import_module(f"ironclip.attacks.{name}"), CATALOGUE[name][0])
+
+
+def __getattr__(name: str) -> Any:
+    if name == "ATTACKS":
+        return {attack: _load(attack) for attack in CATALOGUE}
+    for attack, (kind, _) in CATALOGUE.items():
+        if kind == name:
+            return _load(attack)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,92 @@
+"""Fast gradient sign method: one step along the sign of the gradient.
+
+Source: Goodfellow et al. 2015 (arXiv 1412.6572); random start Wong et al. 2020 (arXiv 2001.03994), for training only. A
+sanity check, never a claim of robustness.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+from torch import Tensor
+
+from ironclip.attacks import inputs
+from ironclip.attacks.pgd import LossName, pgd
+from ironclip.threat import Norm
+from ironclip.types import Images, Loss
+
+
+def fgsm(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    step_size: float | None = None,
+    random_start: bool = False,
+    loss: LossName | Loss = "ce",
+    targeted: bool = False,
+    norm: Norm = "linf",
+    eval_mode: bool = True,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Images one step of length eps up the loss: pgd with one step, no start and the last iterate.
+
+    Args:
+        step_size: default eps, or 1.25 eps after a random start (uniform in the ball).
+        others: as in `pgd`.
+
+    Raises:
+        UsageError, DataError, NonFinite: as `pgd`.
+    """
+    eps = inputs.check_radius(eps, norm)
+    step = _step(eps, random_start) if step_size is None else step_size
+    return pgd(
+        function, images, labels, eps=eps, step_size=step or None, steps=1, start="uniform" if random_start else "zero",
+        keep="last", loss=loss, targeted=targeted, norm=norm, eval_mode=eval_mode, seed=seed, indices=indices, noise=noise,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class FGSM:
+    """`fgsm` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    step_size: float | None = None
+    random_start: bool = False
+    loss: LossName | Loss = "ce"
+    targeted: bool = False
+    norm: Norm = "linf"
+    eval_mode: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
+        inputs.check_step(self.step_size)
+        inputs.check_loss(self.loss, self.targeted)
+
+    @property
+    def derived(self) -> dict[str, Any]:
+        """Constants that follow from the options."""
+        return {"step_size": _step(self.eps, self.random_start) if self.step_size is None else self.step_size}
+
+    def __call__(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | None = None,
+        loss: Loss | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        if loss is not None:
+            options["loss"] = loss
+        return fgsm(function, images, labels, indices=indices, noise=noise, **options)
+
+
+def _step(eps: float, random_start: bool) -> float:
+    return 1.25 * eps if random_start else eps

@@ -1,0 +1,251 @@
+"""Projected gradient ascent with sign (l-infinity) or normalised (l2) steps.
+
+Source: Madry et al. 2018 (arXiv 1706.06083); margin loss Carlini & Wagner (arXiv 1608.04644); DLR loss Croce & Hein
+(arXiv 2003.01690); KL loss TRADES (arXiv 1901.08573). The published codes return the last iterate of one run [code];
+the default here keeps the best point [inferred], which a longer or repeated run can only improve.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, fields
+from functools import partial
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ironclip import losses
+from ironclip.attacks import inputs
+from ironclip.errors import DataError, UsageError
+from ironclip.tensors import ascend, evaluating, frozen, keyed_uniform, project, require_finite
+from ironclip.threat import Norm
+from ironclip.types import Images, Loss
+
+Start = Literal["uniform", "zero", "one_sided", "gaussian"]
+Keep = Literal["best", "last"]
+Mode = Literal["full", "compact"]
+Box = Literal["project", "forward"]
+LossName = Literal["ce", "margin", "dlr", "kl"]
+CHOICES = {"start": get_args(Start), "keep": get_args(Keep), "mode": get_args(Mode), "box": get_args(Box)}
+
+
+def pgd(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    step_size: float | None = None,
+    steps: int = 100,
+    restarts: int = 1,
+    start: Start = "uniform",
+    keep: Keep = "best",
+    loss: LossName | Loss = "ce",
+    targeted: bool = False,
+    norm: Norm = "linf",
+    mode: Mode = "full",
+    box: Box = "project",
+    eval_mode: bool = True,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Images in the ball and in [0, 1] that raise the loss of the function.
+
+    Args:
+        function: images -> logits [B, K] (any outputs if `loss` is a function); a module's parameters are frozen meanwhile.
+        images: [B, ...] in [0, 1], float32 (float64 for reference runs).
+        labels: [B] true classes; the wanted classes if `targeted`.
+        eps: radius in the unit of the images.
+        step_size: length of a step; default eps / 4.
+        restarts: runs from fresh starts; with `keep="last"` each image takes the run that ends with the highest loss.
+        start: "uniform" eps * U(-1, 1) a pixel; "one_sided" eps * U(0, 1) (AdvPT); "gaussian" 0.001 * N(0, 1) (TPGD);
+            "zero" the image itself. For l2 the start is scaled into the ball.
+        keep: "best": per image a misclassified point before a correct one, then the highest loss, counting the clean
+            image, the start and every iterate; under "kl" or a loss function the highest loss alone decides.
+            "last": the last iterate, as in the published protocols.
+        loss: "ce", "margin", "dlr", "kl" (from the clean prediction, without labels), or (outputs, labels) -> [B].
+        targeted: lower the loss towards `labels` instead.
+        mode: "full" perturbs every image; "compact" drops an image once one of its points is misclassified, which leaves
+            the robust accuracy as it is if the function is deterministic and treats each image alone.
+        box: "project": iterates stay in [0, 1]; "forward": the perturbation is held in the ball only and the image is
+            clipped on its way into the function, so clipped pixels have no gradient (as APT trains).
+        eval_mode: run a module in eval mode; False keeps the caller's mode, for training.
+        seed: with the index and the restart, the key of each image's start.
+        indices: [B] positions in the data set; default 0 .. B-1.
+        noise: [B, ...] in [-1, 1], given in place of the draw of the first restart.
+
+    Raises:
+        UsageError: an option that cannot be right, or a function that returns no logits.
+        DataError: images outside [0, 1] or not float, labels that name no class.
+        NonFinite: a loss or a gradient is NaN or infinite.
+    """
+    eps = _check_options(eps, step_size, steps, restarts, start, keep, loss, targeted, norm, mode, box)
+    images = inputs.check_images(images)
+    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+    if noise is not None and (noise.shape != images.shape or not noise.abs().le(1).all()):
+        raise DataError(f"noise must lie in [-1, 1] and have the shape of the images, {tuple(images.shape)}")
+    if not len(images):
+        return images
+    attacked = function if box == "project" else lambda adv: function(adv.clamp(0, 1))
+    step = eps / 4 if step_size is None else step_size
+    climb = partial(ascend, attacked, eps=eps, step_size=step, kind=norm, box=box == "project")
+    everyone = torch.arange(len(images), device=images.device)
+    best = _Best(images, None if keep == "last" or callable(loss) or loss == "kl" else labels, targeted)
+
+    with frozen(function), evaluating(function) if eval_mode else nullcontext():
+        goal = _Goal(loss, labels, targeted)
+        if keep == "best" or loss == "kl":
+            goal.clean = _outputs(function, images)
+        if goal.clean is not None and keep == "best":
+            best.offer(everyone, positions, images, goal.clean, goal(everyone)(goal.clean))
+        for restart in range(restarts):
+            rows = everyone if mode == "full" else everyone[~best.fooled]
+            draw = noise[rows] if noise is not None and restart == 0 else None
+            adv = _start(images[rows], start, eps, norm, box, draw, seed, positions[rows].tolist(), restart)
+            for count in [steps] if mode == "full" else [1] * steps:
+                observe = partial(best.offer, rows, positions[rows]) if keep == "best" else None
+                adv = climb(goal(rows), adv, images[rows], steps=count, observe=observe, names=positions[rows])
+                if mode == "compact":
+                    going = ~best.fooled[rows]
+                    rows, adv = rows[going], adv[going]
+                if not len(rows):
+                    break
+            if keep == "last" and restarts == 1:
+                return adv.clamp(0, 1)
+            if len(rows):
+                outputs = _outputs(attacked, adv)
+                best.offer(rows, positions[rows], adv, outputs, goal(rows)(outputs))
+    return best.adv.clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class PGD:
+    """`pgd` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    step_size: float | None = None
+    steps: int = 100
+    restarts: int = 1
+    start: Start = "uniform"
+    keep: Keep = "best"
+    loss: LossName | Loss = "ce"
+    targeted: bool = False
+    norm: Norm = "linf"
+    mode: Mode = "full"
+    box: Box = "project"
+    eval_mode: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        eps = _check_options(
+            self.eps, self.step_size, self.steps, self.restarts, self.start, self.keep, self.loss, self.targeted, self.norm,
+            self.mode, self.box,
+        )  # fmt: skip
+        object.__setattr__(self, "eps", eps)
+
+    @property
+    def derived(self) -> dict[str, Any]:
+        """Constants that follow from the options."""
+        return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
+
+    def __call__(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | None = None,
+        loss: Loss | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        if loss is not None:
+            options["loss"] = loss
+        return pgd(function, images, labels, indices=indices, noise=noise, **options)
+
+
+class _Goal:
+    """What is raised, per image: goal(rows) maps the outputs of these rows of the batch to values [len(rows)]."""
+
+    def __init__(self, loss: LossName | Loss, labels: Tensor, targeted: bool) -> None:
+        self.loss, self.labels, self.sign = loss, labels, -1.0 if targeted else 1.0
+        self.top_label = int(labels.max())
+        self.clean: Tensor | None = None
+
+    def __call__(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
+        return partial(self._values, rows=rows)
+
+    def _values(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        if callable(self.loss):
+            values = self.loss(outputs, self.labels[rows])
+            if values.shape != rows.shape:
+                raise UsageError(f"loss must return one value for each of {len(rows)} images; got shape {tuple(values.shape)}")
+        elif self.loss == "kl":
+            inputs.check_logits(outputs, len(rows), 0)
+            assert self.clean is not None
+            values = losses.kl_each(outputs, self.clean[rows])
+        else:
+            inputs.check_logits(outputs, len(rows), self.top_label)
+            values = losses.ATTACK_LOSSES[self.loss](outputs, self.labels[rows])
+        return self.sign * values
+
+
+class _Best:
+    """Per image the best point offered: a fooling one before any other, then the higher loss, then the later one."""
+
+    def __init__(self, images: Tensor, labels: Tensor | None, targeted: bool) -> None:
+        self.adv, self.labels, self.targeted = images.clone(), labels, targeted
+        self.values = torch.full((len(images),), -torch.inf, device=images.device, dtype=images.dtype)
+        self.fooled = torch.zeros(len(images), device=images.device, dtype=torch.bool)
+
+    def offer(self, rows: Tensor, names: Tensor, adv: Tensor, outputs: Tensor, values: Tensor) -> None:
+        require_finite("the loss", values.isfinite(), names)
+        fooled = torch.zeros_like(self.fooled[rows])
+        if self.labels is not None:
+            fooled = (outputs.argmax(1) == self.labels[rows]) == self.targeted
+        held, before = self.values[rows], self.fooled[rows]
+        better = (fooled & ~before) | ((fooled == before) & (values >= held))
+        chosen = rows[better]
+        self.adv[chosen], self.values[chosen], self.fooled[chosen] = adv[better], values[better].to(held), fooled[better]
+
+
+def _outputs(function: Images, images: Tensor) -> Tensor:
+    with torch.no_grad():
+        return function(images)
+
+
+def _start(
+    images: Tensor, start: Start, eps: float, norm: Norm, box: Box, noise: Tensor | None, seed: int, indices: list[int],
+    restart: int,
+) -> Tensor:  # fmt: skip
+    if start == "zero":
+        return images
+    if noise is None:
+        noise = keyed_uniform(images.shape[1:], seed, indices, restart)
+    noise = noise.to(images)
+    if start == "one_sided":
+        delta = eps * (noise + 1) / 2
+    elif start == "gaussian":
+        delta = 0.001 * 2**0.5 * torch.erfinv(noise.clamp(-1 + 1e-6, 1 - 1e-6))
+    else:
+        delta = eps * noise
+    return project(images + delta, images, eps, norm, box=box == "project")
+
+
+def _check_options(
+    eps: float, step_size: float | None, steps: int, restarts: int, start: str, keep: str, loss: str | Loss, targeted: bool,
+    norm: str, mode: str, box: str,
+) -> float:  # fmt: skip
+    eps = inputs.check_radius(eps, norm)
+    inputs.check_step(step_size)
+    inputs.check_count("steps", steps, 0)
+    inputs.check_count("restarts", restarts, 1)
+    for what, value in {"start": start, "keep": keep, "mode": mode, "box": box}.items():
+        inputs.check_choice(what, value, CHOICES[what])
+    inputs.check_loss(loss, targeted)
+    if restarts > 1 and start == "zero":
+        raise UsageError('restarts from start="zero" are all the same run; use another start or restarts=1')
+    if mode == "compact" and (keep != "best" or callable(loss) or loss == "kl"):
+        raise UsageError('mode="compact" drops misclassified images: it needs keep="best" and loss "ce", "margin" or "dlr"')
+    return eps
