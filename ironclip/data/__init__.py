@@ -1,0 +1,42 @@
+"""Pictures and their lists: data sets by name or path, few shots, robust decoding, batches.
+
+Names that need torch are imported on first use, so that listing data sets stays fast.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from ironclip.data.images import Bad, BadPicture, decode, fit
+from ironclip.data.opening import open_dataset
+from ironclip.data.records import Dataset, Item, Source
+from ironclip.data.sampling import base_to_new, few_shot, stratified_split, subset
+
+if TYPE_CHECKING:
+    from ironclip.data.batches import EvalSet, Pictures, TrainSet, load_images
+
+__all__ = [
+    "Bad",
+    "BadPicture",
+    "Dataset",
+    "EvalSet",
+    "Item",
+    "Pictures",
+    "Source",
+    "TrainSet",
+    "base_to_new",
+    "decode",
+    "few_shot",
+    "fit",
+    "load_images",
+    "open_dataset",
+    "stratified_split",
+    "subset",
+]
+
+_LAZY = dict.fromkeys(("EvalSet", "Pictures", "TrainSet", "load_images"), "ironclip.data.batches")
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,290 @@
+"""Decoded pictures as batches: augmented ones for training, test crops for evaluation.
+
+Every random number comes from a generator keyed by (seed, epoch, position in the full split), so a picture looks the same
+whatever the batch size, the order of the batches or the epoch a run resumes from. The global random state is not touched.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ironclip.data.images import MAX_PIXELS, Bad, Preprocess, bound, fit
+from ironclip.data.packing import Cache, Progress, pack
+from ironclip.data.records import Dataset, Item
+from ironclip.data.sampling import subset
+from ironclip.errors import DataError, UsageError, unknown
+from ironclip.tensors import generator
+from ironclip.types import Batch
+
+Augment = Literal["rrc_flip", "none", "squash"]
+AUGMENTS = ("rrc_flip", "none", "squash")
+OnBad = Literal["drop", "fail"]
+_ORDER, _CROP = 101, 102  # keep these draws apart from those of attacks, which use the same seeds
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Test crops of some items. images: [N, 3, R, R] uint8; labels, indices: [N]; dropped: those that cannot be used.
+
+    `indices` are positions in the full split. The images may be mapped from a file: index them, do not write to them.
+    """
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+    dropped: tuple[Bad, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def load_images(
+    items: Sequence[Item],
+    resolution: int,
+    *,
+    preprocess: Preprocess = "crop",
+    bad: OnBad = "drop",
+    cache: Cache = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> Pictures:
+    """The items as test crops, from the disk cache if they are there.
+
+    Args:
+        preprocess: `crop` (shorter side bicubic, centre crop) or `squash`.
+        bad: leave out pictures that cannot be used and name them in `dropped`, or fail on the first.
+
+    Raises:
+        DataError: no picture can be used, or one cannot and `bad` is "fail"; the cache cannot be written.
+    """
+    transform = partial(fit, resolution=resolution, preprocess=preprocess)
+    transform(Image.new("RGB", (1, 1)))  # a wrong option fails here, not once for every picture
+    packed = pack(items, transform, ["fit", resolution, preprocess], cache=cache, max_pixels=max_pixels, progress=progress)
+    _accept(packed.dropped, bad)
+    labels, indices = _positions([items[k] for k in packed.kept])
+    images = torch.from_numpy(packed.data.reshape(-1, resolution, resolution, 3)).permute(0, 3, 1, 2)
+    return Pictures(images, labels, indices, packed.dropped)
+
+
+def _accept(dropped: Sequence[Bad], bad: OnBad) -> None:
+    if bad not in ("drop", "fail"):
+        raise unknown("policy for bad pictures", bad, ("drop", "fail"))
+    if dropped and bad == "fail":
+        more = f" (and {len(dropped) - 1} more)" if len(dropped) > 1 else ""
+        raise DataError(
+            f"{dropped[0].name}: {dropped[0].reason}{more}; repair or remove it, or leave bad pictures out with bad='drop'"
+        )
+
+
+def _positions(items: Sequence[Item]) -> tuple[Tensor, Tensor]:
+    return torch.tensor([item.label for item in items]), torch.tensor([item.index for item in items])
+
+
+def _floats(images: Tensor) -> Tensor:
+    return images.float().div_(255)
+
+
+class EvalSet:
+    """One split as test crops, in list order.
+
+    `limit` takes a subset with classes in proportion, chosen by `seed`; a larger limit contains every smaller one.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str = "test",
+        *,
+        resolution: int,
+        limit: int | None = None,
+        seed: int = 0,
+        preprocess: Preprocess = "crop",
+        bad: OnBad = "drop",
+        cache: Cache = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+    ) -> None:
+        self.classes = dataset.classes
+        items = subset(dataset.items(split), limit, seed)
+        self.pictures = load_images(
+            items, resolution, preprocess=preprocess, bad=bad, cache=cache, max_pixels=max_pixels, progress=progress
+        )
+
+    @property
+    def labels(self) -> Tensor:
+        return self.pictures.labels
+
+    @property
+    def indices(self) -> Tensor:
+        return self.pictures.indices
+
+    @property
+    def dropped(self) -> tuple[Bad, ...]:
+        return self.pictures.dropped
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def batch(self, rows: Sequence[int] | Tensor | slice) -> Batch:
+        """The pictures at these rows (positions in this set), e.g. those a resumed run still misses."""
+        rows = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
+        return Batch(_floats(self.pictures.images[rows].contiguous()), self.labels[rows], self.indices[rows], self.classes)
+
+    def batches(self, batch_size: int, *, start: int = 0) -> Iterator[Batch]:
+        """All pictures in order, from row `start` on."""
+        _check_batch_size(batch_size)
+        for row in range(start, len(self), batch_size):
+            yield self.batch(slice(row, row + batch_size))
+
+
+class TrainSet:
+    """The training pictures of a data set, decoded once, augmented anew in each epoch.
+
+    Pictures are kept with a shorter side of at most `short_side` pixels (default twice the resolution), so crops of large
+    photos are resized twice; None keeps them as they are [deviation from CoOp, which crops the file's own pixels].
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        split: str = "train",
+        *,
+        resolution: int,
+        short_side: int | Literal["auto"] | None = "auto",
+        bad: OnBad = "drop",
+        cache: Cache = None,
+        max_pixels: int = MAX_PIXELS,
+        progress: Progress | None = None,
+    ) -> None:
+        if resolution < 1:
+            raise UsageError(f"resolution is a number of pixels, at least 1; got {resolution}")
+        self.classes = dataset.classes
+        self.resolution = resolution
+        items = dataset.items(split)
+        side = 2 * resolution if short_side == "auto" else short_side
+        transform = partial(bound, short_side=side)
+        packed = pack(items, transform, ["bound", side], cache=cache, max_pixels=max_pixels, progress=progress)
+        _accept(packed.dropped, bad)
+        self.dropped = packed.dropped
+        self.labels, self.indices = _positions([items[k] for k in packed.kept])
+        self._data, self._sizes, self._offsets = packed.data, packed.sizes, packed.offsets()
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def picture(self, row: int) -> Image.Image:
+        """The decoded picture at one row."""
+        height, width = self._sizes[row]
+        pixels = self._data[self._offsets[row] : self._offsets[row + 1]].reshape(height, width, 3)
+        return Image.fromarray(np.asarray(pixels))
+
+    def order(self, epoch: int, seed: int) -> Tensor:
+        """[N] rows in the order in which an epoch visits them."""
+        return torch.randperm(len(self), generator=generator(seed, epoch, _ORDER))
+
+    def steps(self, batch_size: int, *, drop_last: bool = False) -> int:
+        """Batches in one epoch."""
+        _check_batch_size(batch_size)
+        whole, rest = divmod(len(self), batch_size)
+        return whole if drop_last and whole else whole + bool(rest)
+
+    def batches(
+        self,
+        epoch: int,
+        seed: int,
+        batch_size: int,
+        *,
+        augment: Augment = "rrc_flip",
+        resolution: int | None = None,
+        start: int = 0,
+        drop_last: bool = False,
+    ) -> Iterator[Batch]:
+        """The batches of one epoch in random order; the next one is prepared while the last one is used.
+
+        Args:
+            augment: `rrc_flip`: random resized crop (area 8 to 100 %, bicubic, antialiased) and horizontal flip; `none`:
+                the test crop; `squash`: both sides resized (FAP).
+            resolution: pixels a side; default that of the set.
+            start: batches to skip.
+            drop_last: leave out an incomplete last batch unless it is the only one, as CoOp does.
+        """
+        if augment not in AUGMENTS:
+            raise unknown("augmentation", augment, AUGMENTS)
+        steps = self.steps(batch_size, drop_last=drop_last)
+        order = self.order(epoch, seed)
+        size = self.resolution if resolution is None else resolution
+        view = partial(self._view, epoch=epoch, seed=seed, augment=augment, resolution=size)
+
+        def make(step: int) -> Batch:
+            rows = order[step * batch_size : (step + 1) * batch_size]
+            images = torch.from_numpy(np.stack([view(row) for row in rows.tolist()])).permute(0, 3, 1, 2).contiguous()
+            return Batch(_floats(images), self.labels[rows], self.indices[rows], self.classes)
+
+        yield from _ahead(make, range(start, steps))
+
+    def _view(self, row: int, epoch: int, seed: int, augment: Augment, resolution: int) -> np.ndarray:
+        image = self.picture(row)
+        if augment == "rrc_flip":
+            rng = generator(seed, epoch, int(self.indices[row]), _CROP)
+            return np.asarray(random_resized_crop_flip(image, resolution, rng))
+        return np.asarray(fit(image, resolution, "squash" if augment == "squash" else "crop"))
+
+
+def _ahead(make: Callable[[int], Batch], steps: Sequence[int]) -> Iterator[Batch]:
+    """make(step) for each step, one step ahead of the consumer on a thread."""
+    if not steps:
+        return
+    with ThreadPoolExecutor(1) as thread:
+        coming = thread.submit(make, steps[0])
+        for step in steps[1:]:
+            ready, coming = coming.result(), thread.submit(make, step)
+            yield ready
+        yield coming.result()
+
+
+def random_resized_crop_flip(
+    image: Image.Image,
+    resolution: int,
+    rng: torch.Generator,
+    scale: tuple[float, float] = (0.08, 1.0),
+    ratio: tuple[float, float] = (3 / 4, 4 / 3),
+) -> Image.Image:
+    """A random part of the picture, `resolution` pixels a side (bicubic, antialiased), mirrored half of the time.
+
+    Source: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`: ten tries for a part that fits, then the largest
+    central one; drawn from `rng` alone.
+    """
+    draws = torch.rand(11, 4, generator=rng).tolist()
+    box = _crop_box(image.width, image.height, draws[:10], scale, ratio)
+    part = image.crop(box).resize((resolution, resolution), Image.Resampling.BICUBIC)
+    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[10][0] < 0.5 else part
+
+
+def _crop_box(
+    width: int, height: int, draws: Sequence[Sequence[float]], scale: tuple[float, float], ratio: tuple[float, float]
+) -> tuple[int, int, int, int]:
+    for size, shape, left, top in draws:
+        area = width * height * (scale[0] + size * (scale[1] - scale[0]))
+        aspect = math.exp(math.log(ratio[0]) + shape * math.log(ratio[1] / ratio[0]))
+        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
+        if 0 < w <= width and 0 < h <= height:
+            x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
+            return x, y, x + w, y + h
+    w = min(width, round(height * ratio[1])) if width > height * ratio[1] else width
+    h = min(height, round(width / ratio[0])) if width < height * ratio[0] else height
+    w, h = max(w, 1), max(h, 1)
+    x, y = (width - w) // 2, (height - h) // 2
+    return x, y, x + w, y + h
+
+
+def _check_batch_size(batch_size: int) -> None:
+    if batch_size < 1:
+        raise UsageError(f"the batch size is a number of pictures, at least 1; got {batch_size}")

@@ -1,0 +1,144 @@
+"""Any picture file becomes an RGB picture of 8 bits, or is named with the reason why it cannot.
+
+CMYK, grey, 16-bit grey (65535 is white) and palette pictures are converted; transparency lies on white, as a browser
+shows it; of an animation the first frame counts; the EXIF orientation is applied. Needs no torch.
+"""
+
+import threading
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from ironclip.data.records import FileSource, Source
+from ironclip.errors import DataError, UsageError, unknown
+
+MAX_PIXELS = 100_000_000
+Preprocess = Literal["crop", "squash"]
+_header_lock = threading.Lock()
+
+
+class BadPicture(DataError):
+    """A picture that cannot be used; `name` says which, `reason` why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"{name}: {reason}")
+        self.name = name
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Bad:
+    """One line of a report about pictures that cannot be used."""
+
+    name: str
+    reason: str
+
+
+def decode(source: Source | Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture as RGB, upright.
+
+    Args:
+        max_pixels: larger pictures are refused from their header, before memory is taken.
+
+    Raises:
+        BadPicture: truncated, unreadable, missing, too large, or of a kind with no fixed brightness scale (float pixels).
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return decode_quietly(source, max_pixels)
+
+
+def decode_quietly(source: Source | Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """`decode` for worker threads: the caller has silenced warnings, which no thread can do for itself alone."""
+    if isinstance(source, str | Path):
+        source = FileSource(Path(source), str(source))
+    try:
+        with _opened(source) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise BadPicture(
+                    source.name,
+                    f"{width} x {height} pixels are more than the limit of {max_pixels / 1e6:g} million; make it smaller",
+                )
+            return _rgb(ImageOps.exif_transpose(image), source.name)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise BadPicture(source.name, "no such file") from None
+    except KeyError as problem:
+        raise BadPicture(source.name, f"not in the archive: {problem}") from None
+    except Exception as problem:  # decoders raise almost anything on damaged bytes, and a run must not end there
+        raise BadPicture(source.name, _reason(problem)) from problem
+
+
+def _opened(source: Source) -> Image.Image:
+    """The picture with its header read; PIL's own global size limit, which warns, gives way to ours meanwhile."""
+    with _header_lock:
+        limit = Image.MAX_IMAGE_PIXELS
+        Image.MAX_IMAGE_PIXELS = None
+        try:
+            return source.open()
+        finally:
+            Image.MAX_IMAGE_PIXELS = limit
+
+
+def _reason(problem: Exception) -> str:
+    text = " ".join(str(problem).split()) or type(problem).__name__
+    if "cannot identify" in text:
+        return "not a picture, or of an unknown format"
+    return f"damaged: {text}" if "truncated" in text or "broken" in text else f"unreadable: {text}"
+
+
+def _rgb(image: Image.Image, name: str) -> Image.Image:
+    if image.mode == "F":
+        raise BadPicture(name, "floating-point pixels have no fixed white; save it with 8 or 16 bits")
+    if image.mode.startswith("I"):  # PIL would clip 16 bits at 255
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise BadPicture(name, f"grey values from {values.min()} to {values.max()} exceed 16 bits; save it with 8 or 16 bits")
+        image = Image.fromarray(((values + 128) // 257).astype(np.uint8))
+    if image.mode == "P" or "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+        image = image.convert("RGBA")
+        paper = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(paper, image).convert("RGB")
+    rgb = image.convert("RGB")
+    rgb.load()
+    return rgb
+
+
+def fit(image: Image.Image, resolution: int, preprocess: Preprocess = "crop") -> Image.Image:
+    """The picture as resolution x resolution pixels, as models are tested on.
+
+    `crop`: shorter side to the resolution (bicubic, antialiased), centre crop: the few-shot default of CoOp and APT.
+    `squash`: both sides to the resolution whatever the shape: the FAP family. Pictures more than 32 times as long as wide
+    lose their ends first, which keeps a strip of 1 x 20000 pixels from becoming enormous.
+    """
+    if resolution < 1:
+        raise UsageError(f"resolution is a number of pixels, at least 1; got {resolution}")
+    if preprocess == "squash":
+        return image.resize((resolution, resolution), Image.Resampling.BICUBIC)
+    if preprocess != "crop":
+        raise unknown("preprocessing", preprocess, ("crop", "squash"))
+    short = min(image.size)
+    if max(image.size) > 32 * short:
+        image = _center(image, min(image.width, 32 * short), min(image.height, 32 * short))
+    width, height = (int(resolution * side / short) for side in image.size)
+    return _center(image.resize((width, height), Image.Resampling.BICUBIC), resolution, resolution)
+
+
+def _center(image: Image.Image, width: int, height: int) -> Image.Image:
+    left, top = round((image.width - width) / 2), round((image.height - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def bound(image: Image.Image, short_side: int | None) -> Image.Image:
+    """The picture, made smaller (bicubic, antialiased) if its shorter side exceeds `short_side`."""
+    short = min(image.size)
+    if short_side is None or short <= short_side:
+        return image
+    width, height = (max(round(side * short_side / short), 1) for side in image.size)
+    return image.resize((width, height), Image.Resampling.BICUBIC)

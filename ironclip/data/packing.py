@@ -1,0 +1,164 @@
+"""Decoded pictures in one memory-mapped file, so that neither training nor attacks ever wait for a JPEG.
+
+A pack is a file of raw RGB bytes, one picture after the other, and a JSON file with their sizes and with the pictures that
+could not be used. Its name is the hash of everything it depends on: names, sizes and times of the files, the transform.
+Bad pictures are therefore known, and named, before a run begins.
+"""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from itertools import accumulate
+from json import JSONDecodeError, loads
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from PIL import Image
+
+from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
+from ironclip.data.records import Item, digest
+from ironclip.errors import DataError
+from ironclip.runs.files import write_json, write_whole
+
+Cache = Path | str | Literal[False] | None
+"""A folder; None for IRONCLIP_CACHE or the user's cache folder; False to keep pictures in memory only."""
+Progress = Callable[[int, int], None]
+"""(pictures done, pictures in all)."""
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Packed:
+    """Decoded pictures. data: [bytes] uint8; sizes: (height, width) of each; kept: positions of the usable items."""
+
+    data: np.ndarray
+    sizes: tuple[tuple[int, int], ...]
+    kept: tuple[int, ...]
+    dropped: tuple[Bad, ...]
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    def offsets(self) -> list[int]:
+        return list(accumulate((3 * height * width for height, width in self.sizes), initial=0))
+
+
+def cache_folder(cache: Path | str | None = None) -> Path:
+    """Where packs are kept: the argument, IRONCLIP_CACHE, or the user's cache folder."""
+    if cache is not None:
+        return Path(cache)
+    if named := os.environ.get("IRONCLIP_CACHE"):
+        return Path(named)
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "ironclip"
+
+
+def pack(
+    items: Sequence[Item],
+    transform: Callable[[Image.Image], Image.Image],
+    recipe: Sequence[object],
+    *,
+    cache: Cache = None,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+) -> Packed:
+    """The items' pictures, decoded and transformed, from the cache if they are there.
+
+    Args:
+        recipe: what the transform does, as JSON values; part of the name of the cache file.
+
+    Raises:
+        DataError: the cache folder cannot be written, or no picture at all can be used.
+    """
+    if cache is False:
+        chunks: list[bytes] = []
+        decoded = _decode_all(items, transform, max_pixels, chunks.append, progress)
+        return _packed(np.frombuffer(bytearray(b"".join(chunks)), np.uint8), decoded, items)
+    key = digest([FORMAT, list(recipe), max_pixels, [[item.source.name, item.source.stamp()] for item in items]])
+    folder = cache_folder(cache)
+    pixels, description = folder / f"{key[:32]}.rgb", folder / f"{key[:32]}.json"
+    facts = _read(description, pixels)
+    if facts is None:
+        try:
+            found: list[dict] = []
+            write_whole(pixels, lambda file: found.append(_fill(file, items, transform, max_pixels, progress)))
+            write_json(description, found[0])
+        except OSError as problem:
+            raise DataError(
+                f"cannot write decoded pictures to the cache folder {folder}: {problem.strerror or problem}; "
+                "name another folder with IRONCLIP_CACHE"
+            ) from problem
+        facts = found[0]
+    size = pixels.stat().st_size
+    # copy-on-write, because torch refuses read-only memory; an empty file cannot be mapped
+    data = np.memmap(pixels, np.uint8, "c") if size else np.empty(0, np.uint8)
+    return _packed(data, facts, items)
+
+
+def _packed(data: np.ndarray, facts: dict, items: Sequence[Item]) -> Packed:
+    dropped = tuple(Bad(**bad) for bad in facts["dropped"])
+    if not facts["kept"]:
+        reason = f"; the first: {dropped[0].name}: {dropped[0].reason}" if dropped else ""
+        raise DataError(f"none of the {len(items)} pictures can be used{reason}")
+    return Packed(data, tuple((h, w) for h, w in facts["sizes"]), tuple(facts["kept"]), dropped)
+
+
+def _read(description: Path, pixels: Path) -> dict | None:
+    """The facts of a complete pack, or None."""
+    try:
+        facts = loads(description.read_text(encoding="utf-8"))
+        size = pixels.stat().st_size
+    except (FileNotFoundError, JSONDecodeError):
+        return None
+    return facts if size == sum(3 * h * w for h, w in facts["sizes"]) else None
+
+
+def _fill(
+    file: Path,
+    items: Sequence[Item],
+    transform: Callable[[Image.Image], Image.Image],
+    max_pixels: int,
+    progress: Progress | None,
+) -> dict:
+    with file.open("wb") as out:
+        return _decode_all(items, transform, max_pixels, out.write, progress)
+
+
+def _decode_all(
+    items: Sequence[Item],
+    transform: Callable[[Image.Image], Image.Image],
+    max_pixels: int,
+    write: Callable[[bytes], object],
+    progress: Progress | None,
+) -> dict:
+    facts: dict = {"sizes": [], "kept": [], "dropped": []}
+
+    def one(item: Item) -> np.ndarray | BadPicture:
+        try:
+            return np.asarray(transform(decode_quietly(item.source, max_pixels)))
+        except BadPicture as problem:
+            return problem
+
+    with warnings.catch_warnings():  # here, because threads share the filters
+        warnings.simplefilter("ignore")
+        for position, outcome in enumerate(in_order(one, items)):
+            if isinstance(outcome, BadPicture):
+                facts["dropped"].append(asdict(Bad(outcome.name, outcome.reason)))
+            else:
+                write(outcome.tobytes())
+                facts["kept"].append(position)
+                facts["sizes"].append([outcome.shape[0], outcome.shape[1]])
+            if progress is not None:
+                progress(position + 1, len(items))
+    return facts
+
+
+def in_order(function: Callable, items: Sequence, workers: int | None = None) -> Iterator:
+    """function(item) for each item, in order, on threads, never more than a few ahead of the consumer."""
+    workers = workers or min(os.cpu_count() or 1, 16)
+    with ThreadPoolExecutor(workers) as pool:
+        for start in range(0, len(items), 8 * workers):
+            yield from pool.map(function, items[start : start + 8 * workers])

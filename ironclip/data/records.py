@@ -1,0 +1,166 @@
+"""What a data set is: class names, prompt templates, and lists of pictures that open when they are needed."""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from ironclip.errors import DataError, unknown
+
+SPLITS = ("train", "val", "test")
+TEMPLATE = "a photo of a {}."
+
+
+class Source(Protocol):
+    """Something that opens a picture. Its name is relative to the data set, so that lists are the same on every machine."""
+
+    @property
+    def name(self) -> str: ...
+
+    def open(self) -> Image.Image:
+        """The picture as PIL opens it: the header is read, the pixels possibly not yet."""
+        ...
+
+    def stamp(self) -> str:
+        """A text that changes when the picture's bytes do, found without reading them."""
+        ...
+
+
+@dataclass(frozen=True)
+class FileSource:
+    """A picture file."""
+
+    path: Path
+    name: str
+
+    def open(self) -> Image.Image:
+        return Image.open(self.path)
+
+    def stamp(self) -> str:
+        try:
+            status = self.path.stat()
+        except OSError:
+            return "missing"
+        return f"{status.st_size}:{status.st_mtime_ns}"
+
+
+@dataclass(frozen=True)
+class ZipSource:
+    """A member of a zip archive."""
+
+    archive: Path
+    name: str
+
+    def open(self) -> Image.Image:
+        return Image.open(io.BytesIO(_archive(self.archive).read(self.name)))
+
+    def stamp(self) -> str:
+        try:
+            return str(_archive(self.archive).getinfo(self.name).CRC)
+        except KeyError:
+            return "missing"
+
+
+@lru_cache(maxsize=8)
+def _archive(path: Path) -> zipfile.ZipFile:
+    return zipfile.ZipFile(path)  # reading members from several threads is safe; opening it anew for each is slow
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One picture: where it is, the position of its class name, its position in the full split it was listed in."""
+
+    source: Source
+    label: int
+    index: int
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Class names ready for a prompt, templates (`{}` is the class name) and the items of `train`, `val` and `test`.
+
+    `origin` says where the lists come from, `notes` what a user should know about them (names that look like ids, a
+    split that is ours). An item's `index` survives few-shot sampling and base/new: it is the position in the full split.
+
+    Raises:
+        DataError: fewer than two classes, a label without a class, no picture at all.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    templates: tuple[str, ...]
+    splits: Mapping[str, tuple[Item, ...]]
+    origin: str
+    notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for split in self.splits:
+            if split not in SPLITS:
+                raise unknown("split", split, SPLITS)
+        if len(self.classes) < 2:
+            raise DataError(f"{self.name}: at least two classes are needed; found {len(self.classes)}: {list(self.classes)}")
+        if not any(self.splits.values()):
+            raise DataError(f"{self.name}: found no picture; expected .jpg, .png, .webp or similar files")
+        for split, items in self.splits.items():
+            for item in items:
+                if not 0 <= item.label < len(self.classes):
+                    raise DataError(
+                        f"{self.name}: label {item.label} of {item.source.name!r} ({split}) is out of range; "
+                        f"{len(self.classes)} classes have labels 0 to {len(self.classes) - 1}"
+                    )
+        for template in self.templates:
+            if "{}" not in template:
+                raise DataError(f"{self.name}: template {template!r} has no place for the class name; write {{}} there")
+        object.__setattr__(self, "splits", {split: tuple(self.splits.get(split, ())) for split in SPLITS})
+
+    def __str__(self) -> str:
+        counts = " / ".join(f"{len(items)} {split}" for split, items in self.splits.items())
+        return f"{self.name}: {len(self.classes)} classes, {counts} ({self.origin})"
+
+    def items(self, split: str) -> tuple[Item, ...]:
+        """The items of one split.
+
+        Raises:
+            UsageError: no such split.
+            DataError: the split is empty.
+        """
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
+        if not self.splits[split]:
+            filled = ", ".join(name for name, items in self.splits.items() if items)
+            raise DataError(f"{self.name} has no {split} pictures; it has {filled}")
+        return self.splits[split]
+
+    def counts(self, split: str) -> tuple[int, ...]:
+        """Pictures of each class in one split."""
+        found = Counter(item.label for item in self.splits[split])
+        return tuple(found[label] for label in range(len(self.classes)))
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of class names and lists (names and labels), for the record; two equal hashes mean one benchmark."""
+        lists = {split: [[item.source.name, item.label] for item in items] for split, items in self.splits.items()}
+        return digest({"classes": self.classes, "splits": lists})
+
+    def changed(self, **fields: object) -> "Dataset":
+        """The same data set with other fields."""
+        return replace(self, **fields)  # type: ignore[arg-type]
+
+
+def digest(value: object) -> str:
+    """sha256 of the canonical JSON form of a value."""
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def enumerate_items(pairs: Sequence[tuple[Source, int]]) -> tuple[Item, ...]:
+    """Items from (source, label) in list order."""
+    return tuple(Item(source, label, index) for index, (source, label) in enumerate(pairs))
