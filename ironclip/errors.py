@@ -31,6 +31,14 @@ class AdaptationClash(IronclipError, ValueError):
     """Two defences that cannot stand on one another."""
 
 
+class RunError(IronclipError, OSError):
+    """A run folder that cannot be written, read, or is in use by another process."""
+
+
+class AttackError(IronclipError, ValueError):
+    """An attack that breaks its threat model: pictures outside the ball or the box, or of another shape."""
+
+
 class NonFinite(IronclipError, ArithmeticError):
     """NaN or infinity where a number was needed."""
 

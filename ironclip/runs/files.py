@@ -3,9 +3,23 @@
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from ironclip.errors import RunError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says (disk full, no permission, not a directory) into one line that names the path."""
+    try:
+        yield
+    except RunError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot use {path}: {error.strerror or error}") from error
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
@@ -30,3 +44,37 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add whole lines to the end and flush them to the disk; after an error the file is as long as before.
+
+    A last line without its end, left by a process that was killed, is cut off first.
+    """
+    text = "".join(f"{line}\n" for line in lines).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+") as file:
+        whole = file.seek(0, os.SEEK_END)
+        if whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
+            file.seek(0)
+            whole = _whole_length(file.read())
+            file.truncate(whole)
+        try:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        except OSError:
+            os.ftruncate(file.fileno(), whole)
+            raise
+
+
+def read_lines(path: Path) -> list[str]:
+    """The whole lines of a file; none if it is not there. A last line without its end is left out."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return content[: _whole_length(content)].decode().splitlines()
+
+
+def _whole_length(content: bytes) -> int:
+    return content.rfind(b"\n") + 1
