@@ -18,9 +18,11 @@ Edit = Callable[[int, Tensor], Tensor]
 """(layer, tokens [B, N, D]) -> tokens. Pure.
 
 Called with layer -1 before `ln_pre` (image towers that have one), 0 .. L-1 on the input of each block, and L on the output
-of the last block; it returns what it does not change as it came. A text edit may carry an attribute `reach`: 0 says that it
-treats every token alike and alone, n > 0 that it reads and writes only the first n positions; without it the engine does not
-share the prefix between classes.
+of the last block; it returns what it does not change as it came. Attributes that let the towers do less, all optional:
+
+changes_output: False says that at layer L it leaves the pooled token (class or end of text) as it is.
+reach: text only; n says that it depends on positions only within the first n, and treats the tokens after them alike and
+    alone, by its method `beyond(layer, tokens)` (no such method: leaves them). Without `reach`, classes share no prefix.
 """
 
 Images = Callable[[Tensor], Tensor]
@@ -30,7 +32,10 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """Sizes and constants of a frozen backbone, and the hash of its weights."""
+    """Sizes and constants of a frozen backbone, and the hash of its weights.
+
+    `image_tokens` counts class token and patches in the image sequence; 0: the tower has none.
+    """
 
     name: str
     kind: Literal["vit", "timm", "resnet"]
@@ -40,6 +45,7 @@ class BackboneSpec:
     text_width: int
     embed_dim: int
     grid: int
+    image_tokens: int
     resolution: int
     context_length: int
     logit_scale: float
@@ -304,8 +310,14 @@ class Defense(nn.Module, ABC):
         """What this defence changes, differentiable with respect to its parameters."""
 
     @abstractmethod
-    def loss(self, backbone: Backbone, batch: Batch, attack: Attack) -> dict[str, Tensor]:
-        """Named terms; their sum is minimised."""
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        """Named terms; their sum is minimised.
+
+        Args:
+            adaptation: the whole of what is trained, where this defence is one part of a stack; default: its own.
+        """
 
     def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
         """Once before training: feature banks, statistics. Default: nothing."""

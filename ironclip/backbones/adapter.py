@@ -44,8 +44,9 @@ class ClipBackbone(nn.Module):
         self.image, self.text, self._tokenizer = image, text, tokenizer
         self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        first = Trace(layers=(0,))
         with torch.no_grad():
-            embed_dim = image(torch.zeros(1, 3, image.resolution, image.resolution)).shape[1]
+            embed_dim = image(torch.zeros(1, 3, image.resolution, image.resolution), trace=first).shape[1]
         self._spec = BackboneSpec(
             name=name,
             kind=image.kind,
@@ -55,6 +56,7 @@ class ClipBackbone(nn.Module):
             text_width=text.width,
             embed_dim=embed_dim,
             grid=image.grid,
+            image_tokens=first.inputs[0].shape[1] if first.inputs else 0,
             resolution=image.resolution,
             context_length=text.context_length,
             logit_scale=logit_scale,

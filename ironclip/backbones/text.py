@@ -87,7 +87,7 @@ class TextTower(nn.Module):
         for layer, block in enumerate(self.net.transformer.resblocks):
             if prefix is not None:
                 prefix = apply_edits(edits, layer, prefix)
-            tokens = apply_edits([e for e in edits if _reach(e) == 0] if split else edits, layer, tokens)
+            tokens = apply_edits(edits if not split else [e.beyond for e in edits if hasattr(e, "beyond")], layer, tokens)
             if layer == last and trace is None and leaves_output(edits):
                 sees = (positions <= eot[:, None])[:, None, None]
                 tokens = run_block(block, tokens, rows=eot - split, prefix=prefix, mask=sees)
@@ -124,7 +124,7 @@ class TextTower(nn.Module):
 
 
 def _reach(edit: Edit) -> int:
-    """Number of leading positions an edit reads and writes, 0 for every token alone, -1 where it does not say."""
+    """Number of leading positions within which an edit depends on positions, -1 where it does not say."""
     return int(getattr(edit, "reach", -1))
 
 

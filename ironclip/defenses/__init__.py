@@ -1,0 +1,71 @@
+"""Trained defences, one file a method. A file `<name>.py` that sets METHOD is the method `<name>`; nothing else to register."""
+
+import importlib
+import inspect
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ironclip.defenses._stack import Stack
+from ironclip.errors import UsageError, unknown
+from ironclip.types import Backbone, Defense
+
+NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+
+__all__ = ["NAMES", "Stack", "build", "method", "options"]
+
+
+def method(name: str) -> type[Defense]:
+    """The class behind a method's name.
+
+    Raises:
+        UsageError: no such method; names the nearest one.
+    """
+    if name not in NAMES:
+        raise unknown("method", name, NAMES)
+    return importlib.import_module(f"ironclip.defenses.{name}").METHOD
+
+
+def options(name: str) -> dict[str, Any]:
+    """Every option of a method (of each part of a stack, as "part.option") with its default."""
+    parts = name.split("+")
+    found = {}
+    for part in parts:
+        for key, parameter in inspect.signature(method(part)).parameters.items():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key != "generator":
+                found[f"{part}.{key}" if len(parts) > 1 else key] = parameter.default
+    return found
+
+
+def build(
+    name: str,
+    backbone: Backbone,
+    classes: Sequence[str],
+    *,
+    generator: torch.Generator | None = None,
+    given: Mapping[str, Any] | None = None,
+) -> Defense:
+    """The defence `name`, or the stack "a+b", with these options; keys of a stack read "part.option".
+
+    Raises:
+        UsageError: unknown method or option, the same method twice, or values the method refuses.
+    """
+    given = dict(given or {})
+    known = options(name)
+    for key in given:
+        if key not in known:
+            raise unknown(f"option of {name}", key, known)
+    names = name.split("+")
+    if len(names) == 1:
+        return method(name)(backbone, classes, generator=generator, **given)
+    if len(set(names)) < len(names):
+        raise UsageError(f"a stack names each method once; got {name!r}")
+    parts = {}
+    for part in names:
+        own = {key.removeprefix(f"{part}."): value for key, value in given.items() if key.startswith(f"{part}.")}
+        parts[part] = method(part)(backbone, classes, generator=generator, **own)
+    stack = Stack(parts)
+    stack.adaptation(backbone, classes)  # a clash shows here, not in the first step
+    return stack

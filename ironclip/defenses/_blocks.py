@@ -1,0 +1,168 @@
+"""Learned building blocks that several methods share: deep prompts for either tower, and token refiners. Each is an Edit."""
+
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+
+from ironclip.errors import UsageError
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
+
+
+class QuickGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS["quickgelu"] = QuickGELU
+
+
+def normal(*shape: int, std: float = 0.02, generator: torch.Generator | None = None) -> nn.Parameter:
+    """A parameter drawn from N(0, std^2)."""
+    return nn.Parameter(torch.randn(shape, generator=generator) * std)
+
+
+def check_depth(depth: int | None, layers: int, tower: str) -> int:
+    """The number of prompted layers, all of them by default.
+
+    Raises:
+        UsageError: deeper than the tower, or less than one layer.
+    """
+    if depth is None:
+        return layers
+    if not 1 <= depth <= layers:
+        raise UsageError(f"prompt depth must be 1 to {layers}, the layers of the {tower} tower; got {depth}")
+    return depth
+
+
+class ImagePrompts(nn.Module):
+    """Tokens appended to the image sequence and renewed at each of the first J layers.
+
+    Source: VPT-deep as in lionel-w2/FAP clip/model.py. Behind layer J the last outputs stay as extra tokens; at layer L they
+    are dropped, so that towers that pool over all tokens see the image alone.
+
+    Args:
+        depth: J.
+        length: P, tokens a layer.
+        before_ln_pre: attach the first prompts before `ln_pre`, so that it normalises them too [code]; else after it.
+    """
+
+    changes_output = False
+
+    def __init__(
+        self, depth: int, length: int, width: int, *, layers: int, before_ln_pre: bool, generator: torch.Generator | None = None
+    ) -> None:
+        super().__init__()
+        self.tokens = normal(depth, length, width, generator=generator)
+        self.layers, self.first = layers, -1 if before_ln_pre else 0
+
+    def forward(self, layer: int, tokens: Tensor) -> Tensor:
+        depth, length = self.tokens.shape[:2]
+        if layer == self.layers:
+            return tokens[:, :-length]
+        if layer < self.first or layer >= depth or (layer == 0 and self.first == -1):
+            return tokens
+        kept = tokens if layer == self.first else tokens[:, :-length]
+        return torch.cat([kept, self.tokens[max(layer, 0)].expand(len(tokens), -1, -1)], dim=1)
+
+
+class TextPrompts(nn.Module):
+    """The deeper prompts of the text tower: positions 1 .. P renewed at layers 1 .. J-1.
+
+    The prompts of layer 0 are the learned context (`Adaptation.context`), to which positions are added.
+    Source: MaPLe's text side as in lionel-w2/FAP clip/model.py.
+    """
+
+    changes_output = False
+
+    def __init__(self, depth: int, length: int, width: int, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.tokens = normal(depth - 1, length, width, generator=generator)
+        self.reach = 1 + length
+
+    def forward(self, layer: int, tokens: Tensor) -> Tensor:
+        if not 1 <= layer <= len(self.tokens):
+            return tokens
+        fresh = self.tokens[layer - 1].expand(len(tokens), -1, -1)
+        return torch.cat([tokens[:, :1], fresh, tokens[:, self.reach :]], dim=1)
+
+
+class TokenRefiner(nn.Module):
+    """u + scale * R(u) for each token: a small perceptron whose last layer starts at zero, so the start is the identity.
+
+    Args:
+        hidden: width of the hidden layers.
+        layers: number of linear layers, at least one; the paper calls two sufficient.
+        pre_norm: "none" or "layernorm" (without affine), against the outlier channels of CLIP's residual stream.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        hidden: int,
+        *,
+        layers: int = 2,
+        activation: str = "gelu",
+        pre_norm: str = "none",
+        scale: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        sizes = [width, *[hidden] * (layers - 1), width]
+        steps: list[nn.Module] = [nn.LayerNorm(width, elementwise_affine=False)] if pre_norm == "layernorm" else []
+        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
+            steps += [ACTIVATIONS[activation]()] if i else []
+            steps.append(_linear(fan_in, fan_out, zero=i == layers - 1, generator=generator))
+        self.net = nn.Sequential(*steps)
+        self.scale = scale
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        return tokens + self.scale * self.net(tokens)
+
+
+def _linear(fan_in: int, fan_out: int, *, zero: bool, generator: torch.Generator | None) -> nn.Linear:
+    """A linear layer, zero or with PyTorch's default ranges (Kaiming-uniform), drawn from the generator."""
+    layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
+    with torch.no_grad():
+        for parameter in (layer.weight, layer.bias):
+            bound = 0.0 if zero else fan_in**-0.5
+            parameter.copy_((torch.rand(parameter.shape, generator=generator) * 2 - 1) * bound)
+    return layer
+
+
+class Refiners(nn.Module):
+    """One refiner in front of each block, or one shared by all; an Edit.
+
+    Args:
+        refiners: one module, or one a layer.
+        layers: L of the tower.
+        count: refine the first `count` tokens alone (images: class token and patches, never prompts); None: all.
+        skip: text; positions 1 .. skip hold prompts on the first `depth` layers and are not refined there.
+    """
+
+    changes_output = False
+
+    def __init__(
+        self, refiners: list[TokenRefiner], layers: int, *, count: int | None = None, skip: int = 0, depth: int = 0
+    ) -> None:
+        super().__init__()
+        self.refiners = nn.ModuleList(refiners)
+        self.layers, self.count, self.skip, self.depth = layers, count, skip, depth
+        self.reach = 1 + skip
+
+    def forward(self, layer: int, tokens: Tensor) -> Tensor:
+        if not 0 <= layer < self.layers:
+            return tokens
+        if self.count is not None:
+            return torch.cat([self.beyond(layer, tokens[:, : self.count]), tokens[:, self.count :]], dim=1)
+        refined = self.beyond(layer, tokens)
+        if layer >= self.depth or not self.skip:
+            return refined
+        return torch.cat([refined[:, :1], tokens[:, 1 : self.reach], refined[:, self.reach :]], dim=1)
+
+    def beyond(self, layer: int, tokens: Tensor) -> Tensor:
+        if not 0 <= layer < self.layers:
+            return tokens
+        return self.refiners[layer % len(self.refiners)](tokens)

@@ -1,0 +1,47 @@
+"""Several defences as one: adaptations merged, loss terms summed."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import reduce
+from typing import Any
+
+from torch import Tensor, nn
+
+from ironclip.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, merge
+
+
+class Stack(Defense):
+    """A defence made of defences, each trained through the classifier that all of them make together.
+
+    Args:
+        parts: name -> defence, in the order in which their edits apply.
+    """
+
+    def __init__(self, parts: Mapping[str, Defense]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleDict(parts)
+
+    def _each(self) -> list[tuple[str, Any]]:
+        return list(self.parts.items())
+
+    def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
+        return reduce(merge, (part.adaptation(backbone, classes) for _, part in self._each()))
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        whole = adaptation or self.adaptation(backbone, batch.classes)
+        return {
+            f"{name}.{term}": value
+            for name, part in self._each()
+            for term, value in part.loss(backbone, batch, attack, adaptation=whole).items()
+        }
+
+    def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
+        for _, part in self._each():
+            part.prepare(backbone, batches)
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        return tuple(other for _, part in self._each() for other in part.surrogates(classifier))
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        return [group for _, part in self._each() for group in part.parameter_groups(lr)]

@@ -1,0 +1,119 @@
+"""APT, adversarial prompt tuning: learn the context words of the class prompts by adversarial training, nothing else.
+
+Source: arXiv 2403.01849; official code TreeLLi/APT (apt/trainers/apt.py). Learned: `context` [M, D], or [K, M, D] when
+class-specific. Objective: mean cross-entropy of adversarial images alone [paper] [code].
+
+Deviations from the official code: the inner attack differentiates pixels alone (there `.backward()` also fills the prompt's
+gradient, which is wiped later: same result); text features are computed once a step instead of once an inner step (exact,
+the prompt does not move there); attack and training run in float32 (there float16). `constant` prompts use class names with
+spaces [inferred]; the code keeps underscores.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.defenses._blocks import normal
+from ironclip.errors import UsageError
+from ironclip.types import Adaptation, Attack, Backbone, Batch, Context, Defense, check_classes
+
+CONSTANT_TEMPLATE = "a photo of a {}"
+
+
+class APT(Defense):
+    """Learned context words.
+
+    Args:
+        length: M, number of learned words; ignored with `init`.
+        position: "end" puts the class name last, "front" first, "middle" between the halves of the context.
+        class_specific: one context a class instead of one for all.
+        init: words whose embeddings the (unified) context starts from, e.g. "a photo of a"; default N(0, 0.02^2).
+        strategy: the prompt the inner attack sees: "onfly" the current one, "constant" a fixed template,
+            "perturbed" the current one, which takes an ascent step of size `prompt_step` with every inner step.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        length: int = 16,
+        position: Literal["end", "middle", "front"] = "end",
+        class_specific: bool = False,
+        init: str | None = None,
+        strategy: Literal["onfly", "constant", "perturbed"] = "onfly",
+        prompt_step: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        classes = check_classes(classes)
+        if position not in ("end", "middle", "front"):
+            raise UsageError(f"position must be end, middle or front; got {position!r}")
+        if strategy not in ("onfly", "constant", "perturbed"):
+            raise UsageError(f"strategy must be onfly, constant or perturbed; got {strategy!r}")
+        if init is not None and class_specific:
+            raise UsageError("init words start a unified context; leave out init or class_specific")
+        if init is None and length < 1:
+            raise UsageError(f"length, the number of learned words, must be at least 1; got {length}")
+        self.position: Literal["end", "middle", "front"] = position
+        self.strategy, self.prompt_step = strategy, prompt_step
+        width = backbone.spec.text_width
+        if init is not None:
+            tokens = backbone.embed_text([init])
+            self.context = nn.Parameter(tokens.embeddings[0, 1 : int(tokens.eot[0])].detach().clone())
+        else:
+            self.context = normal(*([len(classes)] if class_specific else []), length, width, generator=generator)
+        with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context
+            assemble(backbone, classes, self.adaptation(backbone, classes))
+
+    def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
+        return Adaptation(context=Context(self.context, position=self.position))
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        adaptation = adaptation or self.adaptation(backbone, batch.classes)
+        classifier = assemble(backbone, batch.classes, adaptation)
+        if self.strategy == "perturbed":
+            target = _AscendingPrompt(backbone, batch.classes, adaptation, self.prompt_step)
+            adv = attack(target, batch.images, batch.labels, indices=batch.indices, loss=target.loss)
+        else:
+            seen = classifier.detached() if self.strategy == "onfly" else _constant(backbone, batch.classes, adaptation)
+            adv = attack(seen, batch.images, batch.labels, indices=batch.indices)
+        return {"adv_ce": cross_entropy(classifier(adv), batch.labels)}
+
+
+@torch.no_grad()
+def _constant(backbone: Backbone, classes: Sequence[str], adaptation: Adaptation) -> AdaptedClassifier:
+    """The classifier with the fixed template in place of the learned context."""
+    return assemble(backbone, classes, replace(adaptation, context=None, templates=(CONSTANT_TEMPLATE,)))
+
+
+class _AscendingPrompt:
+    """A function to attack whose prompt moves against the defence after every gradient step; the learned one stays put."""
+
+    def __init__(self, backbone: Backbone, classes: Sequence[str], adaptation: Adaptation, step: float) -> None:
+        assert adaptation.context is not None
+        self.backbone, self.classes, self.adaptation, self.step = backbone, classes, adaptation, step
+        self.words = adaptation.context.vectors.detach()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        assert self.adaptation.context is not None
+        self.words.requires_grad_(torch.is_grad_enabled())
+        context = replace(self.adaptation.context, vectors=self.words)
+        return assemble(self.backbone, self.classes, replace(self.adaptation, context=context))(images)
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        values = cross_entropy(logits, labels, reduction="none")
+        if values.requires_grad:
+            (slope,) = torch.autograd.grad(values.mean(), self.words, retain_graph=True)
+            self.words = (self.words + self.step * slope).detach()
+        return values
+
+
+METHOD = APT

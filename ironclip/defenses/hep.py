@@ -1,0 +1,31 @@
+"""HEP, the hand-engineered prompt: zero-shot with APT's fixed template on whatever (robust) backbone is given.
+
+Source: the baseline of APT (arXiv 2403.01849); "a photo of a {}" without a full stop for every data set [code:
+TreeLLi/APT apt/evaluate.py]. Learns nothing.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from ironclip.defenses.zero_shot import ZeroShot
+from ironclip.types import Backbone
+
+TEMPLATE = "a photo of a {}"
+
+
+class HEP(ZeroShot):
+    """Zero-shot with `TEMPLATE`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        templates: Sequence[str] = (TEMPLATE,),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(backbone, classes, templates=templates, generator=generator)
+
+
+METHOD = HEP

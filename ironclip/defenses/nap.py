@@ -1,0 +1,169 @@
+"""NAP-Tuning: prompts in both towers at every layer, and a TokenRefiner in front of every block that corrects each token.
+
+Source: arXiv 2506.12706 (v2: IEEE TPAMI 2026); no official code was found, so results are "our NAP-Tuning". [paper]: two-layer
+residual refiners, one a layer and a modality, in front of the concatenation with the layer's prompts; full prompt depth;
+adversarial cross-entropy alone (eq. 6); CLIP frozen. [inferred], all options: refiner width, activation, norm and start, prompt
+length, the layer norm that the first prompts see, and the mixing of clean images.
+
+Learned: `image_prompts` [J, P, D], `context` [P, D] and `text_prompts` [J-1, P, D], and the refiners of either tower.
+"""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from ironclip.backbones import assemble
+from ironclip.defenses._blocks import ACTIVATIONS, ImagePrompts, Refiners, TextPrompts, TokenRefiner, check_depth, normal
+from ironclip.errors import UnsupportedEdit, UsageError
+from ironclip.types import Adaptation, Attack, Backbone, Batch, Context, Defense, Trace, check_classes
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "activation": tuple(ACTIVATIONS),
+    "pre_norm": ("none", "layernorm"),
+    "share": ("none", "all"),
+    "sides": ("both", "image", "text"),
+    "first_prompt": ("after_ln_pre", "before_ln_pre"),
+    "mix": ("both", "half_batch"),
+}
+
+
+class NAP(Defense):
+    """Multi-modal deep prompts with token refiners.
+
+    Args:
+        length: P, prompts a layer and a tower.
+        depth: J, prompted layers; default: all layers of each tower.
+        refiner_layers: linear layers of a refiner; 0: no refiners.
+        hidden_ratio: hidden width of a refiner over the token width.
+        pre_norm: norm in front of a refiner.
+        share: one refiner a layer ("none") or one for all layers of a tower ("all").
+        sides: towers that have refiners; both keep their prompts.
+        first_prompt: attach the first image prompts after `ln_pre` (refine, then concatenate) or before it (AdvVLP).
+        adv_weight: w in (1 - w) CE(clean) + w CE(adversarial); 1 is eq. 6.
+        mix: "both" views of every image by `adv_weight`, or "half_batch": the first half clean, the second adversarial.
+        feature_weight: weight of the squared distance between refined tokens of both views; 0: off, not in the paper.
+        refiner_lr_mult: learning rate of the refiners over that of the prompts.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        length: int = 2,
+        depth: int | None = None,
+        refiner_layers: int = 2,
+        hidden_ratio: float = 1.0,
+        activation: str = "gelu",
+        pre_norm: str = "none",
+        share: str = "none",
+        sides: str = "both",
+        residual_scale: float = 1.0,
+        first_prompt: Literal["after_ln_pre", "before_ln_pre"] = "after_ln_pre",
+        adv_weight: float = 1.0,
+        mix: str = "both",
+        feature_weight: float = 0.0,
+        refiner_lr_mult: float = 1.0,
+        init: str = "a photo of a",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        classes = check_classes(classes)
+        given = {"activation": activation, "pre_norm": pre_norm, "share": share, "sides": sides}
+        for option, value in {**given, "first_prompt": first_prompt, "mix": mix}.items():
+            if value not in CHOICES[option]:
+                raise UsageError(f"{option} must be one of {', '.join(CHOICES[option])}; got {value!r}")
+        if not 0 <= adv_weight <= 1:
+            raise UsageError(f"adv_weight must be in [0, 1]; got {adv_weight}")
+        if length < 1 or refiner_layers < 0 or hidden_ratio <= 0:
+            raise UsageError(
+                f"length >= 1, refiner_layers >= 0 and hidden_ratio > 0 expected; got {length}, {refiner_layers}, {hidden_ratio}"
+            )
+        spec = backbone.spec
+        if not spec.image_tokens:
+            raise UnsupportedEdit(f"{spec.name} has no token sequence to put prompts and refiners into; use a ViT backbone")
+        self.adv_weight, self.mix, self.feature_weight, self.refiner_lr_mult = adv_weight, mix, feature_weight, refiner_lr_mult
+        self.image_tokens = spec.image_tokens
+        image_depth = check_depth(depth, spec.image_layers, "image")
+        text_depth = check_depth(depth, spec.text_layers, "text")
+        before = first_prompt == "before_ln_pre"
+        self.image_prompts = ImagePrompts(
+            image_depth, length, spec.image_width, layers=spec.image_layers, before_ln_pre=before, generator=generator
+        )
+        self.context, self.template = _context(backbone, init, length, generator)
+        self.text_prompts = TextPrompts(text_depth, length, spec.text_width, generator=generator)
+
+        def refiners(side: str, width: int, layers: int, **scope: int) -> Refiners:
+            here = refiner_layers > 0 and sides in ("both", side)
+            count = (1 if share == "all" else layers) if here else 0
+            hidden = max(1, round(width * hidden_ratio))
+            options: dict[str, Any] = {"activation": activation, "pre_norm": pre_norm, "scale": residual_scale}
+            made = [TokenRefiner(width, hidden, layers=refiner_layers, generator=generator, **options) for _ in range(count)]
+            return Refiners(made, layers, **scope)
+
+        self.image_refiners = refiners("image", spec.image_width, spec.image_layers, count=self.image_tokens)
+        self.text_refiners = refiners("text", spec.text_width, spec.text_layers, skip=length, depth=text_depth)
+        with torch.no_grad():
+            assemble(backbone, classes, self.adaptation(backbone, classes))
+
+    def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
+        refine_image = (self.image_refiners,) if len(self.image_refiners.refiners) else ()
+        refine_text = (self.text_refiners,) if len(self.text_refiners.refiners) else ()
+        return Adaptation(
+            image_edits=(*refine_image, self.image_prompts),
+            context=Context(self.context, template=self.template),
+            text_edits=(*refine_text, self.text_prompts),
+        )
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        adaptation = adaptation or self.adaptation(backbone, batch.classes)
+        classifier = assemble(backbone, batch.classes, adaptation)
+        images, labels = batch.images, batch.labels
+        if self.mix == "half_batch":
+            half = len(images) // 2
+            adv = attack(classifier.detached(), images[half:], labels[half:], indices=batch.indices[half:])
+            return {"half_ce": cross_entropy(classifier(torch.cat([images[:half], adv])), labels)}
+        adv = attack(classifier.detached(), images, labels, indices=batch.indices)
+        terms = {"adv_ce": self.adv_weight * cross_entropy(classifier(adv), labels)}
+        if self.adv_weight < 1:
+            terms["clean_ce"] = (1 - self.adv_weight) * cross_entropy(classifier(images), labels)
+        if self.feature_weight:
+            terms["features"] = self.feature_weight * self._distance(backbone, adaptation, images, adv)
+        return terms
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        refiners = [*self.image_refiners.parameters(), *self.text_refiners.parameters()]
+        mine = {id(p) for p in refiners}
+        prompts = [p for p in self.parameters() if id(p) not in mine]
+        groups = [{"params": prompts, "lr": lr}, {"params": refiners, "lr": lr * self.refiner_lr_mult}]
+        return [group for group in groups if group["params"]]
+
+    def _distance(self, backbone: Backbone, adaptation: Adaptation, images: Tensor, adv: Tensor) -> Tensor:
+        """Mean squared distance of the refined tokens of both views, the clean ones held constant [inferred]."""
+        clean, moved = Trace(), Trace()
+        with torch.no_grad():
+            backbone.encode_image(images, edits=adaptation.image_edits, trace=clean)
+        backbone.encode_image(adv, edits=adaptation.image_edits, trace=moved)
+        layers = range(backbone.spec.image_layers)
+        gaps = [(moved.inputs[i] - clean.inputs[i])[:, : self.image_tokens].square().mean() for i in layers]
+        return torch.stack(gaps).mean()
+
+
+def _context(backbone: Backbone, init: str, length: int, generator: torch.Generator | None) -> tuple[nn.Parameter, str]:
+    """The first words of `init` made learnable and the rest as template, or random words where it has too few [code]."""
+    words = init.split()
+    if length <= min(4, len(words)):
+        tokens = backbone.embed_text([" ".join(words[:length])])
+        start = tokens.embeddings[0, 1 : int(tokens.eot[0])]
+        if len(start) == length:
+            rest = " ".join([*words[length:], "{}."])
+            return nn.Parameter(start.detach().clone()), "{ctx} " + rest
+    return normal(length, backbone.spec.text_width, generator=generator), "{ctx} {}."
+
+
+METHOD = NAP

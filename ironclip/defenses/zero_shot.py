@@ -1,0 +1,43 @@
+"""Zero-shot classification: the backbone as it is, with hand-written prompts. Learns nothing.
+
+Source: CLIP (arXiv 2103.00020), prompt ensembles as there: the direction of the mean of the unit text features.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ironclip.backbones import DEFAULT_TEMPLATE
+from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, check_classes
+
+
+class ZeroShot(Defense):
+    """The first row of every table.
+
+    Args:
+        templates: prompts with `{}` for the class name; several are averaged.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        check_classes(classes)
+        self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
+
+    def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
+        return Adaptation(templates=self.templates)
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        return {}
+
+
+METHOD = ZeroShot
