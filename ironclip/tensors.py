@@ -2,7 +2,7 @@
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -112,25 +112,32 @@ def ascend(
     Args:
         function: images [B, ...] -> outputs [B, ...]; must treat each image alone.
         loss: outputs -> [B] values to raise.
-        start: [B, ...] first iterate, already inside the ball and the box.
+        start: [B, ...] first iterate, already inside the ball (and the box).
         images: [B, ...] centre of the ball.
-        box: iterates stay in [0, 1] as well as in the ball.
-        observe: called with every evaluated iterate, its outputs and values; not with the returned iterate.
+        box: iterates stay in [0, 1]. Without it they stay in the ball only; value and slope are those of the clipped iterate.
+        observe: called with every evaluated (clipped) iterate, its outputs and values; not with the returned iterate.
         names: [B] dataset positions, for error messages.
     """
     adv = start.detach()
     for _ in range(steps):
-        outputs, values, slope = value_and_slope(function, loss, adv, names)
+        seen = adv if box else adv.clamp(0, 1)
+        outputs, values, slope = value_and_slope(function, loss, seen, names)
         if observe is not None:
-            observe(adv, outputs, values)
+            observe(seen, outputs, values)
         adv = project(adv + step_size * steepest(slope, kind), images, eps, kind, box=box)
     return adv
+
+
+def _modules(functions: Iterable[object]) -> list[nn.Module]:
+    """The modules among the functions, and those whose methods they are."""
+    owners = [f if isinstance(f, nn.Module) else getattr(f, "__self__", None) for f in functions]
+    return [owner for owner in owners if isinstance(owner, nn.Module)]
 
 
 @contextmanager
 def frozen(*functions: object) -> Iterator[None]:
     """Parameters of the modules among `functions` ask for no gradient inside; flags come back as they were."""
-    parameters = [p for f in functions if isinstance(f, nn.Module) for p in f.parameters() if p.requires_grad]
+    parameters = [p for module in _modules(functions) for p in module.parameters() if p.requires_grad]
     for parameter in parameters:
         parameter.requires_grad_(False)
     try:
@@ -143,7 +150,7 @@ def frozen(*functions: object) -> Iterator[None]:
 @contextmanager
 def evaluating(*functions: object) -> Iterator[None]:
     """Modules among `functions` are in eval mode inside; every submodule's own mode comes back."""
-    modules = [m for f in functions if isinstance(f, nn.Module) for m in f.modules() if m.training]
+    modules = [m for module in _modules(functions) for m in module.modules() if m.training]
     for module in modules:
         module.training = False
     try:

@@ -24,10 +24,10 @@ def parse_eps(value: str | float, norm: str = "linf") -> float:
     """
     try:
         eps = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
-    except (ValueError, ZeroDivisionError):
+    except (ValueError, TypeError, ZeroDivisionError):
         raise UsageError(f"eps is a number or a fraction such as 4/255; got {value!r}") from None
     if not 0 <= eps < float("inf"):
-        raise UsageError(f"eps must not be negative; got {value}")
+        raise UsageError(f"eps must be 0 or more and finite; got {value}")
     if norm == "linf" and eps > 1:
         raise UsageError(f"eps is in the unit of the images, [0, 1]; got {eps:g}. Did you mean {eps:g}/255?")
     return eps

@@ -51,7 +51,7 @@ def describe(attack: "Attack") -> dict[str, Any]:
 def rebuild(description: dict[str, Any]) -> "Attack":
     """The attack that `describe` described."""
     options = {key: value for key, value in description.items() if key not in ("attack", "derived")}
-    return build(description["attack"], **options)
+    return build(str(description.get("attack", "")), **options)
 
 
 def _plain(value: Any) -> Any:

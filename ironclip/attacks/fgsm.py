@@ -42,7 +42,7 @@ def fgsm(
         UsageError, DataError, NonFinite: as `pgd`.
     """
     eps = inputs.check_radius(eps, norm)
-    step = _step(eps, random_start) if step_size is None else step_size
+    step = _step(eps, random_start) if step_size is None else step_size  # 0 where eps is 0: then pgd's default, also 0
     return pgd(
         function, images, labels, eps=eps, step_size=step or None, steps=1, start="uniform" if random_start else "zero",
         keep="last", loss=loss, targeted=targeted, norm=norm, eval_mode=eval_mode, seed=seed, indices=indices, noise=noise,

@@ -55,10 +55,10 @@ def check_labels(labels: Tensor, images: Tensor) -> Tensor:
 
 
 def check_indices(indices: Tensor | Sequence[int] | None, images: Tensor) -> Tensor:
-    """Dataset positions [B], on the CPU; 0 .. B-1 by default."""
+    """Dataset positions [B], on the device of the images; 0 .. B-1 by default."""
     if indices is None:
-        return torch.arange(len(images))
-    positions = torch.as_tensor(indices, dtype=torch.long, device="cpu")
+        return torch.arange(len(images), device=images.device)
+    positions = torch.as_tensor(indices, dtype=torch.long, device=images.device)
     if positions.shape != images.shape[:1]:
         raise DataError(f"expected one index for each of {len(images)} images; got shape {tuple(positions.shape)}")
     return positions

@@ -68,8 +68,8 @@ def pgd(
         targeted: lower the loss towards `labels` instead.
         mode: "full" perturbs every image; "compact" drops an image once one of its points is misclassified, which leaves
             the robust accuracy as it is if the function is deterministic and treats each image alone.
-        box: "project": iterates stay in [0, 1]; "forward": the perturbation is held in the ball only and the image is
-            clipped on its way into the function, so clipped pixels have no gradient (as APT trains).
+        box: "project": iterates stay in [0, 1]; "forward": they stay in the ball only and the function sees them clipped
+            to [0, 1], start included (the inner attack of APT and DEFEAT [code]).
         eval_mode: run a module in eval mode; False keeps the caller's mode, for training.
         seed: with the index and the restart, the key of each image's start.
         indices: [B] positions in the data set; default 0 .. B-1.
@@ -87,9 +87,9 @@ def pgd(
         raise DataError(f"noise must lie in [-1, 1] and have the shape of the images, {tuple(images.shape)}")
     if not len(images):
         return images
-    attacked = function if box == "project" else lambda adv: function(adv.clamp(0, 1))
+    noise = None if noise is None else noise.to(images)
     step = eps / 4 if step_size is None else step_size
-    climb = partial(ascend, attacked, eps=eps, step_size=step, kind=norm, box=box == "project")
+    climb = partial(ascend, function, eps=eps, step_size=step, kind=norm, box=box == "project")
     everyone = torch.arange(len(images), device=images.device)
     best = _Best(images, None if keep == "last" or callable(loss) or loss == "kl" else labels, targeted)
 
@@ -101,6 +101,8 @@ def pgd(
             best.offer(everyone, positions, images, goal.clean, goal(everyone)(goal.clean))
         for restart in range(restarts):
             rows = everyone if mode == "full" else everyone[~best.fooled]
+            if not len(rows):
+                break
             draw = noise[rows] if noise is not None and restart == 0 else None
             adv = _start(images[rows], start, eps, norm, box, draw, seed, positions[rows].tolist(), restart)
             for count in [steps] if mode == "full" else [1] * steps:
@@ -111,12 +113,13 @@ def pgd(
                     rows, adv = rows[going], adv[going]
                 if not len(rows):
                     break
+            adv = adv.clamp(0, 1)
             if keep == "last" and restarts == 1:
-                return adv.clamp(0, 1)
+                return adv
             if len(rows):
-                outputs = _outputs(attacked, adv)
+                outputs = _outputs(function, adv)
                 best.offer(rows, positions[rows], adv, outputs, goal(rows)(outputs))
-    return best.adv.clamp(0, 1)
+    return best.adv
 
 
 @dataclass(frozen=True)
@@ -222,8 +225,7 @@ def _start(
     if start == "zero":
         return images
     if noise is None:
-        noise = keyed_uniform(images.shape[1:], seed, indices, restart)
-    noise = noise.to(images)
+        noise = keyed_uniform(images.shape[1:], seed, indices, restart).to(images)
     if start == "one_sided":
         delta = eps * (noise + 1) / 2
     elif start == "gaussian":
