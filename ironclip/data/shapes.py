@@ -41,9 +41,7 @@ GROUNDS = {"plain": "light", "sketch": "white", "night": "dark"}
 OVERSAMPLING = 3
 
 
-def draw(
-    split: str, index: int, *, style: str = "plain", size: int = 64, seed: int = 0
-) -> tuple[Image.Image, int, str]:
+def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: int = 0) -> tuple[Image.Image, int, str]:
     """Picture number `index` of a split with its label and a caption; the same on every call.
 
     Labels go round: index modulo 30, or modulo 24 in the split `pretrain`. One index is the same scene (shape, place,
