@@ -103,9 +103,7 @@ def make_batch(sources: Sequence[Source], counts: Sequence[int], step: int, seed
     for source, count in zip(sources, counts, strict=True):
         position = torch.arange(step * count, (step + 1) * count)
         epochs = position // len(source.images)
-        chosen = torch.cat(
-            [source.order(seed, int(e))[position[epochs == e] % len(source.images)] for e in epochs.unique()]
-        )
+        chosen = torch.cat([source.order(seed, int(e))[position[epochs == e] % len(source.images)] for e in epochs.unique()])
         labels = source.labels[chosen]
         wording = source.wordings[_randint(len(source.wordings), generator)]
         # half of the time the first template, the one users type
@@ -137,7 +135,7 @@ def square(image: Image.Image, size: int) -> np.ndarray:
     width, height = (max(size, round(side * scale)) for side in image.size)
     left, top = (width - size) // 2, (height - size) // 2
     image = image.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
-    return np.asarray(image).transpose(2, 0, 1)
+    return np.array(image).transpose(2, 0, 1).copy()
 
 
 def _stack(pictures: Iterable[Callable[[], Image.Image]], count: int, size: int) -> Tensor:
@@ -202,7 +200,20 @@ def products(folder: Path, size: int, split: str = "train") -> Source:
 def everyday(article: str) -> str:
     """A shop's plural as people say it: Casual Shoes -> pair of casual shoes, Dresses -> dress, Tshirts -> t-shirt."""
     name = article.lower().replace("tshirt", "t-shirt")
-    pairs = ("shoes", "heels", "sandals", "flops", "flats", "socks", "shorts", "jeans", "trousers", "pants", "leggings", "earrings")
+    pairs = (
+        "shoes",
+        "heels",
+        "sandals",
+        "flops",
+        "flats",
+        "socks",
+        "shorts",
+        "jeans",
+        "trousers",
+        "pants",
+        "leggings",
+        "earrings",
+    )
     if name.endswith((*pairs, "sunglasses", "boxers", "briefs", "jeggings", "capris", "tights", "cufflinks", "gloves")):
         return f"pair of {name}"
     if name.endswith(("sses", "tches", "shes", "xes")):
@@ -226,7 +237,12 @@ def folder_per_class(folder: Path, size: int) -> Source:
     Names are the folders' names without underscores; WordNet ids are named by `words.txt` beside or in the folder.
     """
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    files = [(path, label) for label, c in enumerate(classes) for path in sorted(c.rglob("*")) if path.suffix.lower() in IMAGE_EXTENSIONS]
+    files = [
+        (path, label)
+        for label, c in enumerate(classes)
+        for path in sorted(c.rglob("*"))
+        if path.suffix.lower() in IMAGE_EXTENSIONS
+    ]
     if not files:
         raise DataError(f"no pictures in {folder}; expected a folder per class with {', '.join(sorted(IMAGE_EXTENSIONS))} files")
     words: dict[str, str] = {}

@@ -1,0 +1,335 @@
+"""The recipe behind `ironclip pretrain`: trains the embedded backbones `mini` and `mini-robust`.
+
+`contrastive`: image-text training of both towers; pictures with the same caption are positives of each other, every
+batch carries one caption for each class of each set, titles only of its own products. Most steps drop patches (FLIP,
+arXiv 2212.00794) and mix pictures (CutMix), the last steps use whole, unmixed pictures.
+`adversarial`: the image tower alone, against frozen text features, on PGD images (TeCoA, arXiv 2212.07016) whose
+cross-entropy runs over the class texts of each picture's own set.
+Batches, augmentation and dropped patches are functions of (seed, step), so a resumed run repeats an unbroken one.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import torch
+from open_clip.model import CLIP
+from open_clip.tokenizer import SimpleTokenizer
+from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ironclip import pretraining_data as source_of
+from ironclip import pretraining_steps as steps_of
+from ironclip.data import shapes
+from ironclip.errors import CheckpointError, DataError, NonFinite
+from ironclip.pretraining_data import Batch, Source
+from ironclip.runs.files import write_json, write_whole
+
+MINI: dict[str, Any] = {
+    "embed_dim": 192,
+    "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 4},
+    "quick_gelu": False,
+}
+MIXED = 0.25
+"""Share of the steps with dropped patches that also mix pictures."""
+CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
+
+
+class PretrainConfig(BaseModel):
+    """Everything that decides the result, printable; `data` is the folder that holds pretrain64, caltech101 and so on."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    objective: Literal["contrastive", "adversarial"] = "contrastive"
+    data: Path = Path("../shared/data")
+    images: Path | None = None
+    init: Path | None = None
+    steps: int = 2400
+    batch: int = 256
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    patch_dropout: float = 0.6
+    whole: float = 0.2
+    eps: float = 4 / 255
+    attack_steps: int = 2
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    device: str = "cpu"
+    seed: int = 0
+    report_every: int = 200
+    architecture: dict[str, Any] = MINI
+
+
+class Check(NamedTuple):
+    """Held-out pictures for watching a run: [N, 3, S, S] uint8, labels into names."""
+
+    name: str
+    images: Tensor
+    labels: Tensor
+    names: Sequence[str]
+    template: str
+
+
+WEIGHTS = {"objects": 12.0, "products": 2.5, "caltech101": 2.0, "eurosat": 1.0, "flowers5": 1.2, "shapes": 1.3}
+"""Share of each source in a batch; a folder given as `images` counts like `objects`."""
+
+
+def pretrain(config: PretrainConfig, out: Path, callback: Callable[[dict[str, Any]], None] = lambda row: None) -> Path:
+    """Train as configured, resuming what `out` already holds, and return the written weights (fp16 safetensors)."""
+    sources, checks = load_sources(config), load_checks(config)
+    return train(config, sources, checks, out, callback)
+
+
+def load_sources(config: PretrainConfig) -> list[Source]:
+    """The training pictures of every set; raises `DataError` before anything is decoded if a set is missing."""
+    size, data = config.architecture["vision_cfg"]["image_size"], config.data
+    for name in ("pretrain64", "caltech101", "eurosat", "flowers5"):
+        source_of.read_index(data / name)
+    sources = [
+        source_of.objects(data / "pretrain64", size),
+        source_of.products(data / "pretrain64", size),
+        source_of.labelled(data / "caltech101", size, source_of.GENERIC),
+        source_of.labelled(data / "eurosat", size, source_of.SATELLITE + source_of.GENERIC[:8]),
+        source_of.labelled(data / "flowers5", size, source_of.FLOWERS + source_of.GENERIC),
+        source_of.drawn(size),
+    ]
+    if config.images is not None:
+        sources.append(source_of.folder_per_class(config.images, size))
+    return sources
+
+
+def load_checks(config: PretrainConfig) -> list[Check]:
+    """Validation pictures (never test ones) and the pairs of `shapes` that training does not show."""
+    size, data = config.architecture["vision_cfg"]["image_size"], config.data
+    checks = []
+    for source in (
+        source_of.objects(data / "pretrain64", size, "val"),
+        source_of.labelled(data / "caltech101", size, ("a photo of a {}.",), "val"),
+        source_of.labelled(data / "eurosat", size, ("a centered satellite photo of {}.",), "val"),
+    ):
+        checks.append(Check(source.name, source.images, source.labels, source.wordings[0], source.templates[0]))
+    pairs = [shapes.draw("val", i, size=size)[:2] for i in range(900) if i % 30 >= 24]
+    images = torch.stack([torch.from_numpy(source_of.square(image, size)) for image, _ in pairs])
+    checks.append(Check("shapes_held_out", images, torch.tensor([k for _, k in pairs]), shapes.CLASSES, "a picture of a {}."))
+    return checks
+
+
+def train(
+    config: PretrainConfig,
+    sources: Sequence[Source],
+    checks: Sequence[Check],
+    out: Path,
+    callback: Callable[[dict[str, Any]], None] = lambda row: None,
+    stop_after: int | None = None,
+) -> Path:
+    """The loop; `stop_after` ends it early at that step, as an interruption would, leaving the checkpoint."""
+    model = build(config)
+    tokenizer = SimpleTokenizer(context_length=config.architecture["text_cfg"]["context_length"])
+    trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    decay = [p for p in trained.values() if p.ndim > 1]
+    plain = [p for p in trained.values() if p.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": decay, "weight_decay": config.weight_decay}, {"params": plain, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    start = restore(out / CHECKPOINT, config, model, trained, optimizer)
+    log = out / LOG
+    log.parent.mkdir(parents=True, exist_ok=True)
+    rows = [line for line in (log.read_text().splitlines() if log.exists() else []) if json.loads(line)["step"] <= start]
+    log.write_text("".join(row + "\n" for row in rows))
+    counts = source_of.share(config.batch, [WEIGHTS.get(s.name, WEIGHTS["objects"]) for s in sources])
+    seen, sums, clock = 0, 0.0, time.perf_counter()
+    for step in range(start, config.steps):
+        if step == stop_after:
+            return out / CHECKPOINT
+        for group in optimizer.param_groups:
+            group["lr"] = config.learning_rate * schedule(step, config.steps)
+        loss = step_loss(config, model, tokenizer, source_of.make_batch(sources, counts, step, config.seed), step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
+        optimizer.step()
+        with torch.no_grad():
+            model.logit_scale.clamp_(max=math.log(100))
+        seen, sums = seen + 1, sums + loss.item()
+        if not math.isfinite(sums):
+            raise NonFinite(f"the loss is not finite at step {step}; lower learning_rate (now {config.learning_rate:g})")
+        if (step + 1) % config.report_every == 0 or step + 1 == config.steps:
+            rate = seen * config.batch / (time.perf_counter() - clock)
+            row: dict[str, Any] = {"step": step + 1, "loss": sums / seen, "images_per_second": rate}
+            row |= {check.name: accuracy(config, model, tokenizer, check) for check in checks}
+            save(out / CHECKPOINT, config, model, trained, optimizer, step + 1)
+            with log.open("a") as file:
+                file.write(json.dumps(row) + "\n")
+            callback(row)
+            seen, sums, clock = 0, 0.0, time.perf_counter()
+    return export(config, model, out)
+
+
+def schedule(step: int, steps: int) -> float:
+    """Multiplier of the learning rate: linear warm-up over 4 % of the run, then half a cosine down to 0."""
+    warm = max(1, steps // 25)
+    return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))))
+
+
+def step_loss(config: PretrainConfig, model: CLIP, tokenizer: SimpleTokenizer, batch: Batch, step: int) -> Tensor:
+    """The loss of one step, differentiable in the trained tower or towers."""
+    generator = torch.Generator().manual_seed(config.seed * 104_729 + step)
+    whole = step >= config.steps * (1 - config.whole)
+    images = steps_of.augment(batch.images.to(config.device), generator)
+    patches = math.prod(model.visual.grid_size)
+    kept = steps_of.choose_patches(len(images), patches, 0.0 if whole else config.patch_dropout, generator)
+    model.visual.patch_dropout.kept = None if kept is None else kept.to(config.device)
+    targets = batch.targets.to(config.device)
+    try:
+        with autocast(config), sdpa_kernel(SDPBackend.MATH):  # on a CPU twice as fast as flash attention for so few tokens
+            if config.objective == "adversarial":
+                return adversarial_loss(config, model, tokenizer, batch, images, targets, step, generator)
+            onehot = torch.nn.functional.one_hot(targets, len(batch.captions)).float()
+            if not whole and torch.rand((), generator=generator) < MIXED:
+                images, onehot = steps_of.cutmix(images, onehot, generator)
+            texts = steps_of.encode_captions(model, tokenizer, batch.captions)
+            features = steps_of.encode_pixels(model, images)
+        return steps_of.contrastive_loss(model.logit_scale.exp() * steps_of.cosines(features, texts), onehot)
+    finally:
+        model.visual.patch_dropout.kept = None
+
+
+def adversarial_loss(
+    config: PretrainConfig,
+    model: CLIP,
+    tokenizer: SimpleTokenizer,
+    batch: Batch,
+    images: Tensor,
+    targets: Tensor,
+    step: int,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean cross-entropy on PGD images within eps (grown linearly over the first quarter), same patches in and after it."""
+    with torch.no_grad():
+        texts = steps_of.encode_captions(model, tokenizer, batch.captions)
+    scale = model.logit_scale.exp().detach()
+
+    def loss_of(pixels: Tensor) -> Tensor:
+        logits = scale * steps_of.cosines(steps_of.encode_pixels(model, pixels), texts)
+        return steps_of.own_set_loss(logits, targets, batch.groups)
+
+    eps = config.eps * min(1.0, (step + 1) / (config.steps / 4))
+    noise = (torch.rand(images.shape, generator=generator) * 2 - 1).to(images.device)
+    adv = (images + eps * noise).clamp(0, 1)
+    for _ in range(config.attack_steps):
+        adv.requires_grad_(True)
+        (gradient,) = torch.autograd.grad(loss_of(adv), adv)
+        adv = adv.detach() + 1.5 * eps / config.attack_steps * gradient.sign()
+        adv = images + (adv - images).clamp(-eps, eps)
+        adv = adv.clamp(0, 1)
+    return loss_of(adv) / len(images)
+
+
+def autocast(config: PretrainConfig) -> torch.autocast:
+    return torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16")
+
+
+def accuracy(config: PretrainConfig, model: CLIP, tokenizer: SimpleTokenizer, check: Check) -> float:
+    with autocast(config), sdpa_kernel(SDPBackend.MATH):
+        return steps_of.zero_shot_accuracy(model, tokenizer, check.images, check.labels, check.names, check.template)
+
+
+def build(config: PretrainConfig) -> CLIP:
+    """The model before its first step: drawn from the seed or read from `init`; the adversarial objective needs `init`."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        model = CLIP(**config.architecture)
+    if config.init is not None:
+        if not config.init.is_file():
+            raise DataError(f"{config.init} is missing; init expects a safetensors file of the same architecture")
+        missing, unexpected = model.load_state_dict({k: v.float() for k, v in load_file(config.init).items()}, strict=False)
+        if set(missing) | set(unexpected):
+            raise CheckpointError(f"{config.init} holds another architecture; missing {missing[:2]}, unknown {unexpected[:2]}")
+    elif config.objective == "adversarial":
+        raise CheckpointError("the adversarial objective trains the image tower of a finished model; give its file as init")
+    model.visual.patch_dropout = steps_of.KeepPatches()
+    if config.objective == "adversarial":
+        for name, parameter in model.named_parameters():
+            parameter.requires_grad_(name.startswith("visual."))
+    return model.to(config.device)
+
+
+def save(path: Path, config: PretrainConfig, model: CLIP, trained: dict[str, Any], optimizer: Any, step: int) -> None:
+    """One safetensors file with weights, both moments of AdamW, the step and the configuration."""
+    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    for name, parameter in trained.items():
+        tensors |= {f"{key}/{name}": optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
+    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    metadata = {"step": str(step), "config": fingerprint(config)}
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
+
+
+def restore(path: Path, config: PretrainConfig, model: CLIP, trained: dict[str, Any], optimizer: Any) -> int:
+    """Load what `save` wrote, if anything, and return the step to go on from."""
+    if not path.is_file():
+        return 0
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    if metadata["config"] != fingerprint(config):
+        raise CheckpointError(f"{path} belongs to a run with other options; choose another output folder or remove it")
+    tensors, step = load_file(path), int(metadata["step"])
+    model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    for name, parameter in trained.items():
+        moments = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
+        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
+    return step
+
+
+def fingerprint(config: PretrainConfig) -> str:
+    """The options that decide the result, as JSON."""
+    return json.dumps(config.model_dump(mode="json", exclude={"data", "device", "report_every"}), sort_keys=True)
+
+
+def export(config: PretrainConfig, model: CLIP, out: Path) -> Path:
+    """Write `mini.safetensors` with `mini.json`, or the image tower as `mini-robust`, both in fp16."""
+    robust = config.objective == "adversarial"
+    name = "mini-robust" if robust else "mini"
+    state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
+    if robust:
+        state = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
+    path = out / f"{name}.safetensors"
+    write_whole(path, lambda temporary: save_file(state, temporary))
+    description = {
+        "name": name,
+        "architecture": config.architecture,
+        "mean": steps_of.MEAN,
+        "std": steps_of.STD,
+        "context_length": config.architecture["text_cfg"]["context_length"],
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "source": f"ironclip pretrain, {config.objective}; see CARD.md",
+    }
+    if robust:
+        description |= {"text_tower": "mini", "eps": config.eps}
+    write_json(out / f"{name}.json", description)
+    return path
+
+
+def main() -> None:
+    """`python -m ironclip.pretraining --out FOLDER [--key value ...]`, one option for each field of the configuration."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    for name in PretrainConfig.model_fields:
+        if name != "architecture":
+            parser.add_argument(f"--{name.replace('_', '-')}", dest=name, default=argparse.SUPPRESS)
+    options = vars(parser.parse_args())
+    out = options.pop("out")
+    print(pretrain(PretrainConfig(**options), out, lambda row: print(json.dumps(row), flush=True)))
+
+
+if __name__ == "__main__":
+    main()
