@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from ironclip.errors import DataError, UsageError
+from ironclip.runs.environment import peak_memory
 from ironclip.runs.folder import EvaluationFolder
 from ironclip.runs.pictures import Example, load_examples, save_examples
 from ironclip.runs.records import Quantise, Record, Sample, Setup, Timing, describe
@@ -179,7 +180,7 @@ def evaluate_into(
     )
     before = timing or Timing()
     seconds = sum(entry["seconds"] for entry in folder.entries() if entry.get("event") == "evaluated")
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else peak_memory()
     spent = {"evaluate_seconds": seconds, "peak_memory_bytes": max(peak, before.peak_memory_bytes)}
     setup = setup.model_copy(update={"threat": replace(setup.threat, resolution=found.resolution)})
     ran = constants(classifier, attacks, setup.threat, surrogates)

@@ -1,7 +1,9 @@
 """On what a run was made: versions, device, commit. Imports none of the packages it names."""
 
 import platform
+import resource
 import subprocess
+import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -21,6 +23,12 @@ def environment(device: str = "") -> dict[str, str]:
     if commit := _commit(Path(__file__).resolve().parents[1]):
         facts["commit"] = commit
     return facts
+
+
+def peak_memory() -> int:
+    """The largest resident size of this process so far, in bytes."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _commit(package: Path) -> str:

@@ -206,23 +206,30 @@ class Record(Setup):
 
 
 def describe(attack: object) -> dict[str, Any]:
-    """An attack as JSON values: the name of its class or function and all its constants."""
+    """Any attack as JSON values: the name of its class or function, all its constants, and under "derived" what follows
+    from them. For attacks of the catalogue this is what `attacks.describe` says."""
     if isinstance(attack, functools.partial):
-        return {"attack": attack.func.__name__, **{key: _plain(value) for key, value in sorted(attack.keywords.items())}}
-    name = getattr(attack, "__name__", type(attack).__name__).lower()
-    if dataclasses.is_dataclass(attack):
-        return {"attack": name, **{field.name: _plain(getattr(attack, field.name)) for field in dataclasses.fields(attack)}}
-    return {"attack": name}
+        options = {key: _plain(value) for key, value in sorted(attack.keywords.items())}
+        return {"attack": attack.func.__name__, **options, "derived": {}}
+    name = getattr(attack, "__name__", type(attack).__name__.lower())
+    fields = dataclasses.fields(attack) if dataclasses.is_dataclass(attack) else ()
+    return {
+        "attack": name,
+        **{field.name: _plain(getattr(attack, field.name)) for field in fields},
+        "derived": _plain(getattr(attack, "derived", {})),
+    }
 
 
-def _plain(value: object) -> Any:
+def _plain(value: Any) -> Any:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
-    return describe(value) if dataclasses.is_dataclass(value) or callable(value) else str(value)
+    if dataclasses.is_dataclass(value) or isinstance(value, functools.partial):
+        return describe(value)
+    return f"{value.__module__}:{value.__qualname__}" if hasattr(value, "__qualname__") else str(value)
 
 
 def digest(samples: Iterable[Sample]) -> str:
