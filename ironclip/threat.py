@@ -1,7 +1,6 @@
 """What an attacker may do: the radius, its norm, and which classifier the attack is handed. Imports no torch."""
 
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from typing import Any, Literal
 
 from ironclip.errors import UsageError
@@ -23,7 +22,8 @@ def parse_eps(value: str | float, norm: str = "linf") -> float:
         UsageError: not a number, negative, or an l-infinity radius above 1.
     """
     try:
-        eps = float(Fraction(value.replace(" ", ""))) if isinstance(value, str) else float(value)
+        above, _, below = value.partition("/") if isinstance(value, str) else (value, "", "")
+        eps = float(above) / float(below or 1)
     except (ValueError, TypeError, ZeroDivisionError):
         raise UsageError(f"eps is a number or a fraction such as 4/255; got {value!r}") from None
     if not 0 <= eps < float("inf"):

@@ -3,6 +3,10 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("ironclip", deadline=None, derandomize=True, database=None)
+settings.load_profile("ironclip")
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

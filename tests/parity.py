@@ -56,12 +56,11 @@ def parity_state(folder: Path) -> dict[str, Tensor]:
     Args:
         folder: the parity folder.
     """
-    state = {name: value.float() for name, value in load_file(folder / "clip" / "weights.safetensors").items() if "ids" not in name}
-    ids = load_file(folder / "clip" / "weights.safetensors")["token_embedding.ids"].long()
-    rows = state.pop("token_embedding.rows")
+    state = load_file(folder / "clip" / "weights.safetensors")
+    ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows").float()
     table = torch.full((49408, rows.shape[1]), torch.nan)
     table[ids] = rows
-    return {**state, "token_embedding.weight": table}
+    return {**{name: value.float() for name, value in state.items()}, "token_embedding.weight": table}
 
 
 def parity_clip(folder: Path, dtype: torch.dtype = torch.float64) -> open_clip.CLIP:

@@ -1,0 +1,39 @@
+"""Tiny models and images on which an attack's answer is known or quickly found."""
+
+import torch
+from torch import Tensor, nn
+
+
+def linear(classes: int = 5, pixels: int = 48, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """Logits W x + b of flattened images."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(pixels, classes))
+    return _drawn(model, seed).to(dtype).eval()
+
+
+def convnet(classes: int = 5, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
+    """A small smooth network with batch norm and dropout, so that a change of mode shows."""
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(0.5),
+        nn.Linear(32, classes),
+    )  # fmt: skip
+    return _drawn(model, seed, gain=2.0).to(dtype).eval()
+
+
+def pictures(count: int = 12, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
+    """[B, 3, 4, 4] images in [0, 1]; about a third of the pixels lie at 0 or 1."""
+    drawn = torch.rand(count, 3, 4, 4, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return (drawn * 1.5 - 0.25).clamp(0, 1).to(dtype)
+
+
+def predicted(model: nn.Module, images: Tensor) -> Tensor:
+    """[B] classes the model sees, a natural choice of labels: every image is right at first."""
+    with torch.no_grad():
+        return model(images).argmax(1)
+
+
+def _drawn(model: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        scale = gain / max(parameter[0].numel(), 1) ** 0.5 if parameter.ndim > 1 else 0.1
+        nn.init.normal_(parameter, mean=0.0 if parameter.ndim > 1 else 0.05, std=scale, generator=generator)
+    return model
