@@ -6,8 +6,11 @@ Names that need torch are imported on first use, so that listing data sets stays
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ironclip.data.catalogue import Entry, catalogue, templates_of
+from ironclip.data.checking import Availability, Prepared, Report, available, check, prepare
 from ironclip.data.images import Bad, BadPicture, decode, fit
 from ironclip.data.opening import open_dataset
+from ironclip.data.packing import cache_folder
 from ironclip.data.records import Dataset, Item, Source
 from ironclip.data.sampling import base_to_new, few_shot, stratified_split, subset
 
@@ -15,22 +18,32 @@ if TYPE_CHECKING:
     from ironclip.data.batches import EvalSet, Pictures, TrainSet, load_images
 
 __all__ = [
+    "Availability",
     "Bad",
     "BadPicture",
     "Dataset",
+    "Entry",
     "EvalSet",
     "Item",
     "Pictures",
+    "Prepared",
+    "Report",
     "Source",
     "TrainSet",
+    "available",
     "base_to_new",
+    "cache_folder",
+    "catalogue",
+    "check",
     "decode",
     "few_shot",
     "fit",
     "load_images",
     "open_dataset",
+    "prepare",
     "stratified_split",
     "subset",
+    "templates_of",
 ]
 
 _LAZY = dict.fromkeys(("EvalSet", "Pictures", "TrainSet", "load_images"), "ironclip.data.batches")

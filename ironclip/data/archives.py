@@ -8,14 +8,26 @@ import json
 import zipfile
 from pathlib import Path
 
+from ironclip.data.catalogue import templates_of
 from ironclip.data.names import prompt_name
-from ironclip.data.records import SPLITS, TEMPLATE, Dataset, Source, ZipSource, enumerate_items
+from ironclip.data.records import SPLITS, Dataset, Source, ZipSource, enumerate_items
 from ironclip.errors import DataError
 
 
 def is_archive(folder: Path) -> bool:
     """Whether the folder is such a set."""
     return (folder / "images.zip").is_file() and (folder / "index.json").is_file()
+
+
+def archive_classes(folder: Path) -> int | None:
+    """How many classes such a set has; None for other folders and for sets without labels."""
+    if not is_archive(folder):
+        return None
+    try:
+        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
+        return len(index["classes"]) if index["items"][0]["label"] is not None else None
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return None
 
 
 def open_archive(folder: Path, templates: tuple[str, ...] | None = None) -> Dataset:
@@ -47,10 +59,12 @@ def open_archive(folder: Path, templates: tuple[str, ...] | None = None) -> Data
         if split not in pairs:
             raise DataError(f"{folder / 'index.json'}: split {split!r} of {name}; expected {', '.join(SPLITS)}")
         pairs[split].append((ZipSource(archive, name), label))
+    name = index.get("dataset", folder.name)
+    given = index.get("templates")
     return Dataset(
-        name=index.get("dataset", folder.name),
+        name=name,
         classes=classes,
-        templates=templates or tuple(index.get("templates", (TEMPLATE,))),
+        templates=templates or (tuple(given) if given else templates_of(name)),
         splits={split: enumerate_items(found) for split, found in pairs.items()},
         origin=index.get("splits_from", "index.json"),
     )

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from ironclip.errors import DataError
 
@@ -49,7 +50,7 @@ def read_classes(file: Path | str, folders: Sequence[str]) -> tuple[str, ...]:
         DataError: no such file, a folder without a name, another number of names than classes.
     """
     if str(file) == "imagenet":
-        return _named(shipped_classes("imagenet_wnids"), folders, "imagenet")
+        return _named(imagenet_names(), folders, "imagenet")
     path = Path(file)
     try:
         text = path.read_text(encoding="utf-8-sig")
@@ -85,6 +86,18 @@ def _named(names: Mapping[str, str], folders: Sequence[str], where: str) -> tupl
     return tuple(prompt_name(names[folder]) for folder in folders)
 
 
-def shipped_classes(name: str) -> dict[str, str]:
-    """{folder or id: class name} of a list shipped in `classes/`, in label order."""
+def imagenet_names() -> dict[str, str]:
+    """{WordNet id: name} of the 1000 ImageNet classes in label order: the names published with CLIP."""
+    return _shipped("imagenet")
+
+
+def shipped_classes(dataset: str) -> tuple[str, ...] | None:
+    """The class names of a known set in label order, as they stand in its split file; None where they come with the set."""
+    if not resources.files("ironclip.data").joinpath("classes", f"{dataset}.json").is_file():
+        return None
+    found = _shipped(dataset)
+    return tuple(found.values() if isinstance(found, dict) else found)
+
+
+def _shipped(name: str) -> Any:
     return json.loads(resources.files("ironclip.data").joinpath("classes", f"{name}.json").read_text(encoding="utf-8"))

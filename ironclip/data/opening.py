@@ -1,18 +1,25 @@
 """A data set from its name or from a path."""
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
-from ironclip.data.archives import is_archive, open_archive
+from ironclip.data.archives import archive_classes, is_archive, open_archive
+from ironclip.data.catalogue import Entry, catalogue, choose_templates
+from ironclip.data.coop import image_folder, open_aircraft, open_coop
 from ironclip.data.folders import FRACTIONS, open_folder, open_table
 from ironclip.data.records import Dataset
-from ironclip.errors import DataError, unknown
+from ironclip.errors import DataError, UsageError, unknown
+
+Root = Path | str | Sequence[Path | str] | None
 
 
-def data_roots(root: Path | str | None = None) -> tuple[Path, ...]:
+def data_roots(root: Root = None) -> tuple[Path, ...]:
     """Where sets are looked for by name: the argument, or IRONCLIP_DATA (several, separated as in PATH), or ./data."""
-    if root is not None:
+    if isinstance(root, Path | str):
         return (Path(root),)
+    if root:
+        return tuple(Path(part) for part in root)
     named = os.environ.get("IRONCLIP_DATA", "")
     return tuple(Path(part) for part in named.split(os.pathsep) if part) or (Path("data"),)
 
@@ -20,20 +27,125 @@ def data_roots(root: Path | str | None = None) -> tuple[Path, ...]:
 def open_dataset(
     name: str | Path,
     *,
-    root: Path | str | None = None,
+    root: Root = None,
+    split_file: Path | str | None = None,
     classes_file: Path | str | None = None,
-    templates: tuple[str, ...] | None = None,
+    templates: str | Sequence[str] | None = None,
     seed: int = 0,
     fractions: tuple[float, float, float] = FRACTIONS,
+    allow_own_split: bool = False,
+    download: bool = False,
 ) -> Dataset:
-    """The data set with this name or at this path."""
-    path = next((base / name for base in data_roots(root) if (base / name).exists()), Path(name))
+    """The data set with this name or at this path.
+
+    Names: those of `catalogue()`; `shapes:sketch`; `imagenet_a:1000` (scored over all of ImageNet's classes);
+    `torchvision:dtd` (torchvision's split instead of CoOp's); `hf:owner/name`; a folder below a data root. Paths: a folder
+    for each class (with `train`, `val`, `test` or without), a CSV table, a folder with `images.zip` and `index.json`, a
+    folder in CoOp's layout.
+
+    Args:
+        root: where sets are looked for by name; default IRONCLIP_DATA, else ./data.
+        split_file: CoOp's split file, if it does not lie beside the pictures.
+        classes_file: names for the classes of an own folder or table, or "imagenet"; see `names.read_classes`.
+        templates: one or several prompts with {}, or a kind: `single` (default), `ensemble`, `tecoa`.
+        seed, fractions: of a split made here, where the set has none.
+        allow_own_split: for a benchmark whose official lists are missing.
+        download: let torchvision or the hub fetch what is missing.
+
+    Raises:
+        UsageError: unknown name.
+        DataError: the set is missing, empty, damaged or not what it should be.
+    """
+    name = str(name)
+    if name.startswith("hf:"):
+        from ironclip.data.hub import open_hub
+
+        return open_hub(name[3:], templates=templates, download=download, seed=seed, fractions=fractions)
+    roots = data_roots(root)
+    prefix, _, rest = name.partition(":")
+    if prefix == "torchvision" and rest in catalogue():
+        from ironclip.data.torchvision_sets import open_torchvision
+
+        return open_torchvision(catalogue()[rest], roots, choose_templates(rest, templates), download=download, seed=seed)
+    if prefix in catalogue():
+        return _open_known(
+            catalogue()[prefix],
+            rest,
+            roots,
+            choose_templates(prefix, templates),
+            split=Path(split_file) if split_file is not None else None,
+            allow_own_split=allow_own_split,
+            seed=seed,
+            download=download,
+        )
+    path = next((base / name for base in roots if (base / name).exists()), Path(name).expanduser())
     if not path.exists():
-        raise unknown("data set", str(name), ())
-    if path.is_file() and path.suffix.lower() in (".csv", ".tsv"):
-        return open_table(path, classes_file=classes_file, templates=templates, seed=seed, fractions=fractions)
-    if not path.is_dir():
-        raise DataError(f"{path}: expected a folder or a CSV table")
+        _refuse(name, roots)
+    return _open_path(path, templates, classes_file, seed, fractions)
+
+
+def _refuse(name: str, roots: Sequence[Path]) -> None:
+    if "/" in name or os.sep in name or Path(name).suffix:
+        raise DataError(
+            f"{name}: no such file or folder; give the path of a folder of pictures or of a CSV table, or a known name"
+        )
+    there = [path.name for base in roots if base.is_dir() for path in base.iterdir() if archive_classes(path) is not None]
+    raise unknown("data set", name, {*catalogue(), *there})
+
+
+def _open_known(
+    entry: Entry,
+    variant: str,
+    roots: Sequence[Path],
+    templates: tuple[str, ...],
+    *,
+    split: Path | None,
+    allow_own_split: bool,
+    seed: int,
+    download: bool,
+) -> Dataset:
+    if entry.layout == "generated":
+        from ironclip.data.generated import open_shapes
+
+        return open_shapes(variant, templates)
+    label_space = int(variant) if variant.isdecimal() and entry.layout == "imagenet_wnids" else None
+    if variant and label_space is None:
+        raise UsageError(f"{entry.name} has no variant {variant!r}; write {entry.name}")
+    packed = next((root / entry.name for root in roots if is_archive(root / entry.name)), None)
+    if packed is not None:
+        return open_archive(packed, templates)
+    if entry.layout == "torchvision" or (download and entry.downloads and image_folder(entry, roots) is None):
+        from ironclip.data.torchvision_sets import load, open_torchvision
+
+        if entry.layout == "torchvision":
+            return open_torchvision(entry, roots, templates, download=download, seed=seed)
+        load(entry, roots, next(iter(entry.arguments)), download=True)
+    if entry.layout == "coop":
+        return open_coop(entry, roots, templates, split=split, allow_own_split=allow_own_split, seed=seed)
+    if entry.layout == "aircraft":
+        return open_aircraft(entry, roots, templates)
+    from ironclip.data.imagenet import open_imagenet
+
+    return open_imagenet(entry, roots, templates, label_space=label_space)
+
+
+def _open_path(
+    path: Path,
+    templates: str | Sequence[str] | None,
+    classes_file: Path | str | None,
+    seed: int,
+    fractions: tuple[float, float, float],
+) -> Dataset:
+    chosen = choose_templates(path.stem if path.is_file() else path.name, templates)
+    if path.is_file():
+        if path.suffix.lower() not in (".csv", ".tsv"):
+            raise DataError(f"{path}: expected a folder of pictures or a table (.csv); got a {path.suffix or 'file'}")
+        return open_table(path, classes_file=classes_file, templates=chosen, seed=seed, fractions=fractions)
     if is_archive(path):
-        return open_archive(path, templates)
-    return open_folder(path, classes_file=classes_file, templates=templates, seed=seed, fractions=fractions)
+        return open_archive(path, None if templates is None else chosen)
+    known = next((entry for entry in catalogue().values() if entry.split and (path / entry.split).is_file()), None)
+    if known is not None:
+        places = (path.joinpath(*Path(images).parts[1:]) for images in known.images)
+        folder = next((place for place in places if place.is_dir()), path)
+        return open_coop(known, (), choose_templates(known.name, templates), folder=folder, split=path / str(known.split))
+    return open_folder(path, classes_file=classes_file, templates=chosen, seed=seed, fractions=fractions)

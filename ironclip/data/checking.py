@@ -1,0 +1,233 @@
+"""What is behind `ironclip data list`, `check` and `prepare`: values to print, nothing printed here."""
+
+import hashlib
+import os
+import warnings
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ironclip.data.archives import is_archive
+from ironclip.data.catalogue import Entry, catalogue
+from ironclip.data.coop import image_folder, split_file
+from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
+from ironclip.data.opening import Root, data_roots, open_dataset
+from ironclip.data.packing import Progress, cache_folder, in_order
+from ironclip.data.records import SPLITS, Dataset, Item
+from ironclip.errors import DataError, UsageError
+
+
+@dataclass(frozen=True)
+class Availability:
+    """Whether a known set is here. found: its folder; looked: the places tried; how: the way to get it, one sentence."""
+
+    name: str
+    found: str | None
+    missing: str | None
+    looked: tuple[str, ...]
+    how: str
+    classes: int | None
+    licence: str
+    source: str
+
+    @property
+    def ready(self) -> bool:
+        return self.found is not None and self.missing is None
+
+
+def available(root: Root = None) -> tuple[Availability, ...]:
+    """Every set known by name, and every zip set below the data roots; opens no picture and imports no torch."""
+    roots = data_roots(root)
+    known = tuple(_look(entry, roots) for entry in catalogue().values())
+    others = sorted(path for base in roots if base.is_dir() for path in base.iterdir() if is_archive(path))
+    found = tuple(
+        Availability(
+            path.name, str(path), None, (str(path),), "it is there", None, "see its index.json", "zip set in the data root"
+        )
+        for path in others
+        if path.name not in catalogue()
+    )
+    return known + found
+
+
+def _look(entry: Entry, roots: Sequence[Path]) -> Availability:
+    packed = [root / entry.name for root in roots]
+    looked = [str(place) for place in packed] + [str(root / images) for root in roots for images in entry.images]
+    found: Path | str | None = next((place for place in packed if is_archive(place)), None)
+    missing = None
+    if entry.layout == "generated":
+        found, looked = "generated", []
+    elif found is None and entry.layout == "torchvision":
+        looked = [str(root / place) for root in roots for place in _torchvision_places(entry)]
+        found = next((place for place in looked if os.path.exists(place)), None)
+    elif found is None:
+        found = image_folder(entry, roots)
+        if found is not None and entry.split and split_file(entry, roots) is None:
+            missing = f"the split file {entry.split}"
+    return Availability(
+        entry.name,
+        str(found) if found is not None else None,
+        missing,
+        tuple(looked),
+        entry.how(),
+        entry.classes,
+        entry.licence,
+        entry.source,
+    )
+
+
+def _torchvision_places(entry: Entry) -> Sequence[str]:
+    """Files or folders that torchvision leaves below its root."""
+    return {
+        "cifar10": ("cifar-10-batches-py",),
+        "cifar100": ("cifar-100-python",),
+        "stl10": ("stl10_binary",),
+        "svhn": ("test_32x32.mat",),
+        "mnist": ("MNIST",),
+        "imagenette": ("imagenette2",),
+    }.get(entry.name, (entry.name,))
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a check found. counts: pictures of each split; bad: split -> pictures that cannot be used; problems: what is wrong
+    with the set as a whole; repeated: pictures with identical pixels in two splits or under two classes."""
+
+    name: str
+    problems: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    origin: str = ""
+    sha256: str | None = None
+    classes: tuple[str, ...] = ()
+    counts: Mapping[str, int] = field(default_factory=dict)
+    smallest_class: Mapping[str, int] = field(default_factory=dict)
+    bad: Mapping[str, tuple[Bad, ...]] = field(default_factory=dict)
+    repeated: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether a run can start without anything to repair."""
+        return not self.problems and not any(self.bad.values())
+
+
+def check(
+    dataset: Dataset | str | Path,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    progress: Progress | None = None,
+    decode: bool = True,
+    **options: Any,
+) -> Report:
+    """Everything wrong with a set: what is missing, pictures that cannot be used with reasons, pictures in two splits.
+
+    Args:
+        dataset: a set, or its name or path with the options of `open_dataset`; a set that cannot be opened is a problem in
+            the report, an unknown name an error.
+        decode: read every picture; otherwise only the lists are checked.
+        progress: called with (pictures done, pictures in all).
+
+    Raises:
+        UsageError: unknown name or option.
+    """
+    if not isinstance(dataset, Dataset):
+        try:
+            dataset = open_dataset(dataset, **options)
+        except DataError as problem:
+            return Report(name=str(dataset), problems=(str(problem),))
+    notes = dataset.notes
+    counts = {split: len(dataset.splits[split]) for split in SPLITS}
+    expected = catalogue()[dataset.name].counts if dataset.name in catalogue() else None
+    if expected is not None and tuple(counts.values()) != expected:
+        notes += (f"{_slashed(counts.values())} pictures (train / val / test); the benchmark has {_slashed(expected)}",)
+    bad, repeated = _read_all(dataset, max_pixels, progress) if decode else ({}, ())
+    return Report(
+        name=dataset.name,
+        notes=notes,
+        origin=dataset.origin,
+        sha256=dataset.sha256,
+        classes=dataset.classes,
+        counts=counts,
+        smallest_class={split: min(dataset.counts(split)) for split in SPLITS},
+        bad=bad,
+        repeated=repeated,
+    )
+
+
+def _slashed(numbers: Any) -> str:
+    return " / ".join(str(number) for number in numbers)
+
+
+def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[str, tuple[Bad, ...]], tuple[tuple[str, ...], ...]]:
+    rows = [(split, item) for split in SPLITS for item in dataset.splits[split]]
+    bad: dict[str, list[Bad]] = {split: [] for split in SPLITS}
+    same: dict[bytes, list[tuple[str, Item]]] = defaultdict(list)
+
+    def one(row: tuple[str, Item]) -> bytes | BadPicture:
+        try:
+            image = decode_quietly(row[1].source, max_pixels)
+        except BadPicture as problem:
+            return problem
+        return hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.size).encode()).digest()
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for done, (row, outcome) in enumerate(zip(rows, in_order(one, rows)), 1):
+            if isinstance(outcome, BadPicture):
+                bad[row[0]].append(Bad(outcome.name, outcome.reason))
+            else:
+                same[outcome].append(row)
+            if progress is not None:
+                progress(done, len(rows))
+    repeated = tuple(
+        tuple(f"{split}: {item.source.name}" for split, item in group)
+        for group in same.values()
+        if len({(split, item.label) for split, item in group}) > 1
+    )
+    return {split: tuple(found) for split, found in bad.items()}, repeated
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What `prepare` left behind: the set, and of each split how many pictures were decoded and which were left out."""
+
+    dataset: Dataset
+    resolution: int
+    cache: Path
+    decoded: Mapping[str, int]
+    dropped: Mapping[str, tuple[Bad, ...]]
+
+
+def prepare(
+    name: str | Path,
+    *,
+    resolution: int = 224,
+    splits: Sequence[str] = SPLITS,
+    cache: Path | str | None = None,
+    download: bool = True,
+    progress: Progress | None = None,
+    **options: Any,
+) -> Prepared:
+    """Fetch a set (through torchvision or the hub, where possible) and decode its test crops into the cache.
+
+    Args:
+        resolution: that of the backbone to be used, in pixels.
+        options: those of `open_dataset`.
+
+    Raises:
+        UsageError: unknown name or split.
+        DataError: the set is not there and cannot be fetched; the message says how to get it.
+    """
+    from ironclip.data.batches import load_images
+
+    if resolution < 1:
+        raise UsageError(f"resolution is a number of pixels, at least 1; got {resolution}")
+    dataset = open_dataset(name, download=download, **options)
+    decoded: dict[str, int] = {}
+    dropped: dict[str, tuple[Bad, ...]] = {}
+    for split in splits:
+        if dataset.splits.get(split):
+            pictures = load_images(dataset.items(split), resolution, cache=cache, progress=progress)
+            decoded[split], dropped[split] = len(pictures), pictures.dropped
+    return Prepared(dataset, resolution, cache_folder(cache), decoded, dropped)

@@ -1,0 +1,79 @@
+"""Data sets of the Hugging Face hub, through the optional library `datasets`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from ironclip.data.catalogue import choose_templates
+from ironclip.data.folders import ALIASES, FRACTIONS
+from ironclip.data.names import doubts, prompt_name
+from ironclip.data.records import SPLITS, Dataset, Source, enumerate_items
+from ironclip.data.sampling import stratified_split
+from ironclip.data.torchvision_sets import IndexedSource
+from ironclip.errors import DataError, UsageError
+
+
+def open_hub(
+    name: str,
+    *,
+    templates: str | Sequence[str] | None = None,
+    download: bool = False,
+    seed: int = 0,
+    fractions: tuple[float, float, float] = FRACTIONS,
+) -> Dataset:
+    """The set `owner/name` or `owner/name@configuration`; its picture and label columns are found by their types.
+
+    Args:
+        download: without it only what the library has already fetched is used.
+
+    Raises:
+        UsageError: the library is not installed.
+        DataError: the set cannot be loaded or has no picture or no label column.
+    """
+    try:
+        import datasets
+    except ImportError:
+        raise UsageError(f'hf:{name} needs the library `datasets`; install it with: pip install "ironclip[hf]"') from None
+    repository, _, configuration = name.partition("@")
+    try:
+        local = datasets.DownloadConfig(local_files_only=not download)
+        parts = datasets.load_dataset(repository, configuration or None, download_config=local)
+    except Exception as problem:  # the library raises errors of a dozen packages
+        hint = "" if download else "; it may have to be downloaded first (`ironclip data prepare`)"
+        raise DataError(f"hf:{name} cannot be loaded: {' '.join(str(problem).split())}{hint}") from problem
+    first = next(iter(parts.values()))
+    picture = _column(name, first, "a picture", lambda feature: type(feature).__name__ == "Image")
+    label = _column(name, first, "a label", lambda feature: type(feature).__name__ == "ClassLabel", ("label", "labels", "class"))
+    values = {split: list(part[label]) for split, part in parts.items()}
+    folders = getattr(first.features[label], "names", None)
+    if folders is None:
+        folders = sorted({str(value) for column in values.values() for value in column})
+        values = {split: [folders.index(str(value)) for value in column] for split, column in values.items()}
+    found: dict[str, list[tuple[Source, int]]] = {split: [] for split in SPLITS}
+    for split, part in parts.items():
+        if ALIASES.get(split) is None:
+            continue
+        found[ALIASES[split]] += [(IndexedSource(part, k, f"{split}/{k:06d}", picture), v) for k, v in enumerate(values[split])]
+    origin = f"hub {name}"
+    if found["val"] and not found["test"]:
+        found["test"], found["val"] = found["val"], []
+        origin += ", validation as test"
+    if not found["test"]:
+        found = dict(stratified_split(found["train"], [source.name for source, _ in found["train"]], fractions, seed))
+        origin += f", own split, seed {seed}"
+    classes = tuple(prompt_name(folder) for folder in folders)
+    return Dataset(
+        name=f"hf:{name}",
+        classes=classes,
+        templates=choose_templates(name, templates),
+        splits={split: enumerate_items(pairs) for split, pairs in found.items()},
+        origin=origin,
+        notes=doubts(folders, classes),
+    )
+
+
+def _column(name: str, part: Any, what: str, fits: Any, usual: Sequence[str] = ()) -> str:
+    found = [column for column, feature in part.features.items() if fits(feature)]
+    found = found or [column for column in usual if column in part.features]
+    if not found:
+        raise DataError(f"hf:{name} has no column with {what}; columns: {', '.join(part.features)}")
+    return found[0]
