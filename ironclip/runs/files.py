@@ -53,18 +53,18 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     """
     text = "".join(f"{line}\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
+    with path.open("ab+", buffering=0) as file:
         whole = file.seek(0, os.SEEK_END)
         if whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
-            file.seek(0)
-            whole = _whole_length(file.read())
+            whole = _whole_length(path.read_bytes())
             file.truncate(whole)
         try:
-            file.write(text)
-            file.flush()
+            left = memoryview(text)
+            while left:
+                left = left[file.write(left) :]
             os.fsync(file.fileno())
         except OSError:
-            os.ftruncate(file.fileno(), whole)
+            file.truncate(whole)
             raise
 
 
