@@ -1,0 +1,213 @@
+"""Weights from files of every format we read, checked, without ever unpickling more than tensors.
+
+Formats: safetensors; `torch.save` files read with `weights_only=True` (a state dict, perhaps under `state_dict`; TeCoA's
+`*.pth.tar` with `vision_encoder_state_dict`; FARE's bare image tower); OpenAI's TorchScript archives.
+"""
+
+import hashlib
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from ironclip.errors import CheckpointError
+
+Layout = Literal["clip", "visual"]
+# Numbers that OpenAI's archives keep among the tensors; `input_resolution` occurs in nobody else's.
+OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
+# Constants that some files repeat and open_clip computes.
+COMPUTED = (*OPENAI_NUMBERS, "attn_mask", "text.attn_mask")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a file holds.
+
+    Args:
+        layout: "clip": both towers, open_clip's names; "visual": an image tower alone, names without `visual.`.
+        openai: it is OpenAI's own file (recognised by its format).
+        metadata: of a safetensors file, else empty.
+    """
+
+    path: Path
+    state: dict[str, Tensor]
+    layout: Layout
+    openai: bool = False
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """The tensors of a weights file.
+
+    Raises:
+        CheckpointError: no such file, not a weights file, damaged, holding more than tensors, or not a CLIP.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else ""))
+    with path.open("rb") as file:
+        head = file.read(16)
+    metadata: Mapping[str, str] = {}
+    openai = False
+    if len(head) > 8 and head[8:9] == b"{":
+        state, metadata = _read_safetensors(path)
+    elif head[:4] == b"PK\x03\x04" and _is_torchscript(path):
+        state, openai = _read_torchscript(path), True
+    elif head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
+        state = _read_torch(path)
+    else:
+        raise CheckpointError(
+            f"{path} is not a weights file: expected safetensors or a torch file (.pt, .bin, .pth.tar); {_kind(head)}"
+        )
+    return _tidy(path, state, openai, metadata)
+
+
+def _kind(head: bytes) -> str:
+    known = {
+        b"\xff\xd8\xff": "a JPEG picture",
+        b"\x89PNG": "a PNG picture",
+        b"version https": "a Git LFS pointer",
+        b"\x1f\x8b": "gzip",
+    }
+    names = [name for start, name in known.items() if head.startswith(start)]
+    return f"it is {names[0]}" if names else ("it is empty" if not head else f"it starts with {head[:8]!r}")
+
+
+def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} is a damaged or truncated safetensors file: {_line(error)}") from None
+
+
+def _is_torchscript(path: Path) -> bool:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any("/code/" in name for name in archive.namelist())
+    except zipfile.BadZipFile:
+        return False
+
+
+def _read_torchscript(path: Path) -> dict[str, Tensor]:
+    try:
+        with warnings.catch_warnings():
+            # The format is OpenAI's choice; torch calls the whole of TorchScript deprecated.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            return dict(torch.jit.load(path, map_location="cpu").state_dict())
+    except (RuntimeError, ValueError) as error:
+        raise CheckpointError(f"{path} is a damaged or foreign TorchScript archive: {_line(error)}") from None
+
+
+def _read_torch(path: Path) -> Any:
+    # TeCoA's files keep their best accuracy as a NumPy number beside the tensors; it is read as a plain number.
+    scalar: Any = np.float64(0).__reduce__()[0]
+    numbers: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
+    kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
+    try:
+        with torch.serialization.safe_globals([*numbers, np.dtype, *kinds]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "weights_only" in str(error).lower() or "Unsupported" in str(error):
+            raise CheckpointError(
+                f"{path} holds Python objects beside tensors, which are never unpickled; save its state dict alone"
+            ) from None
+        raise CheckpointError(f"{path} is a damaged torch file: {_line(error)}") from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, AttributeError, IndexError) as error:
+        raise CheckpointError(f"{path} is a damaged or truncated torch file: {_line(error)}") from None
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+
+
+def _tidy(path: Path, loaded: Any, openai: bool, metadata: Mapping[str, str]) -> Checkpoint:
+    """Unwrap, strip prefixes, and tell an image tower from a whole CLIP."""
+    if isinstance(loaded, Mapping):
+        loaded = loaded.get("vision_encoder_state_dict", loaded.get("state_dict", loaded))
+    if not isinstance(loaded, Mapping):
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a state dict")
+    state = {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
+    for prefix in ("module.", "model."):
+        if state and all(name.startswith(prefix) for name in state):
+            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
+    openai = openai or "input_resolution" in state
+    state = {name: tensor for name, tensor in state.items() if name not in COMPUTED}
+    if any("vision_model." in name for name in state):
+        raise CheckpointError(
+            f"{path} has the names of transformers' CLIPModel; expected open_clip's (export the model from open_clip)"
+        )
+    if state and all(name.startswith("visual.") for name in state):
+        state = {name.removeprefix("visual."): tensor for name, tensor in state.items()}
+    alone = any(name.split(".")[0] in ("class_embedding", "layer1", "trunk") for name in state)
+    if not alone and not any(name.startswith("visual.") for name in state):
+        names = ", ".join(list(state)[:3]) or "none"
+        raise CheckpointError(f"{path} holds no CLIP weights: expected names such as visual.conv1.weight; got {names}")
+    for name, tensor in state.items():
+        if not tensor.isfinite().all():
+            raise CheckpointError(f"{path} holds NaN or infinity in {name}")
+    return Checkpoint(path, state, "visual" if alone else "clip", openai, metadata)
+
+
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
+    """Copy the tensors into the module, in its precision; every name and shape must agree.
+
+    Raises:
+        CheckpointError: names the first tensor that is missing, of another shape, or too many, and what the file looks like.
+    """
+    expected = module.state_dict()
+    got = dict(state)
+    for name, tensor in expected.items():
+        if name.endswith("num_batches_tracked"):
+            got.setdefault(name, tensor)  # a counter that older files do not have and evaluation does not use
+        elif name in ("logit_scale", "logit_bias") and name in got and got[name].numel() == 1:
+            got[name] = got[name].reshape(tensor.shape)
+    missing = [name for name in expected if name not in got]
+    wrong = [name for name in expected if name in got and got[name].shape != expected[name].shape]
+    extra = [name for name in got if name not in expected]
+    if wrong:
+        name = wrong[0]
+        problem = f"{name} is {list(got[name].shape)}, expected {list(expected[name].shape)}"
+    elif missing:
+        problem = f"{len(missing)} of {len(expected)} tensors are missing, first {missing[0]}"
+    elif extra:
+        problem = f"it has {len(extra)} tensors too many, first {extra[0]}"
+    else:
+        module.load_state_dict(got)
+        return
+    raise CheckpointError(f"{path} does not fit {what}: {problem}; the file holds {_look(state)}")
+
+
+def _look(state: Mapping[str, Tensor]) -> str:
+    """The image tower of these weights in words."""
+    names = {name.removeprefix("visual."): tensor for name, tensor in state.items()}
+    if any(name.startswith("trunk.") for name in names):
+        return "a timm image tower"
+    if "layer1.0.conv1.weight" in names:
+        blocks = [len({name.split(".")[1] for name in names if name.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4)]
+        return f"a ResNet with {blocks} blocks of width {len(names['layer1.0.conv1.weight'])}"
+    patches = names.get("conv1.weight")
+    if patches is None or patches.ndim != 4:
+        return f"tensors such as {', '.join(sorted(state)[:3])}"
+    layers = len(
+        {name.split(".")[2] for name in names if name.startswith("transformer.resblocks.") and f"visual.{name}" in state}
+    )
+    layers = layers or len({name.split(".")[2] for name in names if name.startswith("transformer.resblocks.")})
+    return f"a ViT with patch {patches.shape[-1]}, width {len(patches)} and {layers} layers"
+
+
+def tensor_hash(module: nn.Module) -> str:
+    """sha256 over the names, shapes and float32 bytes of all weights, in order of name: the same for every file format."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        if tensor.is_floating_point():
+            digest.update(f"{name}{list(tensor.shape)}".encode())
+            digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()

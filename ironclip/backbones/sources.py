@@ -1,0 +1,266 @@
+"""Where a backbone comes from: the package, open_clip's tags, the hub, robust checkpoints, local files.
+
+Each source ends in a `Recipe`: configuration, weights, and the activation, settled from what the source states.
+"""
+
+import hashlib
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from open_clip.pretrained import (
+    download_pretrained,
+    download_pretrained_from_hf,
+    get_pretrained_cfg,
+    list_pretrained_tags_by_model,
+)
+from torch import Tensor
+
+from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
+from ironclip.backbones.checkpoints import Checkpoint, read_checkpoint
+from ironclip.backbones.registry import EMBEDDED, ROBUST, WEIGHTS_FOLDER, Activation, list_backbones, tag_activation
+from ironclip.errors import CheckpointError, UsageError, unknown
+
+PACKAGE = Path(__file__).parent / "weights"
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes a backbone, before it is built.
+
+    Args:
+        config: arguments of open_clip's model class.
+        state: weights of both towers.
+        visual: image-tower weights that replace those of `state`, where a file holds an image tower alone.
+        path: of the file that the user named, for messages.
+        tokenizer: what open_clip calls the model whose tokenizer it is.
+        probe: logits to reproduce, where the weights come with some.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    activation: Activation
+    path: Path
+    tokenizer: str
+    visual: Mapping[str, Tensor] | None = None
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    probe: Mapping[str, Any] | None = None
+
+
+def resolve(name: str, *, weights: str | Path | None, base: str | None, activation: Activation | None) -> Recipe:
+    """Find and read everything that `name` needs."""
+    architecture, _, file = name.partition("@")
+    if name in EMBEDDED:
+        if weights is not None:
+            raise UsageError(f"{name} comes with its weights; to load {weights} name the file itself as the backbone")
+        return described(PACKAGE / f"{name}.safetensors", activation)
+    if name in ROBUST:
+        return _robust(name, weights, base, activation)
+    if name.startswith("hf-hub:"):
+        return _hub(name, activation)
+    if file:
+        return _file(name, _known_architecture(architecture), Path(file), base, activation)
+    architecture, _, tag = name.partition("/")
+    if architecture in open_clip.list_models() and (tag or weights is not None):
+        if tag and weights is not None:
+            raise UsageError(f"{name} names its weights already; leave the tag out to load {weights}")
+        tag = tag or str(weights)
+        if not tag.startswith("hf-hub:") and (weights is None or tag in list_pretrained_tags_by_model(architecture)):
+            return _tag(architecture, tag, activation)
+        return _hub(tag, activation) if tag.startswith("hf-hub:") else _file(name, architecture, Path(tag), base, activation)
+    if architecture in open_clip.list_models():
+        tags = ", ".join(list_pretrained_tags_by_model(architecture)[:4]) or "none published"
+        raise CheckpointError(f"{name} is an architecture; say which weights: {name}/TAG (tags: {tags}) or {name}@FILE")
+    if Path(name).exists() or name.endswith(SUFFIXES):
+        return described(Path(name), activation)
+    raise unknown("backbone", name, [entry.name for entry in list_backbones()] + open_clip.list_models())
+
+
+def _known_architecture(name: str) -> str:
+    if name not in open_clip.list_models():
+        raise unknown("architecture", name, open_clip.list_models())
+    return name
+
+
+def settle(what: str, stated: Activation | None, by: str, asked: Activation | None) -> Activation:
+    """The activation of these weights from what their source states and what the caller says.
+
+    Raises:
+        CheckpointError: neither says it, or they disagree.
+    """
+    if stated and asked and stated != asked:
+        raise CheckpointError(
+            f"{what} was trained with {stated} ({by}); activation={asked!r} would silently compute wrong features"
+        )
+    if known := stated or asked:
+        return known
+    raise CheckpointError(
+        f"{what} does not say whether it was trained with QuickGELU or GELU; pass activation='quick_gelu' (OpenAI's weights "
+        "and what was fine-tuned from them) or activation='gelu' (most LAION and DataComp weights)"
+    )
+
+
+def described(path: Path, activation: Activation | None) -> Recipe:
+    """A file that says what it is: by a JSON description beside it (as `ironclip pretrain` writes), or by its metadata."""
+    beside = path.with_suffix(".json")
+    if not beside.is_file():
+        checkpoint = read_checkpoint(path)
+        architecture = checkpoint.metadata.get("architecture")
+        if architecture is None:
+            raise CheckpointError(f"{path} does not say its architecture; name it, for example ViT-B-32@{path}")
+        return _file(path.stem, _known_architecture(architecture), path, None, activation, checkpoint)
+    try:
+        note = json.loads(beside.read_text(encoding="utf-8"))
+        config, name = note["architecture"], note["name"]
+        stated: Activation = "quick_gelu" if config["quick_gelu"] else "gelu"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{beside} should describe {path.name} (name, architecture with quick_gelu): {error!r}") from None
+    checkpoint = read_checkpoint(path)
+    if (sha := note.get("sha256")) and hashlib.sha256(path.read_bytes()).hexdigest() != sha:
+        raise CheckpointError(f"{path} is not the file that {beside.name} describes: its sha256 differs from {sha[:12]}...")
+    extra = {"path": path, "tokenizer": name, "probe": note.get("probe"), "name": name}
+    settled = settle(name, stated, beside.name, activation)
+    if checkpoint.layout == "visual":
+        if "text_tower" not in note:
+            raise CheckpointError(f"{path} holds an image tower alone and {beside.name} names no text_tower")
+        other = resolve(note["text_tower"], weights=None, base=None, activation=settled)
+        return replace(other, **extra, visual=checkpoint.state)
+    mean, std = tuple(note.get("mean", OPENAI_MEAN)), tuple(note.get("std", OPENAI_STD))
+    return Recipe(config=config, state=checkpoint.state, activation=settled, mean=mean, std=std, **extra)
+
+
+def _tag(architecture: str, tag: str, activation: Activation | None) -> Recipe:
+    known = get_pretrained_cfg(architecture, tag)
+    if not known:
+        raise unknown(f"tag of {architecture}", tag, list_pretrained_tags_by_model(architecture))
+    name = f"{architecture}/{tag}"
+    theirs: Activation = "quick_gelu" if known.get("quick_gelu") else "gelu"
+    if tag_activation(architecture, tag) != theirs and activation is None:
+        raise CheckpointError(f"open_clip says {name} was trained with {theirs}, our table says otherwise; pass activation=")
+    settled = activation if tag_activation(architecture, tag) != theirs else settle(name, theirs, "open_clip's list", activation)
+    path = _downloaded(name, lambda: download_pretrained(known))
+    return Recipe(
+        name=name,
+        config=open_clip.get_model_config(architecture),
+        state=_whole(read_checkpoint(path)),
+        activation=settled or theirs,
+        path=path,
+        tokenizer=architecture,
+        mean=tuple(known["mean"]),
+        std=tuple(known["std"]),
+    )
+
+
+def _hub(name: str, activation: Activation | None) -> Recipe:
+    model = name.removeprefix("hf-hub:")
+    note = json.loads(_downloaded(name, lambda: download_pretrained_from_hf(model, filename="open_clip_config.json")).read_text())
+    config, pixels = note.get("model_cfg", note), note.get("preprocess_cfg", {})
+    stated: Activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
+    said = stated if "quick_gelu" in config or activation is None else None
+    path = _downloaded(name, lambda: download_pretrained_from_hf(model))
+    return Recipe(
+        name=name,
+        config=config,
+        state=_whole(read_checkpoint(path)),
+        activation=settle(name, said, "its open_clip_config.json", activation),
+        path=path,
+        tokenizer=name,
+        mean=tuple(pixels.get("mean", OPENAI_MEAN)),
+        std=tuple(pixels.get("std", OPENAI_STD)),
+    )
+
+
+def _downloaded(name: str, fetch: Callable[[], str]) -> Path:
+    try:
+        return Path(fetch())
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
+        raise CheckpointError(
+            f"the weights of {name} could not be downloaded ({reason}); check the connection or name a local file"
+        ) from None
+
+
+def _whole(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    if checkpoint.layout == "visual":
+        raise CheckpointError(f"{checkpoint.path} holds an image tower alone; expected a whole CLIP")
+    return checkpoint.state
+
+
+def _robust(name: str, weights: str | Path | None, base: str | None, activation: Activation | None) -> Recipe:
+    known = ROBUST[name]
+    folder = os.environ.get(WEIGHTS_FOLDER)
+    path = Path(weights) if weights is not None else Path(folder or ".") / known.file
+    if not path.is_file():
+        looked = f"no file at {path}" if weights is not None or folder else f"{WEIGHTS_FOLDER} is not set"
+        raise CheckpointError(
+            f"{name} needs the file {known.file} ({known.source}): pass weights=FILE or put it into the folder "
+            f"${WEIGHTS_FOLDER}; {looked}"
+        )
+    return _file(name, known.architecture, path, base or known.base, activation)
+
+
+def _file(
+    name: str,
+    architecture: str,
+    path: Path,
+    base: str | None,
+    activation: Activation | None,
+    checkpoint: Checkpoint | None = None,
+) -> Recipe:
+    """A local file for an architecture of open_clip."""
+    checkpoint = checkpoint or read_checkpoint(path)
+    config = open_clip.get_model_config(architecture)
+    stated, by = _stated(checkpoint, config)
+    if checkpoint.layout == "visual":
+        base = base or checkpoint.metadata.get("base") or f"{architecture}/openai"
+        try:
+            other = resolve(base, weights=None, base=None, activation=None)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"{path} holds an image tower alone and needs the text tower of {base}: {error}; or pass base="
+            ) from None
+        settled = settle(str(path), stated or other.activation, by if stated else f"as its base {base}", activation)
+        return replace(
+            other, name=name, path=path, tokenizer=architecture, visual=checkpoint.state, activation=settled, probe=None
+        )
+    settled = settle(str(path), stated, by, activation)
+    mean, std = _pixel_statistics(architecture)
+    return Recipe(
+        name=name,
+        config=config,
+        state=checkpoint.state,
+        activation=settled,
+        path=path,
+        tokenizer=architecture,
+        mean=mean,
+        std=std,
+    )
+
+
+def _stated(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Activation | None, str]:
+    """What the file or its architecture says about the activation, and where."""
+    said = checkpoint.metadata.get("activation")
+    if said is not None:
+        if said not in ("gelu", "quick_gelu"):
+            raise CheckpointError(f"{checkpoint.path} states the activation {said!r}; expected 'gelu' or 'quick_gelu'")
+        return ("gelu" if said == "gelu" else "quick_gelu"), "its metadata"
+    if checkpoint.openai:
+        return "quick_gelu", "OpenAI's format"
+    if config.get("quick_gelu"):
+        return "quick_gelu", "the architecture"
+    return ("gelu", "timm towers have GELU") if config["vision_cfg"].get("timm_model_name") else (None, "")
+
+
+def _pixel_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that most published weights of an architecture were trained with."""
+    tags = [get_pretrained_cfg(architecture, tag) for tag in list_pretrained_tags_by_model(architecture)]
+    found = Counter((tuple(tag["mean"]), tuple(tag["std"])) for tag in tags).most_common(1)
+    return found[0][0] if found else (OPENAI_MEAN, OPENAI_STD)
