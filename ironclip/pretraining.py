@@ -53,18 +53,18 @@ class PretrainConfig(BaseModel):
     data: Path = Path("../shared/data")
     images: Path | None = None
     init: Path | None = None
-    steps: int = 2400
+    steps: int = 1900
     batch: int = 256
-    learning_rate: float = 1e-3
+    learning_rate: float = 5e-4
     weight_decay: float = 0.1
     patch_dropout: float = 0.6
-    whole: float = 0.2
+    whole: float = 0.15
     eps: float = 4 / 255
     attack_steps: int = 2
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     device: str = "cpu"
     seed: int = 0
-    report_every: int = 200
+    report_every: int = 300
     architecture: dict[str, Any] = MINI
 
 
@@ -78,7 +78,7 @@ class Check(NamedTuple):
     template: str
 
 
-WEIGHTS = {"objects": 12.0, "products": 2.5, "caltech101": 2.0, "eurosat": 1.0, "flowers5": 1.2, "shapes": 1.3}
+WEIGHTS = {"objects": 14.0, "products": 2.5, "caltech101": 2.0, "eurosat": 1.0, "flowers5": 1.2, "shapes": 2.0}
 """Share of each source in a batch; a folder given as `images` counts like `objects`."""
 
 
