@@ -14,8 +14,8 @@ Reading a folder imports no torch, except for tensors.
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -126,7 +126,7 @@ class RunFolder(EvaluationFolder):
         run = cls(path)
         with disk_errors(path):
             if not (path / "config.yaml").exists():
-                if path.is_dir() and any(entry.name != ".lock" for entry in path.iterdir()):
+                if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
                     raise RunError(f"{path} holds other files; choose another --out or empty it")
                 write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
             elif run.config_hash != canonical_hash(config):
@@ -175,9 +175,14 @@ class RunFolder(EvaluationFolder):
             return "trained"
         return "training" if (self.path / "state.safetensors").exists() else "new"
 
-    def lock(self) -> AbstractContextManager[None]:
-        """Hold the folder alone while writing; RunError if another process does."""
-        return locked(self.path)
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Hold the folder alone while writing; RunError if another process does. Sweeps up what a killed writer left."""
+        with locked(self.path):
+            for left in self.path.rglob(".*.tmp"):
+                if not left.name.startswith(".config.yaml."):  # `create` writes this one without the lock
+                    left.unlink(missing_ok=True)
+            yield
 
     def save_environment(self, device: str) -> dict[str, str]:
         facts = environment(device)
