@@ -53,18 +53,18 @@ class PretrainConfig(BaseModel):
     data: Path = Path("../shared/data")
     images: Path | None = None
     init: Path | None = None
-    steps: int = 1900
+    steps: int = 1100
     batch: int = 256
     learning_rate: float = 5e-4
     weight_decay: float = 0.1
     patch_dropout: float = 0.6
-    whole: float = 0.15
+    whole: float = 0.1
     eps: float = 4 / 255
     attack_steps: int = 2
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     device: str = "cpu"
     seed: int = 0
-    report_every: int = 300
+    report_every: int = 275
     architecture: dict[str, Any] = MINI
 
 
