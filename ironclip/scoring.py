@@ -111,7 +111,8 @@ def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Ten
     below, above = (levels + LEVEL).floor() / 255, (levels - LEVEL).ceil() / 255
     plain = levels.round() / 255 if how == "round" else below
     inward = torch.where(adv >= images, below, above)
-    inward = torch.where((inward - images) * (adv - images) < 0, images, inward)
+    past = torch.where(adv >= images, images - inward, inward - images) > LEVEL / 255
+    inward = torch.where(past, images, inward)
     if threat.norm == "linf":
         outside = (plain - images).abs() > threat.eps + TOLERANCE
     else:
