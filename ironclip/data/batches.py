@@ -27,6 +27,7 @@ from ironclip.types import Batch
 Augment = Literal["rrc_flip", "none", "squash"]
 AUGMENTS = ("rrc_flip", "none", "squash")
 OnBad = Literal["drop", "fail"]
+_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _ORDER, _CROP = 101, 102  # keep these draws apart from those of attacks, which use the same seeds
 
 
@@ -250,37 +251,28 @@ def _ahead(make: Callable[[int], Batch], steps: Sequence[int]) -> Iterator[Batch
         yield coming.result()
 
 
-def random_resized_crop_flip(
-    image: Image.Image,
-    resolution: int,
-    rng: torch.Generator,
-    scale: tuple[float, float] = (0.08, 1.0),
-    ratio: tuple[float, float] = (3 / 4, 4 / 3),
-) -> Image.Image:
+def random_resized_crop_flip(image: Image.Image, resolution: int, rng: torch.Generator) -> Image.Image:
     """A random part of the picture, `resolution` pixels a side (bicubic, antialiased), mirrored half of the time.
 
-    Source: torchvision's `RandomResizedCrop` and `RandomHorizontalFlip`: ten tries for a part that fits, then the largest
-    central one; drawn from `rng` alone.
+    Source: torchvision's `RandomResizedCrop` (8 to 100 % of the area, ratio 3/4 to 4/3) and `RandomHorizontalFlip`: ten
+    tries for a part that fits, then the largest central one; drawn from `rng` alone.
     """
     draws = torch.rand(11, 4, generator=rng).tolist()
-    box = _crop_box(image.width, image.height, draws[:10], scale, ratio)
-    part = image.crop(box).resize((resolution, resolution), Image.Resampling.BICUBIC)
+    part = image.crop(_crop_box(image.width, image.height, draws[:10]))
+    part = part.resize((resolution, resolution), Image.Resampling.BICUBIC)
     return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[10][0] < 0.5 else part
 
 
-def _crop_box(
-    width: int, height: int, draws: Sequence[Sequence[float]], scale: tuple[float, float], ratio: tuple[float, float]
-) -> tuple[int, int, int, int]:
+def _crop_box(width: int, height: int, draws: Sequence[Sequence[float]]) -> tuple[int, int, int, int]:
+    """(left, top, right, bottom) of the first try that fits; draws: four numbers in [0, 1) for each try."""
     for size, shape, left, top in draws:
-        area = width * height * (scale[0] + size * (scale[1] - scale[0]))
-        aspect = math.exp(math.log(ratio[0]) + shape * math.log(ratio[1] / ratio[0]))
+        area = width * height * (_SCALE[0] + size * (_SCALE[1] - _SCALE[0]))
+        aspect = math.exp(math.log(_RATIO[0]) + shape * math.log(_RATIO[1] / _RATIO[0]))
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if 0 < w <= width and 0 < h <= height:
             x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
             return x, y, x + w, y + h
-    w = min(width, round(height * ratio[1])) if width > height * ratio[1] else width
-    h = min(height, round(width / ratio[0])) if width < height * ratio[0] else height
-    w, h = max(w, 1), max(h, 1)
+    w, h = max(min(width, round(height * _RATIO[1])), 1), max(min(height, round(width / _RATIO[0])), 1)
     x, y = (width - w) // 2, (height - h) // 2
     return x, y, x + w, y + h
 

@@ -20,7 +20,7 @@ TEMPLATE_KINDS = ("single", "ensemble", "tecoa")
 class Entry:
     """What is known of a set before it is there.
 
-    images: folders below a data root that may hold it; split: the file with its official lists; counts: train, val, test;
+    images: places below a data root that may hold it; split: the file with its official lists; counts: train, val, test;
     torchvision: the class that can read it, and arguments: those of each split; dead: its download no longer works.
     """
 
@@ -48,7 +48,7 @@ class Entry:
         steps = (
             f"`ironclip data prepare {self.name}` downloads it" if self.downloads else f"get it from its source ({self.source})"
         )
-        if self.images:
+        if self.images and self.layout != "torchvision":
             steps += f"; pictures in <data root>/{self.images[0]}"
         if self.split:
             home = self.images[0].split("/")[0]

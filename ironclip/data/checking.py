@@ -1,7 +1,6 @@
 """What is behind `ironclip data list`, `check` and `prepare`: values to print, nothing printed here."""
 
 import hashlib
-import os
 import warnings
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -9,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ironclip.data.archives import is_archive
+from ironclip.data.archives import archive_classes, is_archive
 from ironclip.data.catalogue import Entry, catalogue
-from ironclip.data.coop import image_folder, split_file
+from ironclip.data.coop import split_file
 from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
 from ironclip.data.opening import Root, data_roots, open_dataset
 from ironclip.data.packing import Progress, cache_folder, in_order
@@ -41,53 +40,34 @@ def available(root: Root = None) -> tuple[Availability, ...]:
     """Every set known by name, and every zip set below the data roots; opens no picture and imports no torch."""
     roots = data_roots(root)
     known = tuple(_look(entry, roots) for entry in catalogue().values())
-    others = sorted(path for base in roots if base.is_dir() for path in base.iterdir() if is_archive(path))
-    found = tuple(
-        Availability(
-            path.name, str(path), None, (str(path),), "it is there", None, "see its index.json", "zip set in the data root"
-        )
-        for path in others
-        if path.name not in catalogue()
+    inside = sorted(path for base in roots if base.is_dir() for path in base.iterdir() if path.name not in catalogue())
+    return known + tuple(
+        Availability(path.name, str(path), None, (str(path),), "it is there", classes, "see its index.json", "a data root")
+        for path in inside
+        if (classes := archive_classes(path)) is not None
     )
-    return known + found
 
 
 def _look(entry: Entry, roots: Sequence[Path]) -> Availability:
     packed = [root / entry.name for root in roots]
-    looked = [str(place) for place in packed] + [str(root / images) for root in roots for images in entry.images]
-    found: Path | str | None = next((place for place in packed if is_archive(place)), None)
+    places = [root / images for root in roots for images in entry.images]
+    found = next((place for place in packed if is_archive(place)), None)
     missing = None
-    if entry.layout == "generated":
-        found, looked = "generated", []
-    elif found is None and entry.layout == "torchvision":
-        looked = [str(root / place) for root in roots for place in _torchvision_places(entry)]
-        found = next((place for place in looked if os.path.exists(place)), None)
-    elif found is None:
-        found = image_folder(entry, roots)
+    if found is None:
+        found = next((place for place in places if place.exists()), None)
         if found is not None and entry.split and split_file(entry, roots) is None:
             missing = f"the split file {entry.split}"
+    generated = entry.layout == "generated"
     return Availability(
         entry.name,
-        str(found) if found is not None else None,
+        "drawn when needed" if generated else None if found is None else str(found),
         missing,
-        tuple(looked),
+        () if generated else tuple(map(str, packed + places)),
         entry.how(),
         entry.classes,
         entry.licence,
         entry.source,
     )
-
-
-def _torchvision_places(entry: Entry) -> Sequence[str]:
-    """Files or folders that torchvision leaves below its root."""
-    return {
-        "cifar10": ("cifar-10-batches-py",),
-        "cifar100": ("cifar-100-python",),
-        "stl10": ("stl10_binary",),
-        "svhn": ("test_32x32.mat",),
-        "mnist": ("MNIST",),
-        "imagenette": ("imagenette2",),
-    }.get(entry.name, (entry.name,))
 
 
 @dataclass(frozen=True)

@@ -111,7 +111,7 @@ def _read(description: Path, pixels: Path) -> dict | None:
     try:
         facts = loads(description.read_text(encoding="utf-8"))
         size = pixels.stat().st_size
-    except (FileNotFoundError, JSONDecodeError):
+    except (OSError, JSONDecodeError):
         return None
     return facts if size == sum(3 * h * w for h, w in facts["sizes"]) else None
 
