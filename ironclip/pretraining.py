@@ -9,29 +9,27 @@ Batches, augmentation and dropped patches are functions of (seed, step), so a re
 """
 
 import argparse
-import hashlib
 import json
 import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
 from pydantic import BaseModel, ConfigDict
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from ironclip import pretraining_data as source_of
+from ironclip import pretraining_files as files
+from ironclip import pretraining_sets as sets
 from ironclip import pretraining_steps as steps_of
-from ironclip.data import shapes
 from ironclip.errors import CheckpointError, DataError, NonFinite
-from ironclip.pretraining_data import Batch, Source
-from ironclip.runs.files import write_json, write_whole
+from ironclip.pretraining_data import Batch, Source, make_batch, share
+from ironclip.pretraining_sets import Check
 
 MINI: dict[str, Any] = {
     "embed_dim": 192,
@@ -68,58 +66,18 @@ class PretrainConfig(BaseModel):
     architecture: dict[str, Any] = MINI
 
 
-class Check(NamedTuple):
-    """Held-out pictures for watching a run: [N, 3, S, S] uint8, labels into names."""
-
-    name: str
-    images: Tensor
-    labels: Tensor
-    names: Sequence[str]
-    template: str
-
-
-WEIGHTS = {"objects": 14.0, "products": 2.5, "caltech101": 2.0, "eurosat": 1.0, "flowers5": 1.2, "shapes": 2.0}
+SHARES = {
+    "contrastive": {"objects": 14.0, "products": 2.5, "caltech101": 2.0, "eurosat": 1.0, "flowers5": 1.2, "shapes": 2.0},
+    "adversarial": {"objects": 8.0, "products": 2.0, "caltech101": 4.0, "eurosat": 2.5, "flowers5": 2.5, "shapes": 2.0},
+}
 """Share of each source in a batch; a folder given as `images` counts like `objects`."""
 
 
 def pretrain(config: PretrainConfig, out: Path, callback: Callable[[dict[str, Any]], None] = lambda row: None) -> Path:
     """Train as configured, resuming what `out` already holds, and return the written weights (fp16 safetensors)."""
-    sources, checks = load_sources(config), load_checks(config)
-    return train(config, sources, checks, out, callback)
-
-
-def load_sources(config: PretrainConfig) -> list[Source]:
-    """The training pictures of every set; raises `DataError` before anything is decoded if a set is missing."""
-    size, data = config.architecture["vision_cfg"]["image_size"], config.data
-    for name in ("pretrain64", "caltech101", "eurosat", "flowers5"):
-        source_of.read_index(data / name)
-    sources = [
-        source_of.objects(data / "pretrain64", size),
-        source_of.products(data / "pretrain64", size),
-        source_of.labelled(data / "caltech101", size, source_of.GENERIC),
-        source_of.labelled(data / "eurosat", size, source_of.SATELLITE + source_of.GENERIC[:8]),
-        source_of.labelled(data / "flowers5", size, source_of.FLOWERS + source_of.GENERIC),
-        source_of.drawn(size),
-    ]
-    if config.images is not None:
-        sources.append(source_of.folder_per_class(config.images, size))
-    return sources
-
-
-def load_checks(config: PretrainConfig) -> list[Check]:
-    """Validation pictures (never test ones) and the pairs of `shapes` that training does not show."""
-    size, data = config.architecture["vision_cfg"]["image_size"], config.data
-    checks = []
-    for source in (
-        source_of.objects(data / "pretrain64", size, "val"),
-        source_of.labelled(data / "caltech101", size, ("a photo of a {}.",), "val"),
-        source_of.labelled(data / "eurosat", size, ("a centered satellite photo of {}.",), "val"),
-    ):
-        checks.append(Check(source.name, source.images, source.labels, source.wordings[0], source.templates[0]))
-    pairs = [shapes.draw("val", i, size=size)[:2] for i in range(900) if i % 30 >= 24]
-    images = torch.stack([torch.from_numpy(source_of.square(image, size)) for image, _ in pairs])
-    checks.append(Check("shapes_held_out", images, torch.tensor([k for _, k in pairs]), shapes.CLASSES, "a picture of a {}."))
-    return checks
+    size = config.architecture["vision_cfg"]["image_size"]
+    sources = sets.load_sources(config.data, size, config.images)
+    return train(config, sources, sets.load_checks(config.data, size), out, callback)
 
 
 def train(
@@ -141,19 +99,20 @@ def train(
         betas=(0.9, 0.98),
         fused=True,
     )
-    start = restore(out / CHECKPOINT, config, model, trained, optimizer)
+    start = files.restore(out / CHECKPOINT, model, trained, optimizer, fingerprint(config))
     log = out / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [line for line in (log.read_text().splitlines() if log.exists() else []) if json.loads(line)["step"] <= start]
     log.write_text("".join(row + "\n" for row in rows))
-    counts = source_of.share(config.batch, [WEIGHTS.get(s.name, WEIGHTS["objects"]) for s in sources])
+    shares = SHARES[config.objective]
+    counts = share(config.batch, [shares.get(s.name, shares["objects"]) for s in sources])
     seen, sums, clock = 0, 0.0, time.perf_counter()
     for step in range(start, config.steps):
         if step == stop_after:
             return out / CHECKPOINT
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * schedule(step, config.steps)
-        loss = step_loss(config, model, tokenizer, source_of.make_batch(sources, counts, step, config.seed), step)
+        loss = step_loss(config, model, tokenizer, make_batch(sources, counts, step, config.seed), step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
@@ -167,7 +126,7 @@ def train(
             rate = seen * config.batch / (time.perf_counter() - clock)
             row: dict[str, Any] = {"step": step + 1, "loss": sums / seen, "images_per_second": rate}
             row |= {check.name: accuracy(config, model, tokenizer, check) for check in checks}
-            save(out / CHECKPOINT, config, model, trained, optimizer, step + 1)
+            files.save(out / CHECKPOINT, model, trained, optimizer, step + 1, fingerprint(config))
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             callback(row)
@@ -264,59 +223,26 @@ def build(config: PretrainConfig) -> CLIP:
     return model.to(config.device)
 
 
-def save(path: Path, config: PretrainConfig, model: CLIP, trained: dict[str, Any], optimizer: Any, step: int) -> None:
-    """One safetensors file with weights, both moments of AdamW, the step and the configuration."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    for name, parameter in trained.items():
-        tensors |= {f"{key}/{name}": optimizer.state[parameter][key] for key in ("exp_avg", "exp_avg_sq")}
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    metadata = {"step": str(step), "config": fingerprint(config)}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata))
-
-
-def restore(path: Path, config: PretrainConfig, model: CLIP, trained: dict[str, Any], optimizer: Any) -> int:
-    """Load what `save` wrote, if anything, and return the step to go on from."""
-    if not path.is_file():
-        return 0
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    if metadata["config"] != fingerprint(config):
-        raise CheckpointError(f"{path} belongs to a run with other options; choose another output folder or remove it")
-    tensors, step = load_file(path), int(metadata["step"])
-    model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
-    for name, parameter in trained.items():
-        moments = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in ("exp_avg", "exp_avg_sq")}
-        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
-    return step
-
-
 def fingerprint(config: PretrainConfig) -> str:
     """The options that decide the result, as JSON."""
     return json.dumps(config.model_dump(mode="json", exclude={"data", "device", "report_every"}), sort_keys=True)
 
 
 def export(config: PretrainConfig, model: CLIP, out: Path) -> Path:
-    """Write `mini.safetensors` with `mini.json`, or the image tower as `mini-robust`, both in fp16."""
-    robust = config.objective == "adversarial"
-    name = "mini-robust" if robust else "mini"
-    state = {k: v.detach().cpu().half().contiguous() for k, v in model.state_dict().items()}
-    if robust:
-        state = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
-    path = out / f"{name}.safetensors"
-    write_whole(path, lambda temporary: save_file(state, temporary))
-    description = {
-        "name": name,
+    """Write `mini.safetensors` with `mini.json`, or the image tower alone as `mini-robust`."""
+    note = {
         "architecture": config.architecture,
         "mean": steps_of.MEAN,
         "std": steps_of.STD,
         "context_length": config.architecture["text_cfg"]["context_length"],
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
         "source": f"ironclip pretrain, {config.objective}; see CARD.md",
     }
-    if robust:
-        description |= {"text_tower": "mini", "eps": config.eps}
-    write_json(out / f"{name}.json", description)
-    return path
+    state = model.state_dict()
+    if config.objective == "contrastive":
+        return files.export(state, out / "mini.safetensors", {"name": "mini", **note})
+    state = {key: tensor for key, tensor in state.items() if key.startswith("visual.")}
+    note |= {"name": "mini-robust", "text_tower": "mini", "eps": config.eps}
+    return files.export(state, out / "mini-robust.safetensors", note)
 
 
 def main() -> None:

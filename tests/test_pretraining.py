@@ -12,7 +12,9 @@ from torch.nn import functional as F
 
 from ironclip import pretraining as recipe
 from ironclip import pretraining_data as source_of
+from ironclip import pretraining_sets as sets
 from ironclip import pretraining_steps as steps_of
+from ironclip.data import shapes
 from ironclip.errors import CheckpointError, DataError
 
 TINY = {
@@ -38,8 +40,8 @@ def tiny_sources() -> list[source_of.Source]:
     return [named, source_of.Source("titled", noise[:5], torch.arange(5), titles, ("{}.",), all_names=False)]
 
 
-def check_of(source: source_of.Source) -> recipe.Check:
-    return recipe.Check("named", source.images, source.labels, source.wordings[0], "a photo of a {}.")
+def check_of(source: source_of.Source) -> sets.Check:
+    return sets.Check("named", source.images, source.labels, source.wordings[0], "a photo of a {}.")
 
 
 def test_interrupted_run_ends_bitwise_like_an_unbroken_one(tmp_path):
@@ -163,7 +165,7 @@ def test_batches_visit_every_picture_once_an_epoch_and_captions_are_unique():
         assert "night" in batch.captions[0]
         rows, columns = batch.groups[1]
         assert set(batch.targets[rows].tolist()) == set(columns.tolist())
-    assert sum(source_of.share(256, list(recipe.WEIGHTS.values()))) == 256
+    assert sum(source_of.share(256, list(recipe.SHARES["contrastive"].values()))) == 256
 
 
 def write_set(folder: Path, index: dict, colors: dict[str, int]) -> None:
@@ -186,20 +188,20 @@ def test_no_validation_or_test_picture_is_ever_read_for_training(tmp_path):
     rows = [[f"{kind}{file}", split, 0 if kind == "o" else None, None if kind == "o" else text]
             for kind in "op" for file, (split, _) in splits.items()]  # fmt: skip
     write_set(tmp_path / "pretrain64", {"classes": classes, "items": rows}, {k + f: v for k in "op" for f, v in colors.items()})
-    sources = recipe.load_sources(tiny(data=tmp_path))
+    sources = sets.load_sources(tmp_path, 16)
     assert [source.name for source in sources] == ["objects", "products", "caltech101", "eurosat", "flowers5", "shapes"]
     for source in sources[:-1]:
         assert source.images.flatten().unique().tolist() == [10]
     assert sources[0].wordings == (("sea horse",),)
     assert sources[1].wordings == (("t-shirt",), ("blue t-shirt",), ("Blue Tee",))
-    assert not set(sources[-1].wordings[0]) & set(recipe.shapes.HELD_OUT)
+    assert not set(sources[-1].wordings[0]) & set(shapes.HELD_OUT)
 
 
 def test_missing_data_is_one_line_that_says_where(tmp_path):
     with pytest.raises(DataError, match=r"pretrain64.index\.json is missing; pre-training expects images\.zip and index\.json"):
         recipe.pretrain(tiny(data=tmp_path), tmp_path / "out")
     with pytest.raises(DataError, match="folder per class"):
-        source_of.folder_per_class(tmp_path, 16)
+        sets.folder_per_class(tmp_path, 16)
     with pytest.raises(DataError, match="absent"):
         recipe.build(tiny(init=tmp_path / "absent.safetensors"))
 
@@ -209,7 +211,7 @@ def test_a_folder_per_class_is_read_with_wordnet_names(tmp_path):
         (tmp_path / "train" / name / "images").mkdir(parents=True)
         Image.new("RGB", (8, 8), (value,) * 3).save(tmp_path / "train" / name / "images" / "0.png")
     (tmp_path / "words.txt").write_text("n01\ttench, Tinca tinca\n")
-    source = source_of.folder_per_class(tmp_path / "train", 8)
+    source = sets.folder_per_class(tmp_path / "train", 8)
     assert source.wordings == (("tench", "sea horse"),)
     assert source.images.flatten(1)[:, 0].tolist() == [5, 9]
     assert source.labels.tolist() == [0, 1]
@@ -226,9 +228,9 @@ def test_a_folder_per_class_is_read_with_wordnet_names(tmp_path):
     ],
 )
 def test_articles_are_named_as_people_say_them(article, name):
-    assert source_of.everyday(article) == name
+    assert sets.everyday(article) == name
 
 
 def test_square_crops_the_middle_of_the_longer_side():
     image = Image.fromarray(np.repeat(np.arange(12, dtype=np.uint8)[None, :, None] * 20, 4, 0).repeat(3, 2))
-    assert source_of.square(image, 4)[0].tolist() == [[80, 100, 120, 140]] * 4
+    assert sets.square(image, 4)[0].tolist() == [[80, 100, 120, 140]] * 4
