@@ -1,0 +1,128 @@
+"""What all verbs share: the app, options, printing, the device, progress."""
+
+import json
+import shlex
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ironclip.errors import UsageError
+
+app = typer.Typer(
+    name="ironclip",
+    help="Adapt CLIP-like models from a few images, make them robust against adversarial images, and prove it.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+WIDE = 200  # where no terminal says how wide it is, lines are for other programs
+out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else WIDE)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
+Data = Annotated[
+    str, typer.Option("--data", help="A data set's name, or a folder with one subfolder a class, a CSV, a CoOp folder.")
+]
+Backbone = Annotated[str, typer.Option("--backbone", help="mini, mini-robust, ViT-B-32/openai, hf-hub:..., or a file.")]
+Weights = Annotated[Path | None, typer.Option("--weights", help="Local file with the backbone's weights.")]
+Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names, one a line.")]
+Limit = Annotated[int | None, typer.Option("--limit", help="Images to use, classes in proportion; default: all.")]
+Eps = Annotated[str, typer.Option("--eps", help="Radius such as 4/255; evaluate takes several, separated by commas.")]
+
+
+def emit(value: Any) -> None:
+    """One JSON value on standard output."""
+    print(json.dumps(value, indent=1, sort_keys=True))
+
+
+def command() -> str:
+    """The command line that is running, to repeat it."""
+    return shlex.join(["ironclip", *sys.argv[1:]])
+
+
+def pick_device(name: str) -> str:
+    """The device asked for, or the best there is.
+
+    Raises:
+        UsageError: no such device here.
+    """
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    kind = name.split(":")[0]
+    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    if not usable.get(kind, False):
+        here = ", ".join(device for device, there in usable.items() if there)
+        raise UsageError(f"device {name!r} is not usable here; usable: {here}")
+    return name
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(column, overflow="fold")
+    for row in rows:
+        made.add_row(*[Text(cell) for cell in row])
+    return made
+
+
+class Progress:
+    """Events of training and evaluation as one line that is rewritten on a terminal, and as sparse lines elsewhere."""
+
+    def __init__(self, label: str, *, quiet: bool = False) -> None:
+        self.label, self.quiet = label, quiet
+        self.start = self.last = time.monotonic()
+        self.first: float | None = None
+        self.live = sys.stderr.isatty()
+
+    def __call__(self, event: dict[str, Any]) -> None:
+        kind = event["event"]
+        if kind in ("step", "epoch"):
+            final = kind == "epoch" and event["epoch"] == event["epochs"]
+            self.say(self._training(event, time.monotonic()), final)
+        elif kind == "batch":
+            self.say(self._evaluation(event), event["done"] == event["total"])
+
+    def count(self, done: int, total: int) -> None:
+        self.say(f"{done}/{total}", done == total)
+
+    def say(self, text: str, final: bool) -> None:
+        now = time.monotonic()
+        if self.quiet or (not final and now - self.last < (0.2 if self.live else 15)):
+            return
+        self.last = now
+        text = f"{self.label}: {text}"
+        if self.live:
+            sys.stderr.write("\r\x1b[2K" + text[: err.width - 1] + ("\n" if final else ""))
+            sys.stderr.flush()
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def _training(self, event: dict[str, Any], now: float) -> str:
+        epochs, steps = event["epochs"], event.get("steps", 1)
+        done = event["epoch"] - 1 + event.get("step", steps) / steps
+        if self.first is None:
+            self.first = done - 1 / steps
+        left = (epochs - done) * (now - self.start) / max(done - self.first, 1e-9)
+        terms = "  ".join(f"{name} {value:.3f}" for name, value in event["terms"].items())
+        return f"epoch {event['epoch']}/{epochs}  {terms}  lr {event['lr']:.2g}  {clock(left)} left"
+
+    def _evaluation(self, event: dict[str, Any]) -> str:
+        left = "" if event["eta"] is None else f"  {clock(event['eta'])} left"
+        return f"{event['done']}/{event['total']}  clean {event['clean']:.1%}  robust {event['robust']:.1%}{left}"
+
+
+def clock(seconds: float) -> str:
+    minutes, rest = divmod(round(max(seconds, 0)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

@@ -1,0 +1,128 @@
+"""The verbs that make runs: train, evaluate."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.cli.common import (
+    Backbone,
+    Classes,
+    Data,
+    Device,
+    Eps,
+    Json,
+    Limit,
+    Progress,
+    Seed,
+    Weights,
+    app,
+    command,
+    emit,
+    out,
+    pick_device,
+)
+from ironclip.errors import UsageError
+from ironclip.threat import parse_eps
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5.")
+]
+Attacks = Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; robust means right under all of them.")]
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="A method, or several joined by + (ironclip list methods).")],
+    data: Data,
+    backbone: Backbone = "mini",
+    weights: Weights = None,
+    classes: Classes = None,
+    shots: Annotated[int | None, typer.Option(help="Training images a class; 0: all.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius of the training attack, such as 4/255.")] = None,
+    seed: Seed = 1,
+    split_seed: Annotated[int | None, typer.Option(help="Seed that draws the shots; default: that of --seed.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset's name (ironclip list presets).")] = None,
+    changes: Set = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: a name in runs/.")] = None,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a defence on a few images a class; the same command goes on where an interrupted one stopped."""
+    given: dict[str, Any] = {"backbone": backbone, "seed": seed, "split_seed": seed if split_seed is None else split_seed}
+    optional = {"weights": weights, "classes": classes, "eps": eps, "shots": shots}
+    given |= {key: str(value) if isinstance(value, Path) else value for key, value in optional.items() if value is not None}
+    if shots == 0:
+        given["shots"] = None
+    from ironclip.protocols.resolve import resolve
+
+    config = resolve(method, data, preset=preset, given=given, changes=changes or [])
+    if dry_run:
+        emit(config.as_dict())
+        return
+    from ironclip.protocols.few_shot import train as run_training
+
+    progress = Progress(f"train {config.method}", quiet=as_json)
+    if not as_json:
+        out.print(f"[bold]{config}[/bold]")
+    run = run_training(config, out=out_folder, device=pick_device(device), callback=progress)
+    flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])
+    if as_json:
+        emit({"run": str(run.path), "status": run.status, "flags": flags, "config": config.as_dict()})
+        return
+    if "collapse" in flags:
+        out.print("[yellow]warning: training collapsed: the outputs are constant. Try a smaller lr, clip_norm or eps[/yellow]")
+    out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} --attack pgd --eps {eps or '4/255'}")
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A run's folder, runs/last, or a backbone (zero-shot, needs --data).")],
+    attack: Attacks = "pgd",
+    eps: Eps = "4/255",
+    data: Annotated[str | None, typer.Option("--data", help="For a backbone: the data set.")] = None,
+    limit: Limit = None,
+    knowledge: Annotated[str, typer.Option(help="white-box, or static: attacked without the defence.")] = "white-box",
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 100,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Options of the attacks, e.g. steps=100, restarts=5.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks' randomness.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
+    if knowledge not in ("white-box", "static"):
+        raise UsageError(f"--knowledge is white-box or static; got {knowledge!r}")
+    radii = [parse_eps(part) for part in eps.split(",")]
+    from ironclip.protocols.few_shot import evaluate as run_evaluation
+    from ironclip.protocols.resolve import named_attacks, open_target
+
+    run, experiment = open_target(target, data, device=pick_device(device))
+    records = []
+    for radius in radii:
+        named = named_attacks(attack.split(","), radius, seed, changes or [])
+        record, _ = run_evaluation(
+            run,
+            experiment,
+            named,
+            eps=radius,
+            knowledge=knowledge,  # type: ignore[arg-type]
+            split=split,
+            limit=limit,
+            batch_size=batch_size,
+            keep_examples=6,
+            command=command(),
+            callback=Progress(f"evaluate {experiment.config.method}", quiet=as_json),
+        )
+        records.append(record)
+    if as_json:
+        emit([record.model_dump(mode="json") for record in records])
+        return
+    for record in records:
+        out.print(str(record), markup=False)
+        for flag in record.flags:
+            out.print(f"  {flag.level}: {flag.text}", markup=False)
+    out.print(f"record: {run.path}\nagain: {command()}")

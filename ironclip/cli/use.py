@@ -1,0 +1,75 @@
+"""The verbs that use a classifier: classify, attack."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Weights, app, emit, err, out, pick_device, table
+from ironclip.errors import UsageError
+from ironclip.threat import format_eps, parse_eps
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    model: Annotated[Path | None, typer.Option("--model", help="A run's folder.")] = None,
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Without --model: zero-shot with this backbone and --classes.")
+    ] = "mini",
+    weights: Weights = None,
+    classes: Classes = None,
+    names: Annotated[str | None, typer.Option("--names", help="Class names separated by commas, instead of --classes.")] = None,
+    limit: Limit = None,
+    top: Annotated[int, typer.Option(help="Classes to show for each picture.")] = 3,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Label pictures with a trained run, or zero-shot with class names."""
+    from ironclip.protocols.classify import classifier_of, predict, read_names
+
+    where = pick_device(device)
+    if (model is None) == (classes is None and names is None):
+        raise UsageError("give either --model RUN, or class names by --classes FILE or --names a,b,c")
+    given = [name.strip() for name in names.split(",") if name.strip()] if names else read_names(classes) if classes else []
+    classifier = classifier_of(model, backbone, weights, given, where)
+    rows, bad = predict(classifier, images, top=top, limit=limit)
+    for name, reason in bad:
+        err.print(f"left out: {name}: {reason}", markup=False)
+    if as_json:
+        emit([{"image": row.name, "predictions": [{"class": c, "probability": p} for c, p in row.ranked]} for row in rows])
+    else:
+        cells = [[row.name, ", ".join(f"{c} {p:.1%}" for c, p in row.ranked)] for row in rows]
+        out.print(table("", ["image", "most probable classes"], cells))
+    if bad:
+        raise typer.Exit(2)
+
+
+@app.command()
+def attack(
+    target: Annotated[str, typer.Argument(help="A run's folder, or a backbone (zero-shot, needs --data).")],
+    save: Annotated[Path, typer.Option("--save", help="Folder for the pictures, made if it is not there.")],
+    name: Annotated[str, typer.Option("--attack", help="The attack (ironclip list attacks).")] = "pgd",
+    eps: Annotated[str, typer.Option("--eps", help="Radius, such as 4/255.")] = "4/255",
+    data: Annotated[str | None, typer.Option("--data", help="For a backbone: the data set.")] = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    limit: Limit = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Options of the attack, e.g. steps=100.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the attack's randomness.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write adversarial pictures as lossless PNG, inside the radius after rounding to 8 bits, with a manifest."""
+    from ironclip.protocols.adversarial_images import write_adversarial
+    from ironclip.protocols.resolve import named_attacks, open_target
+
+    radius = parse_eps(eps)
+    _, experiment = open_target(target, data, device=pick_device(device))
+    made = named_attacks([name], radius, seed, changes or [])[name]
+    shown = Progress(f"attack {name}", quiet=as_json)
+    manifest = write_adversarial(experiment, made, radius, save, split=split, limit=limit, progress=shown.count)
+    if as_json:
+        emit(manifest)
+        return
+    fooled = sum(entry["prediction"] != entry["label"] for entry in manifest["images"])
+    out.print(f"{len(manifest['images'])} pictures in {save}, radius {format_eps(radius)} after 8 bits; {fooled} misclassified")

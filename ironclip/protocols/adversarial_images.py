@@ -1,0 +1,96 @@
+"""Adversarial pictures as files: lossless, inside the radius after rounding, with a manifest."""
+
+import hashlib
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ironclip import attacks
+from ironclip.data import EvalSet
+from ironclip.errors import UsageError
+from ironclip.protocols.few_shot import Experiment
+from ironclip.runs.files import write_json, write_whole
+from ironclip.tensors import evaluating, frozen
+from ironclip.types import Attack
+
+
+def to_grey_levels(adv: Tensor, clean: Tensor, eps: float) -> Tensor:
+    """[B, 3, H, W] uint8 pictures nearest to adv whose distance to the 8-bit clean pictures is at most eps.
+
+    Rounding may leave the ball by half a grey level, so levels are clamped to floor(255 eps) around the clean ones.
+
+    Args:
+        clean: pictures on the 8-bit grid, in [0, 1].
+    """
+    room = math.floor(eps * 255 + 1e-6)
+    levels, centre = (adv * 255).round(), (clean * 255).round()
+    return torch.minimum(torch.maximum(levels, centre - room), centre + room).clamp(0, 255).to(torch.uint8)
+
+
+def write_adversarial(
+    experiment: Experiment,
+    attack: Attack,
+    eps: float,
+    folder: Path,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, Any]:
+    """The manifest of the pictures written: file, sha256, label, predictions before and after rounding, largest distance.
+
+    Raises:
+        UsageError: the folder holds other files, or an l-infinity radius below one grey level.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise UsageError(f"{folder} is not an empty folder; choose another --save")
+    if 0 < eps * 255 < 1 - 1e-6:
+        raise UsageError(f"8-bit pictures cannot hold a radius below 1/255; got {eps * 255:.3g}/255")
+    classifier = experiment.classifier
+    device = experiment.backbone.device
+    pictures = EvalSet(experiment.dataset, split, resolution=experiment.backbone.spec.resolution, limit=limit)
+    listed: list[dict[str, Any]] = []
+    with frozen(classifier), evaluating(classifier):
+        for batch in pictures.batches(batch_size):
+            images, labels = batch.images.to(device), batch.labels.to(device)
+            adv = attack(classifier, images, labels, indices=batch.indices)
+            levels = to_grey_levels(adv, images, eps)
+            with torch.no_grad():
+                before, exact = classifier(images).argmax(1), classifier(adv).argmax(1)
+                after = classifier(levels.float() / 255).argmax(1)
+            distance = (levels.float() / 255 - images).abs().flatten(1).amax(1)
+            for row, index in enumerate(batch.indices.tolist()):
+                file = folder / f"{index:06d}.png"
+                picture = Image.fromarray(levels[row].permute(1, 2, 0).cpu().numpy())
+                write_whole(file, lambda temporary, picture=picture: picture.save(temporary, format="PNG"))  # type: ignore[misc]
+                listed.append(
+                    {
+                        "file": file.name,
+                        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+                        "index": index,
+                        "label": int(labels[row]),
+                        "clean_prediction": int(before[row]),
+                        "float_prediction": int(exact[row]),
+                        "prediction": int(after[row]),
+                        "distance": float(distance[row]),
+                    }
+                )
+            progress(len(listed), len(pictures))
+    manifest = {
+        "attack": attacks.describe(attack),
+        "eps": eps,
+        "classes": list(experiment.dataset.classes),
+        "data": experiment.dataset.name,
+        "split_sha256": experiment.dataset.sha256,
+        "backbone": {"name": experiment.backbone.spec.name, "sha256": experiment.backbone.spec.sha256},
+        "method": experiment.config.method,
+        "images": listed,
+    }
+    write_json(folder / "manifest.json", manifest)
+    return manifest

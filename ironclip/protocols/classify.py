@@ -1,0 +1,76 @@
+"""Labels and probabilities for pictures from the disk."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from ironclip.backbones import AdaptedClassifier, assemble, load
+from ironclip.data import BadPicture, decode, fit
+from ironclip.data.folders import pictures
+from ironclip.errors import DataError
+from ironclip.protocols.few_shot import open_run
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable classes of one picture with their probabilities, best first."""
+
+    name: str
+    ranked: tuple[tuple[str, float], ...]
+
+
+def read_names(file: Path) -> list[str]:
+    """Class names, one a line; empty lines are left out."""
+    if not file.is_file():
+        raise DataError(f"{file}: no such file; expected class names, one a line")
+    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+
+
+def classifier_of(
+    model: Path | None, backbone: str, weights: Path | None, classes: Sequence[str], device: str
+) -> AdaptedClassifier:
+    """The classifier of a run, or zero-shot classification among these names."""
+    if model is not None:
+        return open_run(model, device=device)[1].classifier
+    with torch.no_grad():
+        return assemble(load(backbone, weights=weights, device=device), classes)
+
+
+def predict(
+    classifier: AdaptedClassifier, paths: Sequence[Path], *, top: int = 3, limit: int | None = None, batch_size: int = 64
+) -> tuple[list[Prediction], list[tuple[str, str]]]:
+    """(predictions, pictures that cannot be read with the reason).
+
+    Raises:
+        DataError: a path that is not there, or no picture at all.
+    """
+    files: list[Path] = []
+    for path in paths:
+        if not path.exists():
+            raise DataError(f"{path}: no such file or folder")
+        files += pictures(path) if path.is_dir() else [path]
+    files = files[:limit]
+    if not files:
+        raise DataError(f"found no picture in {', '.join(map(str, paths))}; expected .jpg, .png, .webp or similar files")
+    side = classifier.backbone.spec.resolution
+    rows: list[Prediction] = []
+    bad: list[tuple[str, str]] = []
+    for start in range(0, len(files), batch_size):
+        names, images = [], []
+        for file in files[start : start + batch_size]:
+            try:
+                images.append(np.asarray(fit(decode(file), side)))
+                names.append(str(file))
+            except BadPicture as problem:
+                bad.append((problem.name, problem.reason))
+        if images:
+            batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
+            with torch.no_grad():
+                probabilities = classifier(batch.to(classifier.backbone.device)).softmax(1).cpu()
+            best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
+            for name, values, labels in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
+                rows.append(Prediction(name, tuple((classifier.classes[k], v) for k, v in zip(labels, values, strict=True))))
+    return rows, bad

@@ -1,0 +1,170 @@
+"""The configuration of one run: validated, printable, hashable. Imports no torch."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from ironclip.errors import UsageError, unknown
+from ironclip.threat import format_eps, parse_eps
+
+
+class AttackConfig(BaseModel):
+    """An attack of the catalogue and its options; eps comes from the run.
+
+    Args:
+        relative_step: step size over eps; None: the attack's own default or `step_size` among the options.
+    """
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "pgd"
+    relative_step: float | None = None
+
+    @property
+    def options(self) -> dict[str, Any]:
+        return dict(self.model_extra or {})
+
+
+class ScheduleConfig(BaseModel):
+    """How to descend; see `training.Schedule`, which checks the values."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    epochs: int = 50
+    batch_size: int = 32
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: float = 0.002
+    momentum: float = 0.9
+    weight_decay: float = 5e-4
+    schedule: Literal["cosine", "constant"] = "cosine"
+    warmup_epochs: int = 1
+    warmup_lr: float = 1e-5
+    clip_norm: float | None = None
+
+
+class RunConfig(BaseModel):
+    """Everything that decides what a run learns.
+
+    Args:
+        dataset: a name or a path; classes: file with class names for a folder; subset: classes that are used.
+        shots: training images a class; None: all.
+        strict_shots: refuse a class with fewer images than shots (CoOp takes what there is).
+        split_seed: draws the shots; seed: draws everything else.
+        eps: radius of the training attack, in the unit of the images.
+        templates: hand-written prompts of the data set: "single", "ensemble", or texts with {} for the class name.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    method: str
+    options: dict[str, Any] = {}
+    backbone: str = "mini"
+    weights: str | None = None
+    dataset: str
+    classes: str | None = None
+    subset: Literal["all", "base", "new"] = "all"
+    shots: int | None = Field(default=16, ge=1)
+    strict_shots: bool = True
+    split_seed: int = 1
+    seed: int = 1
+    eps: float = 4 / 255
+    templates: str | list[str] = "single"
+    augment: Literal["rrc_flip", "none", "squash"] = "rrc_flip"
+    schedule: ScheduleConfig = ScheduleConfig()
+    attack: AttackConfig = AttackConfig()
+    preset: str = ""
+    source: str = ""
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _radius(cls, value: Any) -> float:
+        return parse_eps(value)
+
+    def as_dict(self) -> dict[str, Any]:
+        return self.model_dump(mode="json")
+
+    def __str__(self) -> str:
+        shots = "all images" if self.shots is None else f"{self.shots} shots"
+        return f"{self.method} on {self.dataset} with {self.backbone}, {shots}, eps {format_eps(self.eps)}, seed {self.seed}"
+
+
+def configure(values: Mapping[str, Any]) -> RunConfig:
+    """The validated configuration.
+
+    Raises:
+        UsageError: an unknown key (with the nearest one) or a value that cannot be right, in one line.
+    """
+    try:
+        return RunConfig.model_validate(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden":
+            raise unknown("setting", where, _keys(RunConfig)) from None
+        reason = str(first.get("ctx", {}).get("error", first["msg"]))
+        raise UsageError(reason if "got" in reason else f"{where}: {reason}; got {first['input']!r}") from None
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, nested mappings merged."""
+    result = dict(base)
+    for key, value in over.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def settings(pairs: Sequence[str], method_options: Sequence[str]) -> dict[str, Any]:
+    """Nested values of "--set key=value" arguments.
+
+    A key is dotted (`schedule.epochs`, `attack.steps`, `options.length`) or the last part alone where that is clear.
+    Values are YAML; "4/255" is a number.
+
+    Raises:
+        UsageError: no "=", or a key that is nowhere.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes key=value; got {pair!r}")
+        path = _path(key.strip(), method_options)
+        here = found
+        for part in path[:-1]:
+            here = here.setdefault(part, {})
+        here[path[-1]] = _value(text.strip())
+    return found
+
+
+def _path(key: str, method_options: Sequence[str]) -> list[str]:
+    if key in method_options:
+        return ["options", key]
+    head, _, rest = key.partition(".")
+    if head in ("options", "schedule", "attack") and rest:
+        known = {"options": method_options, "schedule": list(ScheduleConfig.model_fields)}.get(head)
+        if known is not None and rest not in known:
+            raise unknown(f"key of {head}", rest, known)
+        return [head, rest]
+    if key in RunConfig.model_fields:
+        return [key]
+    if key in ScheduleConfig.model_fields:
+        return ["schedule", key]
+    if key in ("steps", "restarts", "step_size", "relative_step", "start", "keep", "loss"):
+        return ["attack", key]
+    raise unknown("setting", key, [*_keys(RunConfig), *method_options, *ScheduleConfig.model_fields, "attack.steps"])
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return list(model.model_fields)
+
+
+def _value(text: str) -> Any:
+    if re.fullmatch(r"\d+(\.\d+)?/\d+", text):
+        return parse_eps(text, "l2")
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UsageError(f"--set takes YAML values; cannot read {text!r}") from None

@@ -1,0 +1,244 @@
+"""Adversarial few-shot classification: train a defence on K images a class, evaluate it clean and attacked.
+
+Source: CoOp's protocol with the inner attack of each method (TreeLLi/APT, lionel-w2/FAP): last epoch, no model selection,
+the whole test split unless a limit is asked for.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ironclip import attacks, defenses
+from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
+from ironclip.backbones.loading import load
+from ironclip.data import Dataset, EvalSet, TrainSet, base_to_new, few_shot, open_dataset
+from ironclip.errors import UsageError
+from ironclip.evaluation import evaluate_into, settings
+from ironclip.protocols.config import RunConfig, configure
+from ironclip.runs.folder import RunFolder
+from ironclip.runs.learned import Learned
+from ironclip.runs.pictures import Example
+from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
+from ironclip.tensors import generator
+from ironclip.threat import Knowledge, Threat, format_eps
+from ironclip.training import Schedule, State, fit
+from ironclip.types import Adaptation, Attack, Classifier, Defense
+
+Callback = Callable[[dict[str, Any]], None]
+PREPROCESSING = "shorter side bicubic antialiased, centre crop"
+INIT = 1  # keeps the draw of starting values apart from other uses of the seed
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence."""
+
+    config: RunConfig
+    dataset: Dataset
+    backbone: ClipBackbone
+    defense: Defense
+
+    @property
+    def classifier(self) -> AdaptedClassifier:
+        with torch.no_grad():
+            return assemble(self.backbone, self.dataset.classes, self.defense.adaptation(self.backbone, self.dataset.classes))
+
+
+def open_experiment(
+    config: RunConfig, *, device: str = "cpu", backbone: ClipBackbone | None = None, dataset: Dataset | None = None
+) -> Experiment:
+    """Load what the configuration names; fails before any work is done.
+
+    Raises:
+        UsageError, DataError, CheckpointError: a name, an option, a split or a file that cannot be used.
+    """
+    if dataset is None:
+        dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
+    learns = any(name not in ("zero_shot", "hep") for name in config.method.split("+"))
+    for name in config.method.split("+"):
+        defenses.method(name)
+    if learns and config.shots is not None:
+        dataset = few_shot(dataset, config.shots, config.split_seed, strict=config.strict_shots)
+    if config.subset != "all":
+        dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
+    backbone = backbone or load(config.backbone, weights=config.weights, device=device)
+    options = dict(config.options)
+    for key in defenses.options(config.method):
+        if key in ("templates", "zero_shot.templates") and config.method != "hep":
+            options.setdefault(key, dataset.templates)
+    draw = generator(config.seed, INIT)
+    defense = defenses.build(config.method, backbone, dataset.classes, generator=draw, given=options)
+    return Experiment(config, dataset, backbone, defense.to(backbone.device))
+
+
+def train(
+    config: RunConfig,
+    *,
+    out: Path | None = None,
+    root: Path = Path("runs"),
+    device: str = "cpu",
+    callback: Callback | None = None,
+    experiment: Experiment | None = None,
+) -> RunFolder:
+    """The trained run; nothing to do where it is finished, goes on where it was interrupted.
+
+    Args:
+        out: the run's folder; default: named after the configuration, in `root`.
+        callback: receives the events of `training.fit`, and {"event": "done"} if there was nothing left to do.
+    """
+    say = callback or (lambda event: None)
+    experiment = experiment or open_experiment(config, device=device)
+    run = RunFolder.create(config.as_dict(), out=out, root=root)
+    with run.lock():
+        if run.status in ("trained", "evaluated"):
+            say({"event": "done", "run": str(run.path)})
+            return run
+        run.save_environment(str(experiment.backbone.device))
+        _fit(experiment, run, say)
+        run.save_learned(
+            Learned(
+                tensors=dict(experiment.defense.state_dict()),
+                base_sha256=experiment.backbone.spec.sha256,
+                method=config.method,
+                options=dict(config.options),
+                classes=experiment.dataset.classes,
+            )
+        )
+    return run
+
+
+def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
+    config, defense = experiment.config, experiment.defense
+    if not any(True for _ in defense.parameters()):
+        return
+    resolution = experiment.backbone.spec.resolution
+    data = TrainSet(experiment.dataset, resolution=resolution)
+    schedule = Schedule(**config.schedule.model_dump())
+    attack = training_attack(config)
+    clock = time.perf_counter()
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal clock
+        if event["event"] == "epoch":
+            now = time.perf_counter()
+            run.log({**event, "seconds": now - clock})
+            clock = now
+        say({**event, "steps": data.steps(schedule.batch_size)})
+
+    defense.prepare(experiment.backbone, data.batches(0, config.seed, schedule.batch_size, augment="none"))
+    saved = run.load_state()
+    fit(
+        defense,
+        experiment.backbone,
+        lambda epoch: data.batches(epoch, config.seed, schedule.batch_size, augment=config.augment),
+        attack,
+        schedule=schedule,
+        seed=config.seed,
+        resume=State(**saved) if saved is not None else None,
+        save=lambda state: run.save_state({"epoch": state.epoch, "tensors": dict(state.tensors), "flags": state.flags}),
+        callback=tell,
+    )
+
+
+def training_attack(config: RunConfig) -> Attack:
+    """The inner attack at the run's eps, in the mode the caller trains in."""
+    options = config.attack.options
+    if config.attack.relative_step is not None:
+        options.setdefault("step_size", config.attack.relative_step * config.eps or None)
+    return attacks.build(config.attack.name, eps=config.eps, **options)
+
+
+def open_run(path: Path, *, device: str = "cpu") -> tuple[RunFolder, Experiment]:
+    """A trained run with everything loaded again.
+
+    Raises:
+        RunError: no run there, or not trained yet. CheckpointError: other base weights than it was trained on.
+    """
+    run = RunFolder.open(path)
+    if run.status in ("new", "training"):
+        raise UsageError(f"{run.path} is not trained yet ({run.status}); finish it with the same `ironclip train` command")
+    experiment = open_experiment(configure(run.config), device=device)
+    learned = run.load_learned(experiment.backbone.spec.sha256)
+    experiment.defense.load_state_dict(learned.tensors)
+    return run, experiment
+
+
+def evaluate(
+    run: RunFolder,
+    experiment: Experiment,
+    named: Mapping[str, Attack],
+    *,
+    eps: float,
+    knowledge: Knowledge = "white-box",
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 100,
+    keep_examples: int = 0,
+    command: str = "",
+    callback: Callback | None = None,
+) -> tuple[Record, list[Example]]:
+    """The record of one evaluation of a run, resumed or read where it exists; holds the run's lock meanwhile.
+
+    Args:
+        named: attacks by name, all of radius eps.
+        knowledge: "white-box"; "static": the pictures are made against zero-shot classification with the same backbone.
+        limit: number of test images, classes in proportion, a larger limit containing every smaller one.
+    """
+    config, spec = experiment.config, experiment.backbone.spec
+    pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
+    defense = experiment.defense
+    parameters = sum(p.numel() for p in defense.parameters())
+    trained = [entry for entry in run.entries() if entry.get("event") == "epoch"]
+    setup = Setup(
+        method=config.method,
+        options=config.options,
+        backbone=BackboneFacts(name=spec.name, sha256=spec.sha256),
+        data=DataFacts(
+            name=experiment.dataset.name,
+            split=split,
+            split_hash=experiment.dataset.sha256,
+            classes=experiment.dataset.classes,
+            subset=config.subset,
+            label_space=len(experiment.dataset.classes),
+            preprocessing=PREPROCESSING,
+            available=len(experiment.dataset.items(split)),
+        ),
+        threat=Threat(eps=eps, knowledge=knowledge, resolution=spec.resolution),
+        shots=config.shots if parameters else None,
+        split_seed=config.split_seed if parameters else None,
+        seed=config.seed,
+        training_attack=attacks.describe(training_attack(config)) if parameters else None,
+        config_hash=run.config_hash,
+        cost=Cost(
+            trainable_parameters=parameters,
+            learned_bytes=sum(t.numel() * t.element_size() for t in defense.state_dict().values()),
+        ),
+        environment=run.environment,
+        command=command,
+    )
+    surrogates: tuple[Classifier, ...] = ()
+    if knowledge == "static":
+        surrogates = (
+            assemble(experiment.backbone, experiment.dataset.classes, Adaptation(templates=experiment.dataset.templates)),
+        )
+    elif knowledge == "adaptive":
+        surrogates = defense.surrogates(experiment.classifier)
+    with run.lock():
+        folder = run.evaluation(settings(setup, named, len(surrogates)), name="+".join(named) + "-" + format_eps(eps))
+        return evaluate_into(
+            folder,
+            setup,
+            experiment.classifier,
+            named,
+            pictures.batches(batch_size),
+            surrogates=surrogates,
+            keep_examples=keep_examples,
+            timing=Timing(train_seconds=sum(entry["seconds"] for entry in trained)),
+            total=len(pictures),
+            device=experiment.backbone.device,
+            callback=callback,
+        )

@@ -1,0 +1,80 @@
+"""From what a user typed to configurations, attacks and targets."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ironclip import presets
+from ironclip.errors import UsageError, unknown
+from ironclip.protocols.config import RunConfig, configure, merged, settings
+from ironclip.runs.folder import RunFolder
+
+
+def resolve(
+    method: str, dataset: str, *, preset: str | None = None, given: Mapping[str, Any], changes: Sequence[str] = ()
+) -> RunConfig:
+    """The configuration: the preset (default: the method's own), then what was given, then `key=value` changes.
+
+    Raises:
+        UsageError: unknown names or keys, or a preset of another method.
+    """
+    from ironclip import defenses
+
+    known = list(defenses.options(method))
+    values = presets.default(method) if preset is None else presets.preset(preset)
+    if preset is not None and values.get("method") not in (method, None):
+        raise UsageError(f"the preset {preset!r} is of {values['method']}; got the method {method!r}")
+    if "+" in method:  # options of a preset belong to its own method
+        values = {**values, "options": {f"{values.get('method')}.{k}": v for k, v in values.get("options", {}).items()}}
+    values = merged(values, {"method": method, "dataset": dataset})
+    return configure(merged(merged(values, given), settings(changes, known)))
+
+
+def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
+    """Attacks of radius eps by name; each change must be an option of at least one of them."""
+    from dataclasses import fields
+
+    from ironclip import attacks
+    from ironclip.protocols.config import _value
+
+    options = {}
+    for change in changes:
+        key, equals, text = change.partition("=")
+        if not equals:
+            raise UsageError(f"--set takes key=value; got {change!r}")
+        options[key.strip()] = _value(text.strip())
+    made = {}
+    used: set[str] = set()
+    every: set[str] = set()
+    for name in [name.strip() for name in names]:
+        kind = attacks.ATTACKS.get(name)
+        if kind is None:
+            raise unknown("attack", name, attacks.CATALOGUE)
+        known = {field.name for field in fields(kind)}
+        every |= known
+        mine = {key: value for key, value in options.items() if key in known}
+        used |= set(mine)
+        made[name] = attacks.build(name, eps=eps, **({"seed": seed} if "seed" in known else {}), **mine)
+    for key in options:
+        if key not in used:
+            raise unknown("option of these attacks", key, every)
+    return made
+
+
+def open_target(target: str, dataset: str | None, *, device: str) -> tuple[RunFolder, Any]:
+    """A run, or zero-shot classification by a backbone (which is a run of the method zero_shot).
+
+    Raises:
+        UsageError: neither a run nor a backbone, or a backbone without a data set.
+    """
+    from ironclip.protocols.few_shot import open_run, train
+
+    path = Path(target)
+    if path.exists() and (path.name == "last" or (path / "config.yaml").exists()):
+        if dataset is not None:
+            raise UsageError("a run knows its data set; leave out --data")
+        return open_run(path, device=device)
+    if dataset is None:
+        raise UsageError(f"{target!r} is no run; for zero-shot classification by a backbone of this name add --data")
+    run = train(resolve("zero_shot", dataset, given={"backbone": target}), device=device)
+    return open_run(run.path, device=device)
