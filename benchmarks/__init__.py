@@ -1,0 +1,1 @@
+"""Our fast paths against plain references: equality first, then the ratio of processor times."""
