@@ -1,0 +1,81 @@
+"""The two charts of a report: loss terms by epoch, and robust accuracy by radius."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ironclip.report.svg import Mark, Series, Tick, chart, nice_ticks, number
+from ironclip.report.views import RunView
+from ironclip.threat import format_eps
+
+
+def training_curve(log: Sequence[Mapping[str, Any]]) -> str:
+    """Mean of each loss term by epoch as inline SVG; a dashed line where training collapsed. Empty without epochs."""
+    epochs = [entry for entry in log if entry.get("event") == "epoch" and entry.get("terms")]
+    if not epochs:
+        return ""
+    names = list(dict.fromkeys(name for entry in epochs for name in entry["terms"]))
+    lines = []
+    for name in names:
+        values = [(float(entry["epoch"]), entry["terms"].get(name)) for entry in epochs]
+        lines.append(Series(_term(name), tuple((x, math.nan if y is None else float(y)) for x, y in values)))
+    if len(names) > 1:
+        sums = [(float(entry["epoch"]), float(sum(entry["terms"].values()))) for entry in epochs]
+        lines.insert(0, Series("sum of terms", tuple(sums)))
+    heights = [y for line in lines for _, y in line.points if math.isfinite(y)]
+    first, last = epochs[0]["epoch"], epochs[-1]["epoch"]
+    every = max(1, math.ceil((last - first + 1) / 10))
+    steps = sorted({first, *range(every * math.ceil(first / every), last + 1, every)})
+    return chart(
+        lines,
+        x_ticks=[Tick(float(epoch), str(epoch)) for epoch in steps],
+        y_ticks=[Tick(y, number(y)) for y in nice_ticks(min([0.0, *heights]), max([0.0, *heights]))],
+        x_range=(float(first), float(last)),
+        x_label="Epoch",
+        y_label="Loss (nats, mean over images)",
+        marks=_collapses(epochs),
+        title=f"Training loss over {len(epochs)} epoch{'s' if len(epochs) != 1 else ''}",
+    )
+
+
+def eps_curve(views: Sequence[RunView], names: Sequence[str] | None = None) -> str:
+    """Robust accuracy by radius with Wilson bands, one line a view that has a curve; radius 0 is clean accuracy.
+
+    Args:
+        names: what the lines are called; default: the methods. Views of one norm only.
+    """
+    called = names or [view.record.method for view in views]
+    drawn = [(view, name) for view, name in zip(views, called, strict=True) if view.curve]
+    if not drawn:
+        return ""
+    lines = []
+    for view, name in drawn:
+        points = tuple((point.eps, 100 * point.robust.value) for point in view.curve)
+        band = tuple((point.eps, 100 * point.robust.low, 100 * point.robust.high) for point in view.curve)
+        lines.append(Series(name, points, band, muted=view.undefended))
+    radii = sorted({point.eps for view, _ in drawn for point in view.curve})
+    norm = drawn[0][0].record.threat.norm
+    grey = norm == "linf" and all(format_eps(eps).endswith("/255") or not eps for eps in radii)
+    unit = "1/255 of full brightness" if grey else "pixels in [0, 1]"
+    ticks = [Tick(eps, format_eps(eps).removesuffix("/255")) for eps in radii]
+    return chart(
+        lines,
+        x_ticks=ticks,
+        y_ticks=[Tick(float(y), str(y)) for y in range(0, 101, 20)],
+        x_range=(0.0, radii[-1]),
+        x_label=f"Attack radius eps ({'largest change of a pixel' if norm == 'linf' else norm}, {unit})",
+        y_label="Accuracy (per cent)",
+        title="Robust accuracy over the attack radius; at 0 the pictures are clean",
+    )
+
+
+def _term(name: str) -> str:
+    """Names of loss terms in words where they are the usual ones."""
+    words = {"ce": "cross-entropy", "kl": "KL divergence"}
+    head, _, tail = name.rpartition("_")
+    return f"{head.replace('_', ' ')} {words[tail]}".strip() if tail in words else name.replace("_", " ")
+
+
+def _collapses(epochs: Sequence[Mapping[str, Any]]) -> list[Mark]:
+    first = next((entry["epoch"] for entry in epochs if "collapse" in entry.get("flags", ())), None)
+    return [] if first is None else [Mark(float(first), f"collapse, epoch {first}")]

@@ -1,0 +1,180 @@
+"""Rows as terminal text, Markdown, LaTeX (booktabs), CSV and JSON.
+
+Printed tables show per cent, leave out what all rows share and say it in the caption; best bold, second underlined.
+CSV and JSON hold every column, accuracies as fractions.
+"""
+
+import csv
+import io
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from ironclip.report.tables import Row, caption, columns, interval, percent, rank
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text, the interval behind it, its rank (1 best, 2 second, 0 neither) and a note such as "static-only"."""
+
+    text: str
+    interval: str = ""
+    rank: int = 0
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Grid:
+    """A table ready for printing; the first `words` columns are words, the others numbers."""
+
+    head: tuple[str, ...]
+    body: tuple[tuple[Cell, ...], ...]
+    words: int
+    caption: str
+
+
+def grid(table: Sequence[Row]) -> Grid:
+    """The cells that every printed form of the table shares."""
+    shown = columns(table)
+    ranks = [rank(table, value) for value in (_clean, _robust, lambda row: row.harmonic)]
+    head = ("Method", *(column.title for column in shown), "Clean", "Robust", "H", "Learned")
+    body = []
+    for number, row in enumerate(table):
+        clean, robust, harmonic = (each[number] for each in ranks)
+        body.append(
+            (
+                Cell(row.method, note="no defence" if row.undefended else ""),
+                *(Cell(column.value(row)) for column in shown),
+                Cell(percent(row.clean.value), interval(row.clean), clean),
+                Cell(percent(row.robust.value), interval(row.robust), robust, row.note),
+                Cell(percent(row.harmonic), rank=harmonic),
+                Cell(f"{row.parameters:,}" if row.parameters else "0"),
+            )
+        )
+    return Grid(head, tuple(body), 1 + sum(column.title != "n" for column in shown), caption(table))
+
+
+def terminal(table: Sequence[Row]) -> "Table":
+    """A rich table; print it with a rich console."""
+    from rich.table import Table
+    from rich.text import Text
+
+    cells = grid(table)
+    made = Table(caption=Text(cells.caption), caption_justify="left", caption_style="dim")
+    for place, title in enumerate(cells.head):
+        made.add_column(Text(title), justify="left" if place < cells.words else "right", overflow="fold")
+    styles = {0: "", 1: "bold", 2: "underline"}
+    for line in cells.body:
+        written = []
+        for cell in line:
+            text = Text(cell.text, style=styles[cell.rank])
+            for extra in (cell.interval, cell.note):
+                text.append(f" {extra}" if extra else "", style="not bold not underline dim")
+            written.append(text)
+        made.add_row(*written)
+    return made
+
+
+def markdown(table: Sequence[Row]) -> str:
+    """A pipe table with its caption below."""
+    marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
+
+    def write(cell: Cell) -> str:
+        parts = (marks[cell.rank].format(_markdown(cell.text)), cell.interval, f"({cell.note})" if cell.note else "")
+        return " ".join(part for part in parts if part)
+
+    cells = grid(table)
+    lines = [cells.head, [":--" if place < cells.words else "--:" for place in range(len(cells.head))]]
+    lines += [[write(cell) for cell in line] for line in cells.body]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_markdown(cells.caption)}\n"
+
+
+def latex(table: Sequence[Row], label: str = "tab:ironclip") -> str:
+    """A `table` environment; needs \\usepackage{booktabs} and, for names that are not ASCII, a UTF-8 engine."""
+    marks = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
+
+    def write(cell: Cell) -> str:
+        extra = " ".join(part for part in (cell.interval, f"({cell.note})" if cell.note else "") if part)
+        return marks[cell.rank].format(tex(cell.text)) + (rf" {{\scriptsize {tex(extra)}}}" if extra else "")
+
+    cells = grid(table)
+    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(cells.caption)}}}", rf"\label{{{label}}}"]
+    lines += [rf"\begin{{tabular}}{{{'l' * cells.words}{'r' * (len(cells.head) - cells.words)}}}", r"\toprule"]
+    lines += [" & ".join(tex(title) for title in cells.head) + r" \\", r"\midrule"]
+    for number, line in enumerate(cells.body):
+        if number and table[number].group != table[number - 1].group:
+            lines.append(r"\midrule")
+        lines.append(" & ".join(write(cell) for cell in line) + r" \\")
+    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
+
+
+def tex(text: str) -> str:
+    """Text with every character that LaTeX would act upon made plain."""
+    return "".join(TEX.get(character, character) for character in text)
+
+
+def plain(row: Row) -> dict[str, Any]:
+    """All columns of one row under flat names; accuracies are fractions, None where there is no number."""
+    facts = {name: getattr(row, name) for name in ("method", "data", "backbone", "shots", "seed", "eps", "threat", "attacks")}
+    for name, proportion in (("clean", row.clean), ("robust", row.robust)):
+        parts = {name: proportion.value, f"{name}_low": proportion.low, f"{name}_high": proportion.high}
+        facts |= {key: _finite(value) for key, value in parts.items()}
+    facts |= {"harmonic": _finite(row.harmonic), "learned_parameters": row.parameters, "images": row.images}
+    return facts | {"undefended": row.undefended, "note": row.note}
+
+
+def as_csv(table: Sequence[Row]) -> str:
+    """One line a row, a head line first; nothing at all for no rows."""
+    if not table:
+        return ""
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(plain(table[0])), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(plain(row) for row in table)
+    return stream.getvalue()
+
+
+def as_json(table: Sequence[Row]) -> str:
+    value = {"caption": caption(table), "rows": [plain(row) for row in table]}
+    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _clean(row: Row) -> float:
+    return row.clean.value
+
+
+def _robust(row: Row) -> float:
+    return row.robust.value
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _markdown(text: str) -> str:
+    for character in "\\`*_|<>[]":
+        text = text.replace(character, f"\\{character}")
+    return text.replace("\n", " ")

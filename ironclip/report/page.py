@@ -1,0 +1,171 @@
+"""The report as one self-contained HTML page: no script, nothing loaded from elsewhere."""
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from ironclip.errors import UsageError
+from ironclip.report import figures, formats, pictures, words
+from ironclip.report.tables import attack_words, columns, interval, percent, rows
+from ironclip.report.views import Panel, RunView
+from ironclip.runs.records import ClassResult, Record
+from ironclip.threat import format_eps
+
+WORST = 10
+"""How many classes are shown without unfolding."""
+
+
+@dataclass(frozen=True)
+class _Picture:
+    """A panel ready for the page."""
+
+    panel: Panel
+    images: tuple[tuple[str, str, str], ...]  # (data URI, caption, alternative text)
+    pixelated: bool
+    before: str
+    after: str
+
+
+@dataclass(frozen=True)
+class _Section:
+    """One evaluation ready for the page."""
+
+    name: str
+    view: RunView
+    training: str
+    pictures: tuple[_Picture, ...]
+    classes: tuple[ClassResult, ...]
+    attacks: tuple[tuple[str, int, int, int], ...]
+    facts: tuple[tuple[str, str], ...]
+    record: str
+
+
+@dataclass(frozen=True)
+class _Curves:
+    """Robust accuracy by radius of all views on the same pictures: a chart and its numbers."""
+
+    title: str
+    chart: str
+    head: tuple[str, ...]
+    body: tuple[tuple[str, ...], ...]
+
+
+def page(views: Iterable[RunView], *, title: str = "Robustness report", notes: Sequence[str] = ()) -> str:
+    """The whole page; the caller writes it.
+
+    Args:
+        title: heading and window title.
+        notes: further sentences under the summary, for example how long the run took.
+
+    Raises:
+        UsageError: there is nothing to show.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    shown = sorted(views, key=lambda view: view.undefended)
+    if not shown:
+        raise UsageError("there is no finished evaluation to report; run `ironclip evaluate` first")
+    records = [view.record for view in shown]
+    called = names(shown)
+    environment = Environment(
+        loader=PackageLoader("ironclip.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "interval": interval}
+    return environment.get_template("report.html.j2").render(
+        title=title,
+        summary=words.summary(records),
+        limits=words.limits(records),
+        notes=notes,
+        headline=words.headline(records),
+        grid=formats.grid(rows(records)),
+        curves=_curves(shown, called),
+        remarks=words.remarks(shown, called),
+        sections=[_section(view, name) for view, name in zip(shown, called, strict=True)],
+        worst=WORST,
+    )
+
+
+def names(views: Sequence[RunView]) -> list[str]:
+    """A name for each view: its method, and whatever else tells it from the others."""
+    named = []
+    table = [rows([view.record])[0] for view in views]
+    differing = columns(table)
+    for row in table:
+        facts = [f"{c.value(row)}{' shots' if c.title == 'Shots' else ''}" for c in differing if c.title not in ("n", "Seed")]
+        facts += [f"seed {row.seed}" for c in differing if c.title == "Seed" and row.seed is not None]
+        facts += [row.note] if row.note else []
+        named.append(f"{row.method} ({', '.join(facts)})" if facts else row.method)
+    return named
+
+
+def _curves(views: Sequence[RunView], called: Sequence[str]) -> list[_Curves]:
+    groups: dict[tuple[str, str], list[int]] = {}
+    for place, view in enumerate(views):
+        if view.curve:
+            groups.setdefault((rows([view.record])[0].data, view.record.threat.norm), []).append(place)
+    found = []
+    for (data, norm), places in groups.items():
+        chosen, titles = [views[place] for place in places], [called[place] for place in places]
+        radii = sorted({point.eps for view in chosen for point in view.curve})
+        body = []
+        for eps in radii:
+            cells = [next((point.robust for point in view.curve if point.eps == eps), None) for view in chosen]
+            body.append((format_eps(eps), *(f"{percent(c.value)} {interval(c)}" if c else "" for c in cells)))
+        chart = figures.eps_curve(chosen, titles)
+        found.append(_Curves(f"{data}, {norm}", chart, (f"eps ({norm})", *titles), tuple(body)))
+    return found
+
+
+def _section(view: RunView, name: str) -> _Section:
+    record = view.record
+    return _Section(
+        name=name,
+        view=view,
+        training=figures.training_curve(view.log),
+        pictures=tuple(_picture(panel) for panel in view.panels),
+        classes=tuple(sorted(record.per_class, key=lambda c: (_part(c.robust, c), _part(c.clean, c), c.name))),
+        attacks=tuple((attack_words(a), a.attacked, a.broken, a.survivors) for a in record.attacks),
+        facts=tuple((title, value) for title, value in _facts(record) if value),
+        record=json.dumps(record.model_dump(mode="json", exclude={"per_class"}), indent=1, ensure_ascii=False),
+    )
+
+
+def _facts(record: Record) -> list[tuple[str, str]]:
+    data, timing = record.data, record.timing
+    versions = ", ".join(f"{name} {version}" for name, version in record.environment.items())
+    return [
+        ("Threat", str(record.threat)),
+        ("Backbone", record.backbone.name),
+        ("Weights (sha256)", record.backbone.sha256),
+        ("Data", f"{data.name}, split {data.split}, {record.images} of {data.available or record.images} pictures"),
+        ("Learned numbers", f"{record.cost.trainable_parameters:,} ({record.cost.learned_bytes:,} bytes)"),
+        ("Precision", f"{record.precision}, rounding of attacked pictures: {record.quantise}"),
+        ("Time", f"training {timing.train_seconds:.0f} s, evaluation {timing.evaluate_seconds:.0f} s"),
+        ("Outcomes (sha256)", record.samples_sha256),
+        ("Versions", versions),
+        ("To repeat it", record.command),
+    ]
+
+
+def _picture(panel: Panel) -> _Picture:
+    change, gain = pictures.difference(panel.clean, panel.adversarial)
+    images = (
+        (pictures.data_uri(panel.clean), "clean", f"clean picture of {panel.label}"),
+        (pictures.data_uri(panel.adversarial), "attacked", f"the same picture after the attack {panel.attack}".rstrip()),
+        (pictures.data_uri(change), f"difference × {gain}", f"difference of the two, {gain} times amplified"),
+    )
+    before = _answer(panel.before, panel.before_probability)
+    after = _answer(panel.after, panel.after_probability)
+    return _Picture(panel, images, pictures.side(panel.clean) < 128, before, after)
+
+
+def _answer(name: str, probability: float | None) -> str:
+    return name if probability is None else f"{name}, {percent(probability)} %"
+
+
+def _part(count: int, result: ClassResult) -> float:
+    return count / result.images if result.images else 0.0

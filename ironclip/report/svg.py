@@ -1,0 +1,200 @@
+"""A line chart as inline SVG, written by hand: no plotting library, no script, colours that follow the page.
+
+Colours are CSS variables of the page with fallbacks, so a chart also stands alone. Lines differ in dashes and markers too,
+for readers who do not see the colours.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from html import escape
+
+WIDTH, HEIGHT = 480, 330
+LEFT, RIGHT, BOTTOM = 52, 14, 46
+LETTER = 6.9
+"""Mean width of a letter at the font size of the legend, on the generous side."""
+
+COLORS = ("#0b6bb8", "#c2500a", "#0a8065", "#8d4fb0", "#a07400", "#4a5560")
+MUTED = "#767c85"
+DASHES = ("", "7 4", "2 3", "9 3 2 3", "5 5", "1 4")
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line through (x, y), with an optional band (x, low, high). A point that is not finite leaves a gap."""
+
+    name: str
+    points: tuple[tuple[float, float], ...]
+    band: tuple[tuple[float, float, float], ...] = ()
+    muted: bool = False
+
+
+@dataclass(frozen=True)
+class Tick:
+    at: float
+    text: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A vertical dashed line with words."""
+
+    x: float
+    text: str
+
+
+def chart(
+    lines: Sequence[Series],
+    *,
+    x_ticks: Sequence[Tick],
+    y_ticks: Sequence[Tick],
+    x_range: tuple[float, float],
+    x_label: str,
+    y_label: str,
+    title: str,
+    marks: Sequence[Mark] = (),
+) -> str:
+    """The chart. Every point carries its numbers in a <title>, which browsers show as a tooltip.
+
+    Args:
+        y_ticks: the lowest and the highest one are the range of the y axis.
+        title: what a screen reader says.
+    """
+    legend, rows = _legend(lines)
+    top = 30 + 18 * rows
+    low, high = x_range if x_range[1] > x_range[0] else (x_range[0] - 0.5, x_range[0] + 0.5)
+    bottom, ceiling = y_ticks[0].at, y_ticks[-1].at
+
+    def across(x: float) -> float:
+        return LEFT + (x - low) / (high - low) * (WIDTH - LEFT - RIGHT)
+
+    def down(y: float) -> float:
+        return HEIGHT - BOTTOM - (y - bottom) / (ceiling - bottom) * (HEIGHT - BOTTOM - top)
+
+    parts = [
+        f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
+        f'font-family="system-ui, sans-serif" font-size="13" aria-label="{escape(title)}">',
+        f"<title>{escape(title)}</title>",
+        _text(2, 13, y_label, "start"),
+        *legend,
+    ]
+    for tick in y_ticks:
+        y = down(tick.at)
+        parts.append(_line(LEFT, y, WIDTH - RIGHT, y, "--grid", "#d9dde2"))
+        parts.append(_text(LEFT - 8, y + 4.5, tick.text, "end"))
+    parts.append(_line(LEFT, down(bottom), WIDTH - RIGHT, down(bottom), "--axis", "#8a9099"))
+    edge = -math.inf
+    for tick in x_ticks:
+        x = across(tick.at)
+        parts.append(_line(x, down(bottom), x, down(bottom) + 5, "--axis", "#8a9099"))
+        if x - edge >= LETTER * (len(tick.text) + 1):
+            parts.append(_text(x, down(bottom) + 19, tick.text, "middle"))
+            edge = x
+    parts.append(_text((LEFT + WIDTH - RIGHT) / 2, HEIGHT - 6, x_label, "middle"))
+    for mark in marks:
+        x = across(mark.x)
+        anchor, shift = ("start", 5) if x < WIDTH / 2 else ("end", -5)
+        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{down(bottom):.1f}" ')
+        parts.append('stroke="#b3261e" style="stroke:var(--bad, #b3261e)" stroke-width="1.5" stroke-dasharray="4 3"/>')
+        parts.append(_text(x + shift, top + 12, mark.text, anchor, "--bad", "#b3261e"))
+    for place, line in enumerate(lines):
+        band = [(across(x), down(y0), down(y1)) for x, y0, y1 in line.band if math.isfinite(y0 + y1)]
+        if len(band) > 1:
+            edge_points = [(x, y1) for x, _, y1 in band] + [(x, y0) for x, y0, _ in reversed(band)]
+            corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge_points)
+            parts.append(f'<polygon class="band" points="{corners}" fill="{_color(lines, place)}" {_fill(lines, place)}/>')
+    for place, line in enumerate(lines):
+        parts.append(f'<g class="series" data-name="{escape(line.name)}">')
+        for run in _runs(line.points):
+            corners = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in run)
+            parts.append(f'<polyline points="{corners}" {_stroke(lines, place)}/>')
+        if len(line.points) <= 20:
+            finite = [(x, y) for x, y in line.points if math.isfinite(y)]
+            parts += [_marker(lines, place, across(x), down(y), f"{line.name}: {y:.4g}") for x, y in finite]
+        parts.append("</g>")
+    return "\n".join([*parts, "</svg>"])
+
+
+def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:
+    """Round values, about `count` of them, from at most `low` to at least `high`."""
+    span = (high - low) or 1.0
+    raw = span / count
+    power = 10.0 ** math.floor(math.log10(raw))
+    step = next(factor * power for factor in (1, 2, 2.5, 5, 10) if factor * power >= raw * 0.999)
+    first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
+    return [place * step for place in range(first, max(last, first + 1) + 1)]
+
+
+def number(value: float) -> str:
+    """A tick in as few digits as it needs."""
+    return f"{value:.6g}"
+
+
+def _legend(lines: Sequence[Series]) -> tuple[list[str], int]:
+    """A sample of each line and its name, in as many rows as they need."""
+    parts, x, row = [], 2.0, 0
+    for place, line in enumerate(lines):
+        width = 34 + LETTER * len(line.name) + 14
+        if x > 2 and x + width > WIDTH:
+            x, row = 2.0, row + 1
+        y = 34 + 18 * row
+        parts.append(f'<line x1="{x:.1f}" x2="{x + 28:.1f}" y1="{y}" y2="{y}" {_stroke(lines, place)}/>')
+        parts.append(_marker(lines, place, x + 14, y, line.name))
+        parts.append(_text(x + 34, y + 4.5, line.name, "start"))
+        x += width
+    return parts, row + 1
+
+
+def _runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
+    """The stretches of finite points."""
+    runs: list[list[tuple[float, float]]] = [[]]
+    for point in points:
+        if math.isfinite(point[1]):
+            runs[-1].append(point)
+        elif runs[-1]:
+            runs.append([])
+    return [run for run in runs if len(run) > 1]
+
+
+def _place(lines: Sequence[Series], place: int) -> int:
+    return sum(not line.muted for line in lines[:place])
+
+
+def _color(lines: Sequence[Series], place: int) -> str:
+    return MUTED if lines[place].muted else COLORS[_place(lines, place) % len(COLORS)]
+
+
+def _variable(lines: Sequence[Series], place: int) -> str:
+    name = "muted" if lines[place].muted else f"line{_place(lines, place) % len(COLORS)}"
+    return f"var(--{name}, {_color(lines, place)})"
+
+
+def _stroke(lines: Sequence[Series], place: int) -> str:
+    dash = "7 4" if lines[place].muted else DASHES[_place(lines, place) % len(DASHES)]
+    dashes = f' stroke-dasharray="{dash}"' if dash else ""
+    return (
+        f'fill="none" stroke="{_color(lines, place)}" style="stroke:{_variable(lines, place)}" '
+        f'stroke-width="2.2" stroke-linejoin="round"{dashes}'
+    )
+
+
+def _fill(lines: Sequence[Series], place: int) -> str:
+    return f'style="fill:{_variable(lines, place)}" fill-opacity="0.16" stroke="none"'
+
+
+def _marker(lines: Sequence[Series], place: int, x: float, y: float, tip: str) -> str:
+    style = f'fill="{_color(lines, place)}" style="fill:{_variable(lines, place)}"'
+    title = f"<title>{escape(tip)}</title>"
+    if lines[place].muted:
+        return f'<rect x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" {style}>{title}</rect>'
+    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.8" {style}>{title}</circle>'
+
+
+def _line(x1: float, y1: float, x2: float, y2: float, variable: str, color: str) -> str:
+    where = f'x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"'
+    return f'<line {where} stroke="{color}" style="stroke:var({variable}, {color})"/>'
+
+
+def _text(x: float, y: float, text: str, anchor: str, variable: str = "--ink", color: str = "#30363d") -> str:
+    style = f'fill="{color}" style="fill:var({variable}, {color})"'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {style}>{escape(text)}</text>'

@@ -1,0 +1,150 @@
+"""Records as rows of a table. Numbers here; how they are written is in `formats`."""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from ironclip.report.views import is_undefended, standing
+from ironclip.runs.records import AttackResult, Proportion, Record
+from ironclip.threat import format_eps
+
+DASH = "–"
+EXPLAINED = (
+    "Accuracy in per cent with its 95 % Wilson interval. Robust: right without an attack and under every attack listed. "
+    "H: harmonic mean of clean and robust."
+)
+STATIC = "{}: the attack was made on another model, which overstates the defence; not ranked."
+
+
+@dataclass(frozen=True)
+class Row:
+    """One record in a table. Accuracies are fractions; `note` says why the robust one may not be ranked."""
+
+    method: str
+    data: str
+    backbone: str
+    shots: int | None
+    seed: int | None
+    eps: str
+    threat: str
+    attacks: str
+    clean: Proportion
+    robust: Proportion
+    harmonic: float
+    parameters: int
+    images: int
+    undefended: bool = False
+    note: str = ""
+
+    @property
+    def group(self) -> tuple[str, str]:
+        """Rows of one group are about the same pictures and radius, so they may be ranked."""
+        return self.data, self.eps
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of facts, shown only where it differs between rows; else its value goes to the caption."""
+
+    title: str
+    value: Callable[[Row], str]
+    caption: str
+
+
+FACTS = (
+    Column("Data", lambda row: row.data, "{}"),
+    Column("Backbone", lambda row: row.backbone, "backbone {}"),
+    Column("Shots", lambda row: DASH if row.shots is None else str(row.shots), "{} shots"),
+    Column("Seed", lambda row: DASH if row.seed is None else str(row.seed), "seed {}"),
+    Column("Threat", lambda row: row.threat, "{}"),
+    Column("Attacks", lambda row: row.attacks, "{}"),
+    Column("n", lambda row: str(row.images), "n = {}"),
+)
+CAPTION_ONLY = frozenset({"Attacks"})
+
+
+def rows(records: Iterable[Record]) -> tuple[Row, ...]:
+    """Rows grouped by data set and radius in the order of their first appearance, the undefended model first in each."""
+    found = [_row(record) for record in records]
+    order = {group: place for place, group in enumerate(dict.fromkeys(row.group for row in found))}
+    return tuple(sorted(found, key=lambda row: (order[row.group], not row.undefended)))
+
+
+def columns(table: Sequence[Row]) -> tuple[Column, ...]:
+    """The fact columns in which the rows differ. A zero-shot model has no shots or seed, which counts as no difference."""
+    return tuple(column for column in FACTS if column.title not in CAPTION_ONLY and len(_values(column, table)) > 1)
+
+
+def caption(table: Sequence[Row]) -> str:
+    """One paragraph: the threat model, everything the rows share, and what the columns mean."""
+    shown = columns(table)
+    shared = []
+    for column in FACTS:
+        values = [value for value in _values(column, table) if value != DASH]
+        if values and column not in shown:
+            shared.append(column.caption.format("; ".join(values)))
+    notes = [STATIC.format(note) for note in dict.fromkeys(row.note for row in table) if note.endswith("-only")]
+    if any(row.note == "not trusted" for row in table):
+        notes.append("not trusted: a check failed, see the flags of the record; not ranked.")
+    return " ".join([*([f"{', '.join(shared)}."] if shared else []), EXPLAINED, *notes])
+
+
+def rank(table: Sequence[Row], value: Callable[[Row], float]) -> tuple[int, ...]:
+    """1 for the best and 2 for the second of each group, 0 elsewhere; equal as printed means equal rank.
+
+    Rows with a note and groups of one row are not ranked.
+    """
+    ranks = []
+    for row in table:
+        rivals = [other for other in table if other.group == row.group and not other.note]
+        levels = sorted({percent(value(other)) for other in rivals}, key=float, reverse=True)
+        place = levels.index(percent(value(row))) + 1 if not row.note and len(rivals) > 1 else 0
+        ranks.append(place if place <= 2 else 0)
+    return tuple(ranks)
+
+
+def percent(fraction: float | None) -> str:
+    """A fraction in per cent with one decimal, or a dash where there is no number."""
+    return DASH if fraction is None or not math.isfinite(fraction) else f"{100 * fraction:.1f}"
+
+
+def interval(proportion: Proportion) -> str:
+    return f"[{percent(proportion.low)}, {percent(proportion.high)}]"
+
+
+def attack_words(attack: AttackResult) -> str:
+    """Name and the constants that matter most: "pgd (100 steps, 2 restarts)"."""
+    constants = attack.constants
+    parts = [f"{constants[key]} {key}" for key in ("steps", "queries") if isinstance(constants.get(key), int)]
+    if isinstance(restarts := constants.get("restarts"), int) and restarts > 1:
+        parts.append(f"{restarts} restarts")
+    if isinstance(loss := constants.get("loss"), str) and loss != "ce":
+        parts.append(f"{loss} loss")
+    return f"{attack.name} ({', '.join(parts)})" if parts else attack.name
+
+
+def _row(record: Record) -> Row:
+    data = record.data
+    parts = [data.name, "" if data.split == "test" else data.split, "" if data.subset == "all" else f"{data.subset} classes"]
+    return Row(
+        method=record.method,
+        data=" ".join(part for part in parts if part),
+        backbone=record.backbone.name,
+        shots=record.shots,
+        seed=record.seed,
+        eps=f"{record.threat.norm} {format_eps(record.threat.eps)}",
+        threat=str(record.threat),
+        attacks=" + ".join(attack_words(attack) for attack in record.attacks) or "no attack",
+        clean=record.clean,
+        robust=record.robust,
+        harmonic=record.harmonic,
+        parameters=record.cost.trainable_parameters,
+        images=record.images,
+        undefended=is_undefended(record),
+        note=standing(record),
+    )
+
+
+def _values(column: Column, table: Sequence[Row]) -> list[str]:
+    """The different values of a column; a dash in an undefended row is no value of its own."""
+    return list(dict.fromkeys(value for row in table if (value := column.value(row)) != DASH or not row.undefended))

@@ -1,0 +1,147 @@
+"""What a report is made of: plain values, read from run folders or put together by hand. Imports no torch."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from ironclip.errors import UsageError
+from ironclip.runs.folder import RunFolder
+from ironclip.runs.records import Proportion, Record
+
+if TYPE_CHECKING:
+    from ironclip.runs.pictures import Example
+
+UNDEFENDED = ("zero_shot",)
+INDIRECT = ("static", "transfer")
+"""Knowledge under which the attack was made on another classifier: such a number is labelled and never the headline."""
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One picture before and after an attack.
+
+    Args:
+        clean, adversarial: [3, H, W] in [0, 1]; a CPU tensor or an array.
+        before, after: predicted class names; their probabilities are None where they were not kept.
+    """
+
+    clean: Any
+    adversarial: Any
+    label: str
+    before: str
+    after: str
+    before_probability: float | None = None
+    after_probability: float | None = None
+    attack: str = ""
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Point:
+    """Robust accuracy at one radius; radius 0 is clean accuracy."""
+
+    eps: float
+    robust: Proportion
+
+
+@dataclass(frozen=True)
+class RunView:
+    """One evaluation as the report shows it.
+
+    Args:
+        log: entries of the training log; only those with {"event": "epoch", "epoch", "terms", "flags"} are drawn.
+        curve: robust accuracy by radius, from `curve`.
+    """
+
+    record: Record
+    log: Sequence[Mapping[str, Any]] = ()
+    panels: Sequence[Panel] = ()
+    curve: Sequence[Point] = ()
+
+    @property
+    def undefended(self) -> bool:
+        return is_undefended(self.record)
+
+
+def is_undefended(record: Record) -> bool:
+    return record.method in UNDEFENDED
+
+
+def standing(record: Record) -> Literal["", "static-only", "transfer-only", "not trusted"]:
+    """Why the robust accuracy of this record must not be ranked or made a headline; empty: it may."""
+    if any(flag.level == "fail" for flag in record.flags):
+        return "not trusted"
+    if record.threat.knowledge == "static":
+        return "static-only"
+    return "transfer-only" if record.threat.knowledge == "transfer" else ""
+
+
+def panels(examples: Iterable["Example"], classes: Sequence[str]) -> tuple[Panel, ...]:
+    """Panels of kept examples, with the names of the classes; probabilities where the example carries them."""
+
+    def name(label: int) -> str:
+        return classes[label] if 0 <= label < len(classes) else f"class {label}"
+
+    return tuple(
+        Panel(
+            example.clean,
+            example.adversarial,
+            label=name(example.label),
+            before=name(example.clean_prediction),
+            after=name(example.prediction),
+            before_probability=getattr(example, "clean_probability", None),
+            after_probability=getattr(example, "probability", None),
+            attack=example.attack,
+            index=example.index,
+        )
+        for example in examples
+    )
+
+
+def curve(records: Iterable[Record]) -> tuple[Point, ...]:
+    """Robust accuracy by radius, from evaluations of one classifier that differ in the radius only; starts with clean at 0.
+
+    Raises:
+        UsageError: records of several defences, data sets or threat models, or two of the same radius.
+    """
+    ordered = sorted(records, key=lambda record: record.threat.eps)
+    if not ordered:
+        return ()
+    if len({setting(record) for record in ordered}) > 1:
+        raise UsageError("a curve over eps needs records that differ in eps only")
+    points = {0.0: ordered[0].clean}
+    for record in ordered:
+        if record.threat.eps in points and record.threat.eps > 0:
+            raise UsageError(f"two records of one curve have eps {record.threat.eps:g}")
+        points[record.threat.eps] = record.robust
+    return tuple(Point(eps, robust) for eps, robust in points.items())
+
+
+def setting(record: Record) -> str:
+    """Everything that makes two records comparable, except the radius: which classifier, pictures and kind of attack."""
+    attacks = tuple(sorted(attack.name for attack in record.attacks))
+    threat = replace(record.threat, eps=0.0).as_dict()
+    who = record.model_dump(mode="json", include={"method", "options", "backbone", "data", "shots", "split_seed", "seed"})
+    return json.dumps([who, threat, record.quantise, attacks, record.images], sort_keys=True)
+
+
+def read(run: RunFolder) -> tuple[RunView, ...]:
+    """The finished evaluations of a run. Those that differ in eps only become one view with a curve.
+
+    The radius shown is that of the run's own (first) evaluation, elsewhere the largest. Empty where nothing is finished.
+    """
+    from ironclip.runs.pictures import load_examples
+
+    groups: dict[str, list[tuple[Record, Path]]] = {}
+    for place in run.evaluations():
+        if (record := place.record()) is not None:
+            groups.setdefault(setting(record), []).append((record, place.path))
+    views: list[RunView] = []
+    for found in groups.values():
+        record, path = found[0] if found[0][1] == run.path else max(found, key=lambda pair: pair[0].threat.eps)
+        shown = panels(load_examples(path / "examples.safetensors"), record.data.classes)
+        distinct = {each.threat.eps: each for each, _ in found}
+        views.append(RunView(record, run.entries() if not views else (), shown, curve(distinct.values())))
+    return tuple(views)

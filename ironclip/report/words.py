@@ -1,0 +1,153 @@
+"""What a report says in plain language: what was measured, what it does not show, and what to beware of."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ironclip.report.tables import attack_words, percent
+from ironclip.report.views import RunView, is_undefended, standing
+from ironclip.runs.records import Proportion, Record
+from ironclip.threat import Threat, format_eps
+
+ATTACKER = {
+    "white-box": "an attacker who knows the model and its defence completely",
+    "adaptive": "an attacker who knows the model and its defence completely and also attacks its parts one by one",
+    "static": "an attacker who knows only the undefended model, not the defence",
+    "transfer": "an attacker who works on another model and hopes that the pictures carry over",
+    "black-box": "an attacker who sees the scores of the model but not its inside",
+}
+LEVELS = {"fail": "Do not trust", "warn": "Warning", "note": "Note"}
+COLLAPSE = (
+    "Training collapsed: the model gave nearly the same answer to every picture. Lower the learning rate or the weight of "
+    "the consistency term and train again."
+)
+
+
+@dataclass(frozen=True)
+class Remark:
+    """Something the reader must know about one evaluation."""
+
+    level: str
+    title: str
+    text: str
+    about: str
+
+
+@dataclass(frozen=True)
+class Headline:
+    """The undefended and the best defended record on the same pictures under the same threat."""
+
+    before: Record
+    after: Record
+
+
+def headline(records: Sequence[Record]) -> Headline | None:
+    """The first pair that may be compared; records with a reason not to be ranked are left out."""
+    sound = [record for record in records if not standing(record)]
+    for before in filter(is_undefended, sound):
+        rivals = [record for record in sound if not is_undefended(record) and _alike(record, before)]
+        if rivals:
+            return Headline(before, max(rivals, key=lambda record: record.robust.value))
+    return None
+
+
+def summary(records: Sequence[Record]) -> str:
+    """One paragraph: what was measured, against which attacker, and what came out."""
+    pair = headline(records)
+    record = pair.after if pair else records[0]
+    names = list(dict.fromkeys(record.data.name for record in records))
+    said = [
+        f"We measured how often an image classifier is right on {record.images} pictures of {' and '.join(names[:3])}"
+        if len(names) <= 3
+        else f"We measured how often image classifiers are right on the pictures of {len(names)} data sets",
+        f" ({len(record.data.classes)} classes)" if len(names) == 1 and record.data.classes else "",
+        f", first as they are and then after {attacker(record.threat)}. ",
+    ]
+    if pair is None:
+        said.append(f"{record.method} is right on {share(record.clean)} of the clean pictures ")
+        said.append(f"and on {share(record.robust)} under attack.")
+        if reason := standing(record):
+            said.append(f" The number under attack is {reason}.")
+        return "".join(said)
+    learned = f", trained on {record.shots} example pictures per class," if record.shots else ""
+    said += [
+        f"Without a defence, {pair.before.backbone.name} is right on {share(pair.before.clean)} of the clean pictures "
+        f"and on {share(pair.before.robust)} under attack. ",
+        f"With the defence {record.method}{learned} it is right on {share(record.clean)} of the clean pictures "
+        f"and on {share(record.robust)} under attack. ",
+        _verdict(pair.before.robust, record.robust),
+    ]
+    return "".join(said)
+
+
+def limits(records: Sequence[Record]) -> list[str]:
+    """What the numbers do not show, one sentence or two each."""
+    attacks = list(dict.fromkeys(attack_words(attack) for record in records for attack in record.attacks))
+    radii = {record.threat.eps for record in records}
+    found = [
+        f"Other attacks. Only {', '.join(attacks)} {'were' if len(attacks) > 1 else 'was'} run; a stronger attack can only "
+        "lower the robust accuracy, so read it as an upper bound."
+        if attacks
+        else "Any attack. None was run, so robust accuracy is clean accuracy.",
+        f"Other changes to a picture: anything beyond a radius of {format_eps(max(radii))}, stickers, rotation, blur, new lighting, "
+        "or pictures made from scratch.",
+        f"Other pictures. The intervals cover the luck of drawing these {max(record.images for record in records)} test pictures "
+        "only, not a change of camera, time or place.",
+    ]
+    seeds = {record.seed for record in records if not is_undefended(record)}
+    if len(seeds) == 1:
+        found.append("Other training runs. Each defence was trained once; other example pictures or seeds give other numbers.")
+    if any(standing(record) in ("static-only", "transfer-only") for record in records):
+        found.append(
+            "An attacker who knows the defence, where a number is labelled static-only or transfer-only: such attacks were made "
+            "on another model and overstate the defence."
+        )
+    return found
+
+
+def attacker(threat: Threat) -> str:
+    """Who attacks and what they may do, as the end of a sentence that begins with "after"."""
+    if threat.norm == "linf":
+        budget = f"changed every pixel by at most {format_eps(threat.eps)} of full brightness"
+    else:
+        budget = f"changed the picture by at most {format_eps(threat.eps)} in Euclidean length (pixels in [0, 1])"
+    return f"{ATTACKER[threat.knowledge]} has {budget} in order to mislead it"
+
+
+def remarks(views: Sequence[RunView], names: Sequence[str]) -> list[Remark]:
+    """Flags of records and of trainings, and curves that rise; the gravest first."""
+    found = []
+    for view, name in zip(views, names, strict=True):
+        for flag in view.record.flags:
+            text = f"{flag.text[:1].upper()}{flag.text[1:]}"
+            found.append(Remark(flag.level, LEVELS[flag.level], text if text.endswith((".", "?", "!")) else f"{text}.", name))
+        if any("collapse" in entry.get("flags", ()) for entry in view.log):
+            found.append(Remark("warn", LEVELS["warn"], COLLAPSE, name))
+        for near, far in zip(view.curve, view.curve[1:]):
+            if far.robust.low > near.robust.high:
+                where = f"from radius {format_eps(near.eps)} to {format_eps(far.eps)}"
+                text = f"Accuracy rises {where}, which no exact attack allows: the attack is too weak there."
+                found.append(Remark("warn", LEVELS["warn"], text, name))
+    return sorted(found, key=lambda remark: list(LEVELS).index(remark.level))
+
+
+def share(proportion: Proportion) -> str:
+    return f"{percent(proportion.value)} %"
+
+
+def _verdict(before: Proportion, after: Proportion) -> str:
+    if after.low > before.high:
+        return "The 95 % intervals under attack do not overlap: the gain is more than chance."
+    if after.high < before.low:
+        return "Under attack the defended model is worse, by more than chance."
+    return "The 95 % intervals under attack overlap: the difference may be chance."
+
+
+def _alike(a: Record, b: Record) -> bool:
+    """Whether two records are about the same pictures, the same frozen model and the same threat."""
+    return (a.data.name, a.data.split, a.data.subset, a.backbone.name, a.threat) == (
+        b.data.name,
+        b.data.split,
+        b.data.subset,
+        b.backbone.name,
+        b.threat,
+    )

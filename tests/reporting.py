@@ -1,0 +1,95 @@
+"""Records, logs and pictures made up for the tests of reports."""
+
+from typing import Any
+
+import numpy as np
+
+from ironclip.report import Panel, RunView, curve
+from ironclip.runs.records import (
+    AttackResult,
+    BackboneFacts,
+    ClassResult,
+    Cost,
+    DataFacts,
+    Flag,
+    Proportion,
+    Record,
+    Timing,
+)
+from ironclip.threat import Threat
+
+CLASSES = ("red circle", "blue square", "<b>bold</b>", "a & b", 'say "hi"')
+
+
+def record(method: str = "nap", clean: int = 80, robust: int = 40, images: int = 100, **changes: Any) -> Record:
+    """A record; `changes` replaces fields, and "eps", "knowledge" and "norm" make its threat."""
+    threat = Threat(
+        norm=changes.pop("norm", "linf"),
+        eps=changes.pop("eps", 4 / 255),
+        knowledge=changes.pop("knowledge", "white-box"),
+        resolution=64,
+    )
+    undefended = method == "zero_shot"
+    constants = {"attack": "pgd", "eps": threat.eps, "step_size": None, "steps": 100, "restarts": 1, "loss": "ce", "derived": {}}
+    classes = changes.pop("classes", CLASSES)
+    share = [images // len(classes)] * len(classes)
+    fields: dict[str, Any] = {
+        "method": method,
+        "backbone": BackboneFacts(name="mini", sha256="ab" * 32),
+        "data": DataFacts(name="shapes", classes=classes, label_space=len(classes), available=images),
+        "threat": threat,
+        "shots": None if undefended else 16,
+        "seed": None if undefended else 1,
+        "images": images,
+        "clean": Proportion.measured(clean, images),
+        "robust": Proportion.measured(robust, images),
+        "attacks": (AttackResult(name="pgd", constants=constants, attacked=clean, broken=clean - robust, survivors=robust),),
+        "per_class": tuple(
+            ClassResult(name=name, images=n, clean=max(n - place, 0), robust=max(n - 3 * place, 0))
+            for place, (name, n) in enumerate(zip(classes, share))
+        ),
+        "samples_sha256": "cd" * 32,
+        "cost": Cost(trainable_parameters=0 if undefended else 12_288, learned_bytes=0 if undefended else 49_152),
+        "environment": {"python": "3.12.1", "torch": "2.8.0"},
+        "timing": Timing(train_seconds=61, evaluate_seconds=34),
+        "command": f"ironclip train {method} --data shapes --backbone mini --shots 16 --eps 4/255 --seed 1",
+    }
+    return Record(**(fields | changes))
+
+
+def log(epochs: int = 20, collapse: int | None = None) -> list[dict[str, Any]]:
+    """Epochs as `training.fit` reports them."""
+    entries = []
+    for epoch in range(1, epochs + 1):
+        terms = {"clean_ce": 0.5 + 1.1 * 0.85**epoch, "adv_ce": 0.9 + 1.4 * 0.9**epoch, "kl": 0.15 + 0.02 * (epoch % 3)}
+        flags = ("collapse",) if collapse is not None and epoch >= collapse else ()
+        entries.append({"event": "epoch", "epoch": epoch, "epochs": epochs, "lr": 0.002, "terms": terms, "flags": flags})
+    return entries
+
+
+def panel(seed: int = 0, size: int = 64, **changes: Any) -> Panel:
+    """A coloured disc, its noise at eps 4/255, and predictions."""
+    draw = np.random.default_rng(seed)
+    rows, columns = np.mgrid[:size, :size] / size
+    inside = (rows - 0.5) ** 2 + (columns - 0.5) ** 2 < draw.uniform(0.05, 0.15)
+    clean = np.where(inside, draw.random((3, 1, 1)), 0.2 * draw.random((3, 1, 1)) + 0.6 + 0.2 * rows)
+    adversarial = (clean + draw.choice([-4 / 255, 4 / 255], size=clean.shape)).clip(0, 1)
+    fields: dict[str, Any] = {"label": "red circle", "before": "red circle", "after": "blue square", "attack": "pgd"}
+    return Panel(clean, adversarial, **(fields | {"before_probability": 0.973, "after_probability": 0.618} | changes))
+
+
+def views(images: int = 100, collapse: int | None = None) -> list[RunView]:
+    """An undefended and a defended model with everything a page shows."""
+
+    def line(method: str, clean: int, robust: list[int]) -> RunView:
+        radii = (1, 2, 4, 8)
+        found = [record(method, clean, count, images, eps=eps / 255) for eps, count in zip(radii, robust)]
+        entries = log(collapse=collapse) if method != "zero_shot" else []
+        shown = [panel(seed, after="blue square" if seed % 2 else "a & b") for seed in range(4)]
+        return RunView(found[2], entries, shown, curve(found))
+
+    note = Flag(id="subset", level="note", text="100 of 400 images")
+    bare, defended = line("zero_shot", 82, [45, 12, 2, 0]), line("nap", 76, [66, 57, 41, 14])
+    data = defended.record.data.model_copy(update={"available": 400})
+    noted = defended.record.model_copy(update={"flags": (note,), "data": data})
+    return [bare, RunView(noted, defended.log, defended.panels, defended.curve)]
