@@ -1,10 +1,12 @@
 """Fixtures shared by all tests: the reference data where it is present."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
 settings.register_profile("ironclip", deadline=None, derandomize=True, database=None)
 settings.load_profile("ironclip")
 

@@ -10,13 +10,32 @@ def linear(classes: int = 5, pixels: int = 48, seed: int = 0, dtype: torch.dtype
     return _drawn(model, seed).to(dtype).eval()
 
 
+class Rowwise(nn.Module):
+    """A linear model that adds up each image by itself: no matrix product whose rounding depends on the batch."""
+
+    def __init__(self, classes: int, pixels: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.empty(classes, pixels))
+
+    def forward(self, images: Tensor) -> Tensor:
+        return torch.stack([(images.flatten(1) * row).sum(1) for row in self.weight], dim=1)
+
+
+def rowwise(classes: int = 5, pixels: int = 48, seed: int = 0, dtype: torch.dtype = torch.float32) -> Rowwise:
+    """Logits W x, bitwise the same for an image in any batch."""
+    model = Rowwise(classes, pixels)
+    _drawn(model, seed)
+    return model.to(dtype).eval()
+
+
 def convnet(classes: int = 5, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     """A small smooth network with batch norm and dropout, so that a change of mode shows."""
+    center = nn.BatchNorm2d(3)
+    center.running_mean = torch.full((3,), 0.5)
     model = nn.Sequential(
-        nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(0.5),
-        nn.Linear(32, classes),
-    )  # fmt: skip
-    return _drawn(model, seed, gain=2.0).to(dtype).eval()
+        center, nn.Conv2d(3, 8, 3, padding=1), nn.GELU(), nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(0.5), nn.Linear(32, classes)
+    )
+    return _drawn(model, seed, gain=3.0).to(dtype).eval()
 
 
 def pictures(count: int = 12, seed: int = 1, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -32,8 +51,11 @@ def predicted(model: nn.Module, images: Tensor) -> Tensor:
 
 
 def _drawn(model: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
+    """Gaussian weights of variance gain^2 / fan-in and small biases; norms keep their unit start."""
     generator = torch.Generator().manual_seed(seed)
+    norms = {id(p) for module in model.modules() if isinstance(module, nn.BatchNorm2d) for p in module.parameters()}
     for parameter in model.parameters():
-        scale = gain / max(parameter[0].numel(), 1) ** 0.5 if parameter.ndim > 1 else 0.1
-        nn.init.normal_(parameter, mean=0.0 if parameter.ndim > 1 else 0.05, std=scale, generator=generator)
+        if id(parameter) not in norms:
+            scale = gain / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.1
+            nn.init.normal_(parameter, std=scale, generator=generator)
     return model

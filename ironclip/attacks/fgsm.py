@@ -65,7 +65,7 @@ class FGSM:
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
         inputs.check_step(self.step_size)
-        inputs.check_loss(self.loss, self.targeted)
+        inputs.check_loss(self.loss, self.targeted, not self.random_start)
 
     @property
     def derived(self) -> dict[str, Any]:

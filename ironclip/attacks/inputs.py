@@ -104,10 +104,16 @@ def check_step(step_size: float | None) -> None:
         raise UsageError(f"step_size must be above 0; got {step_size}")
 
 
-def check_loss(loss: str | Loss, targeted: bool) -> None:
-    """A named loss ("kl": from the clean prediction, without labels) or any function (outputs, labels) -> [B]."""
+def check_loss(loss: str | Loss, targeted: bool, from_clean: bool) -> None:
+    """A named loss ("kl": from the clean prediction, without labels) or any function (outputs, labels) -> [B].
+
+    Args:
+        from_clean: the attack starts at the clean image, where the gradient of "kl" is zero.
+    """
     if callable(loss):
         return
     check_choice("loss", loss, (*ATTACK_LOSSES, "kl"))
     if loss == "kl" and targeted:
         raise UsageError('loss "kl" uses no labels, so it cannot be targeted; use "ce", "margin" or "dlr"')
+    if loss == "kl" and from_clean:
+        raise UsageError('loss "kl" has no gradient at the clean image; use a random start')

@@ -245,7 +245,7 @@ def _check_options(
     inputs.check_count("restarts", restarts, 1)
     for what, value in {"start": start, "keep": keep, "mode": mode, "box": box}.items():
         inputs.check_choice(what, value, CHOICES[what])
-    inputs.check_loss(loss, targeted)
+    inputs.check_loss(loss, targeted, start == "zero")
     if restarts > 1 and start == "zero":
         raise UsageError('restarts from start="zero" are all the same run; use another start or restarts=1')
     if mode == "compact" and (keep != "best" or callable(loss) or loss == "kl"):

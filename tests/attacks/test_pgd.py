@@ -1,0 +1,291 @@
+"""PGD against closed forms, against loops written out, and against the published implementations."""
+
+from itertools import pairwise
+
+import open_clip
+import pytest
+import torch
+from parity import PlainClassifier, assert_matches, load_case, parity_clip
+from torch.nn import functional as F
+from torch.testing import assert_close
+from toys import convnet, linear, pictures, predicted
+
+from ironclip.attacks import PGD
+from ironclip.attacks.pgd import pgd
+from ironclip.errors import DataError, UsageError
+from ironclip.losses import cross_entropy_each, kl_each, margin_each
+from ironclip.tensors import keyed_uniform, project
+
+
+def scene(count=12, seed=0, dtype=torch.float32):
+    model, images = convnet(seed=seed, dtype=dtype), pictures(count, dtype=dtype)
+    return model, images, predicted(model, images)
+
+
+def ce(model, images, labels):
+    with torch.no_grad():
+        return cross_entropy_each(model(images), labels)
+
+
+def margin(model, images, labels):
+    with torch.no_grad():
+        return margin_each(model(images), labels)
+
+
+class Watched(torch.nn.Module):
+    """A model that remembers what it was shown."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.seen, self.modes = model, [], []
+
+    def forward(self, images):
+        self.seen.append(images.detach().clone())
+        self.modes.append(self.model.training)
+        return self.model(images)
+
+
+@pytest.mark.parametrize("start", ["uniform", "zero", "one_sided", "gaussian"])
+@pytest.mark.parametrize("loss", ["ce", "margin"])
+def test_pgd_reaches_the_optimum_of_a_linear_model(start, loss):
+    model, images = linear(2), pictures()
+    labels = predicted(model, images)
+    weight = model[1].weight.detach()
+    towards = (weight[1 - labels] - weight[labels]).sign().view_as(images)
+    for keep in ("best", "last"):
+        found = pgd(model, images, labels, eps=0.1, steps=10, start=start, loss=loss, keep=keep)
+        assert_close(found, (images + 0.1 * towards).clamp(0, 1))
+
+
+def test_l2_pgd_falls_just_beyond_the_euclidean_distance_and_not_before():
+    model = linear(2, dtype=torch.float64)
+    images = 0.4 + 0.2 * pictures(dtype=torch.float64)
+    labels = predicted(model, images)
+    weight = model[1].weight.detach()
+    distance = -margin(model, images, labels) / (weight[0] - weight[1]).norm()
+    for at in range(len(images)):
+        one = model, images[at : at + 1], labels[at : at + 1]
+        for factor, falls in ((1.02, True), (0.98, False)):
+            found = pgd(*one, eps=factor * distance[at].item(), norm="l2", steps=60)
+            assert (predicted(model, found) != one[2]).item() is falls
+
+
+def test_last_iterate_follows_the_recursion_written_out():
+    model, images, labels = scene()
+    adv = (images + 0.05 * keyed_uniform((3, 4, 4), 4, range(12))).clamp(0, 1)
+    for _ in range(5):
+        leaf = adv.clone().requires_grad_()
+        (slope,) = torch.autograd.grad(F.cross_entropy(model(leaf), labels, reduction="sum"), leaf)
+        adv = project(adv + 0.02 * slope.sign(), images, 0.05)
+    assert_close(pgd(model, images, labels, eps=0.05, step_size=0.02, steps=5, keep="last", seed=4), adv)
+
+
+@pytest.mark.parametrize("name", ["margin", "callable"])
+def test_best_is_the_highest_loss_of_all_points_seen(name):
+    model, images, labels = scene()
+    loss = margin_each if name == "callable" else "margin"
+    watched = Watched(model)
+    found = pgd(watched, images, labels, eps=0.2, step_size=0.2, steps=7, restarts=2, loss=loss)
+    assert len(watched.seen) == 1 + 2 * 8
+    reached = torch.stack([margin(model, seen, labels) for seen in watched.seen])
+    assert watched.seen[0].equal(images)
+    assert_close(margin(model, found, labels), reached.amax(0))
+
+
+def test_best_prefers_a_misclassified_point_to_a_higher_loss():
+    """Logits of one pixel x: at x >= 0.6 the loss is highest, only between 0.45 and 0.55 the image is misclassified."""
+
+    def function(images):
+        x = images[:, 0]
+        wrong = torch.where((x - 0.5).abs() < 0.05, 5.0, 0.0)
+        return torch.stack([5 - x, wrong + x - x.detach() + 0.1, torch.where(x > 0.6, 4.35, 4.9 - 9 * (0.6 - x).abs())], dim=1)
+
+    images, labels = torch.full((1, 1), 0.3), torch.zeros(1, dtype=torch.long)
+    found = pgd(function, images, labels, eps=0.4, step_size=0.1, steps=4, start="zero")
+    assert function(found).argmax() != 0
+    assert found.item() == pytest.approx(0.5)
+
+
+def test_more_steps_more_restarts_and_a_start_never_help_the_defender():
+    for seed in range(3):
+        model, images, labels = scene(20, seed)
+        options = {"eps": 0.1, "step_size": 0.1, "loss": "margin"}
+        steps = [margin(model, pgd(model, images, labels, steps=count, **options), labels) for count in (0, 1, 2, 5, 10)]
+        runs = [margin(model, pgd(model, images, labels, steps=3, restarts=count, **options), labels) for count in (1, 2, 4)]
+        start = (images + 0.1 * keyed_uniform((3, 4, 4), 0, range(20))).clamp(0, 1)
+        for series in (steps, runs):
+            assert (series[0] >= margin(model, images, labels) - 1e-6).all()
+            assert (series[0] >= margin(model, start, labels) - 1e-6).all()
+            for fewer, more in pairwise(series):
+                assert (more >= fewer - 1e-6).all()
+        robust = [(predicted(model, pgd(model, images, labels, eps=0.1, step_size=0.1, steps=n)) == labels) for n in (0, 2, 6)]
+        assert (robust[1] <= robust[0]).all()
+        assert (robust[2] <= robust[1]).all()
+
+
+def test_last_with_restarts_takes_the_run_that_ends_highest():
+    model, images, labels = scene()
+    options = {"eps": 0.2, "step_size": 0.2, "steps": 3, "keep": "last"}
+    noises = [keyed_uniform((3, 4, 4), 0, range(12), restart) for restart in range(4)]
+    ends = torch.stack([pgd(model, images, labels, noise=noise, **options) for noise in noises])
+    values = torch.stack([ce(model, end, labels) for end in ends])
+    assert values.argmax(0).unique().numel() > 1
+    assert_close(pgd(model, images, labels, restarts=4, **options), ends[values.argmax(0), torch.arange(12)])
+
+
+def test_last_with_one_run_costs_no_more_than_its_steps():
+    model, images, labels = scene()
+    watched = Watched(model)
+    pgd(watched, images, labels, eps=0.1, steps=3, keep="last")
+    assert len(watched.seen) == 3
+
+
+def test_compaction_shows_the_model_only_images_that_still_stand():
+    model, images, labels = scene(30)
+    labels[:5] = (labels[:5] + 1) % 5
+    watched = Watched(model)
+    pgd(watched, images, labels, eps=0.05, steps=8, mode="compact")
+    sizes = [len(seen) for seen in watched.seen]
+    assert sizes[:2] == [30, 25]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[-1] < 25
+
+
+def test_compaction_is_refused_where_it_would_change_results():
+    for options in ({"keep": "last"}, {"loss": "kl"}, {"loss": margin_each}):
+        with pytest.raises(UsageError, match='mode="compact" drops misclassified images'):
+            PGD(eps=0.1, mode="compact", **options)
+    with pytest.raises(UsageError, match='mode="compact"'):
+        PGD(eps=0.1, mode="compact")(*scene(), loss=margin_each)
+
+
+def test_starts_written_out():
+    model, images, labels = scene()
+    noise = keyed_uniform((3, 4, 4), 7, range(12), 0)
+    expected = {
+        "uniform": 0.1 * noise,
+        "one_sided": 0.1 * (noise + 1) / 2,
+        "gaussian": 0.001 * torch.special.ndtri((noise.double() + 1) / 2).float(),
+        "zero": torch.zeros_like(noise),
+    }
+    for start, delta in expected.items():
+        found = pgd(model, images, labels, eps=0.1, steps=0, keep="last", start=start, seed=7)
+        assert_close(found, (images + delta).clamp(0, 1), rtol=0, atol=1e-5)
+    assert (pgd(model, images, labels, eps=0.5, norm="l2", steps=0, keep="last") - images).flatten(1).norm(
+        dim=1
+    ).max() <= 0.5 + 1e-6
+
+
+def test_given_noise_stands_for_the_first_draw_and_is_checked():
+    model, images, labels = scene()
+    noise = keyed_uniform((3, 4, 4), 7, range(12), 0)
+    options = {"eps": 0.1, "steps": 3, "restarts": 2, "seed": 7}
+    assert pgd(model, images, labels, noise=noise.double(), **options).equal(pgd(model, images, labels, **options))
+    for bad in (noise * 2, noise[:3], noise / 0):
+        with pytest.raises(DataError, match=r"noise must lie in \[-1, 1\]"):
+            pgd(model, images, labels, noise=bad, **options)
+
+
+def test_restarts_from_no_start_are_refused():
+    with pytest.raises(UsageError, match="are all the same run"):
+        PGD(eps=0.1, restarts=2, start="zero")
+
+
+def test_kl_rises_from_the_clean_prediction_without_labels():
+    model, images, labels = scene()
+    clean = model(images).detach()
+    found = pgd(model, images, labels, eps=0.1, steps=5, loss="kl")
+    assert found.equal(pgd(model, images, labels * 0, eps=0.1, steps=5, loss="kl"))
+    assert found.equal(pgd(model, images, labels, eps=0.1, steps=5, loss=lambda outputs, _: kl_each(outputs, clean)))
+    assert (kl_each(model(found), clean) > 1e-3).all()
+    with pytest.raises(UsageError, match="no gradient at the clean image"):
+        PGD(eps=0.1, loss="kl", start="zero")
+
+
+def test_a_targeted_attack_descends_to_its_target():
+    model, images, labels = scene()
+    targets = (labels + 1) % 5
+    found = pgd(model, images, targets, eps=0.2, steps=10, targeted=True)
+    assert (ce(model, found, targets) <= ce(model, images, targets)).all()
+    compact = pgd(model, images, targets, eps=0.2, steps=10, targeted=True, mode="compact")
+    assert (predicted(model, compact) == targets).equal(predicted(model, found) == targets)
+
+
+def test_the_mode_of_the_caller_is_kept_where_asked():
+    model, images, labels = scene()
+    watched = Watched(model).train()
+    for eval_mode in (True, False):
+        PGD(eps=0.1, steps=2, eval_mode=eval_mode)(watched, images, labels)
+    assert watched.modes == [False] * 4 + [True] * 4
+
+
+def test_a_loss_of_the_wrong_shape_is_refused():
+    with pytest.raises(UsageError, match=r"one value for each of 12 images; got shape \(\)"):
+        PGD(eps=0.1)(*scene(), loss=F.cross_entropy)
+
+
+def test_the_default_is_the_project_default():
+    attack = PGD(eps=4 / 255)
+    assert (attack.steps, attack.restarts, attack.start, attack.keep, attack.loss, attack.norm) == (
+        100,
+        1,
+        "uniform",
+        "best",
+        "ce",
+        "linf",
+    )
+    assert attack.derived == {"step_size": 1 / 255}
+
+
+# Published implementations (float64): plain open_clip model with the reference weights.
+
+
+@pytest.fixture(scope="module")
+def parity(shared):
+    folder = shared / "parity"
+    return folder, parity_clip(folder), load_case(folder / "clip")[1]
+
+
+def constants(notes, *path):
+    for part in path:
+        notes = notes[part]
+    return {name: notes[name] for name in ("eps", "step_size", "steps")}
+
+
+@pytest.mark.parametrize(("name", "loss"), [("pgd", "ce"), ("pgd10", "ce"), ("cw10", "margin")])
+def test_pgd_and_cw_equal_tecoa(parity, name, loss):
+    folder, model, notes = parity
+    case = load_case(folder / "tecoa")
+    inputs = case[0]
+    function = PlainClassifier(model, model.encode_text(inputs["tokens"]), notes)
+    assert_matches(case, "logits", function(inputs["images"]))
+    found = pgd(
+        function, inputs["images"], inputs["labels"], keep="last", loss=loss, noise=inputs["noise"],
+        **constants(case[1], "constants", name),
+    )  # fmt: skip
+    assert_matches(case, f"{name}.delta", found - inputs["images"])
+    assert_matches(case, f"{name}.logits", function(found))
+    assert_matches(case, f"{name}.loss", cross_entropy_each(function(found), inputs["labels"]).mean())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", ["train_onfly", "train_constant"])
+def test_the_inner_attack_of_apt_keeps_the_box_outside_the_iterate(shared, name, dtype):
+    folder = shared / "parity"
+    model, notes = parity_clip(folder, dtype), load_case(folder / "clip")[1]
+    case = load_case(folder / "apt", dtype)
+    inputs = case[0]
+    if name == "train_onfly":
+        tokens = inputs["tokens"]
+        embedded = model.token_embedding(tokens).clone()
+        embedded[:, 1:5] = inputs["ctx_unified"]
+        hidden = model.ln_final(model.transformer(embedded + model.positional_embedding, attn_mask=model.attn_mask))
+        text = hidden[torch.arange(len(tokens)), tokens.argmax(1)] @ model.text_projection
+    else:
+        names = case[1]["constants"]["classes"]
+        text = model.encode_text(open_clip.get_tokenizer("ViT-B-32")([f"a photo of a {name}" for name in names]))
+    found = pgd(
+        PlainClassifier(model, text, notes), inputs["images"], inputs["labels"], keep="last", box="forward",
+        noise=inputs["noise"], **constants(case[1], "constants"),
+    )  # fmt: skip
+    assert_matches(case, f"{name}.adversarial_images", found)
