@@ -100,7 +100,8 @@ def _read_torchscript(path: Path) -> dict[str, Tensor]:
     try:
         with warnings.catch_warnings():
             # The format is OpenAI's choice; torch calls the whole of TorchScript deprecated.
-            warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=FutureWarning)
+            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
             return dict(torch.jit.load(path, map_location="cpu").state_dict())
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(f"{path} is a damaged or foreign TorchScript archive: {_line(error)}") from None
@@ -156,7 +157,7 @@ def _tidy(path: Path, loaded: Any, openai: bool, metadata: Mapping[str, str]) ->
     return Checkpoint(path, state, "visual" if alone else "clip", openai, metadata)
 
 
-def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path, what: str) -> None:
+def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what: str) -> None:
     """Copy the tensors into the module, in its precision; every name and shape must agree.
 
     Raises:
@@ -191,16 +192,47 @@ def _look(state: Mapping[str, Tensor]) -> str:
     if any(name.startswith("trunk.") for name in names):
         return "a timm image tower"
     if "layer1.0.conv1.weight" in names:
-        blocks = [len({name.split(".")[1] for name in names if name.startswith(f"layer{n}.")}) for n in (1, 2, 3, 4)]
+        blocks = [_count(names, f"layer{n}.", 1) for n in (1, 2, 3, 4)]
         return f"a ResNet with {blocks} blocks of width {len(names['layer1.0.conv1.weight'])}"
     patches = names.get("conv1.weight")
     if patches is None or patches.ndim != 4:
         return f"tensors such as {', '.join(sorted(state)[:3])}"
-    layers = len(
-        {name.split(".")[2] for name in names if name.startswith("transformer.resblocks.") and f"visual.{name}" in state}
-    )
-    layers = layers or len({name.split(".")[2] for name in names if name.startswith("transformer.resblocks.")})
+    layers = _count(state, "visual.transformer.resblocks.", 3) or _count(state, "transformer.resblocks.", 2)
     return f"a ViT with patch {patches.shape[-1]}, width {len(patches)} and {layers} layers"
+
+
+def openai_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
+    """The configuration of OpenAI's weights, from their shapes; heads are 64 wide in all of OpenAI's models.
+
+    Source: openai/CLIP, clip/model.py: build_model.
+    """
+    if "visual.conv1.weight" not in state or "text_projection" not in state:
+        raise CheckpointError("OpenAI's format needs both towers: visual.conv1.weight and text_projection")
+    first, positions = state["visual.conv1.weight"], "visual.positional_embedding"
+    resnet = "visual.layer1.0.conv1.weight" in state
+    side = round((len(state["visual.attnpool.positional_embedding" if resnet else positions]) - 1) ** 0.5)
+    if resnet:
+        width = len(state["visual.layer1.0.conv1.weight"])
+        blocks = [_count(state, f"visual.layer{n}.", 2) for n in (1, 2, 3, 4)]
+        vision: dict[str, Any] = {"layers": blocks, "width": width, "image_size": 32 * side, "patch_size": None}
+    else:
+        layers = _count(state, "visual.transformer.resblocks.", 3)
+        patch = first.shape[-1]
+        vision = {"layers": layers, "width": len(first), "patch_size": patch, "image_size": patch * side}
+    vocabulary, width = state["token_embedding.weight"].shape
+    text = {
+        "context_length": len(state["positional_embedding"]),
+        "vocab_size": vocabulary,
+        "width": width,
+        "heads": width // 64,
+        "layers": _count(state, "transformer.resblocks.", 2),
+    }
+    return {"embed_dim": state["text_projection"].shape[1], "vision_cfg": vision, "text_cfg": text}
+
+
+def _count(state: Mapping[str, Tensor], start: str, part: int) -> int:
+    """Number of different values of the dotted part of the names that start so."""
+    return len({name.split(".")[part] for name in state if name.startswith(start)})
 
 
 def tensor_hash(module: nn.Module) -> str:

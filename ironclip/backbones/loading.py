@@ -52,10 +52,9 @@ def load(
     where = check_device(device)
     recipe = resolve(name, weights=weights, base=base, activation=activation)
     model = build(recipe.config, recipe.activation)
-    what = f"{recipe.name} ({recipe.tokenizer})" if recipe.tokenizer != recipe.name else recipe.name
-    fill(model, _text_names(recipe.state, custom=hasattr(model, "text")), recipe.path, what)
+    fill(model, _text_names(recipe.state, custom=hasattr(model, "text")), recipe.path, recipe.tokenizer)
     if recipe.visual is not None:
-        fill(model.visual, recipe.visual, recipe.path, f"the image tower of {recipe.tokenizer}")
+        fill(model.visual, recipe.visual, recipe.visual_path, f"the image tower of {recipe.tokenizer}")
     backbone = wrap(
         model,
         tokenizer_for(recipe.tokenizer, recipe.config),
@@ -66,7 +65,7 @@ def load(
         sha256=tensor_hash(model),
     )
     if recipe.probe is not None:
-        check_probe(backbone, recipe.probe, recipe.path)
+        check_probe(backbone, recipe.probe, recipe.visual_path or recipe.path)
     return backbone.to(device=where, dtype=PRECISIONS[precision])
 
 
@@ -75,7 +74,7 @@ def check_device(device: torch.device | str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise UsageError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from None
+        raise UsageError(f"device {str(device)!r} cannot be used here: {str(error).splitlines()[0][:120]}") from None
 
 
 def _text_names(state: Mapping[str, Tensor], *, custom: bool) -> dict[str, Tensor]:

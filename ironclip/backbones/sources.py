@@ -7,22 +7,18 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import open_clip
-from open_clip.pretrained import (
-    download_pretrained,
-    download_pretrained_from_hf,
-    get_pretrained_cfg,
-    list_pretrained_tags_by_model,
-)
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from torch import Tensor
 
 from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
-from ironclip.backbones.checkpoints import Checkpoint, read_checkpoint
+from ironclip.backbones.checkpoints import Checkpoint, openai_config, read_checkpoint
+from ironclip.backbones.downloads import from_hub, from_tag, hub_config
 from ironclip.backbones.registry import EMBEDDED, ROBUST, WEIGHTS_FOLDER, Activation, list_backbones, tag_activation
 from ironclip.errors import CheckpointError, UsageError, unknown
 
@@ -38,7 +34,8 @@ class Recipe:
         config: arguments of open_clip's model class.
         state: weights of both towers.
         visual: image-tower weights that replace those of `state`, where a file holds an image tower alone.
-        path: of the file that the user named, for messages.
+        path: of the file with `state`, for messages.
+        visual_path: of the file with `visual`.
         tokenizer: what open_clip calls the model whose tokenizer it is.
         probe: logits to reproduce, where the weights come with some.
     """
@@ -50,6 +47,7 @@ class Recipe:
     path: Path
     tokenizer: str
     visual: Mapping[str, Tensor] | None = None
+    visual_path: Path | None = None
     mean: tuple[float, ...] = OPENAI_MEAN
     std: tuple[float, ...] = OPENAI_STD
     probe: Mapping[str, Any] | None = None
@@ -109,11 +107,14 @@ def settle(what: str, stated: Activation | None, by: str, asked: Activation | No
 
 
 def described(path: Path, activation: Activation | None) -> Recipe:
-    """A file that says what it is: by a JSON description beside it (as `ironclip pretrain` writes), or by its metadata."""
+    """A file that says what it is: a JSON description beside it (as `ironclip pretrain` writes), metadata, or OpenAI's format."""
     beside = path.with_suffix(".json")
     if not beside.is_file():
         checkpoint = read_checkpoint(path)
         architecture = checkpoint.metadata.get("architecture")
+        if architecture is None and checkpoint.openai and checkpoint.layout == "clip":
+            settled = settle(str(path), "quick_gelu", "OpenAI's format", activation)
+            return Recipe(path.stem, openai_config(checkpoint.state), checkpoint.state, settled, path, tokenizer=path.stem)
         if architecture is None:
             raise CheckpointError(f"{path} does not say its architecture; name it, for example ViT-B-32@{path}")
         return _file(path.stem, _known_architecture(architecture), path, None, activation, checkpoint)
@@ -126,15 +127,24 @@ def described(path: Path, activation: Activation | None) -> Recipe:
     checkpoint = read_checkpoint(path)
     if (sha := note.get("sha256")) and hashlib.sha256(path.read_bytes()).hexdigest() != sha:
         raise CheckpointError(f"{path} is not the file that {beside.name} describes: its sha256 differs from {sha[:12]}...")
-    extra = {"path": path, "tokenizer": name, "probe": note.get("probe"), "name": name}
-    settled = settle(name, stated, beside.name, activation)
+    settled, probe = settle(name, stated, beside.name, activation), note.get("probe")
     if checkpoint.layout == "visual":
         if "text_tower" not in note:
             raise CheckpointError(f"{path} holds an image tower alone and {beside.name} names no text_tower")
         other = resolve(note["text_tower"], weights=None, base=None, activation=settled)
-        return replace(other, **extra, visual=checkpoint.state)
+        return replace(other, name=name, visual=checkpoint.state, visual_path=path, probe=probe)
     mean, std = tuple(note.get("mean", OPENAI_MEAN)), tuple(note.get("std", OPENAI_STD))
-    return Recipe(config=config, state=checkpoint.state, activation=settled, mean=mean, std=std, **extra)
+    return Recipe(
+        name=name,
+        config=config,
+        state=checkpoint.state,
+        activation=settled,
+        path=path,
+        tokenizer=name,
+        mean=mean,
+        std=std,
+        probe=probe,
+    )
 
 
 def _tag(architecture: str, tag: str, activation: Activation | None) -> Recipe:
@@ -142,16 +152,16 @@ def _tag(architecture: str, tag: str, activation: Activation | None) -> Recipe:
     if not known:
         raise unknown(f"tag of {architecture}", tag, list_pretrained_tags_by_model(architecture))
     name = f"{architecture}/{tag}"
-    theirs: Activation = "quick_gelu" if known.get("quick_gelu") else "gelu"
-    if tag_activation(architecture, tag) != theirs and activation is None:
-        raise CheckpointError(f"open_clip says {name} was trained with {theirs}, our table says otherwise; pass activation=")
-    settled = activation if tag_activation(architecture, tag) != theirs else settle(name, theirs, "open_clip's list", activation)
-    path = _downloaded(name, lambda: download_pretrained(known))
+    ours, theirs = tag_activation(architecture, tag), "quick_gelu" if known.get("quick_gelu") else "gelu"
+    if ours != theirs and activation is None:
+        raise CheckpointError(f"our table says {name} was trained with {ours}, open_clip says {theirs}; pass activation=")
+    settled = settle(name, ours if ours == theirs else None, "open_clip's list of tags", activation)
+    path = from_tag(name, known)
     return Recipe(
         name=name,
         config=open_clip.get_model_config(architecture),
         state=_whole(read_checkpoint(path)),
-        activation=settled or theirs,
+        activation=settled,
         path=path,
         tokenizer=architecture,
         mean=tuple(known["mean"]),
@@ -160,12 +170,12 @@ def _tag(architecture: str, tag: str, activation: Activation | None) -> Recipe:
 
 
 def _hub(name: str, activation: Activation | None) -> Recipe:
-    model = name.removeprefix("hf-hub:")
-    note = json.loads(_downloaded(name, lambda: download_pretrained_from_hf(model, filename="open_clip_config.json")).read_text())
-    config, pixels = note.get("model_cfg", note), note.get("preprocess_cfg", {})
+    repository = name.removeprefix("hf-hub:")
+    note = hub_config(name, repository)
+    config, pixels = note["model_cfg"], note["preprocess_cfg"]
     stated: Activation = "quick_gelu" if config.get("quick_gelu") else "gelu"
     said = stated if "quick_gelu" in config or activation is None else None
-    path = _downloaded(name, lambda: download_pretrained_from_hf(model))
+    path = from_hub(name, repository)
     return Recipe(
         name=name,
         config=config,
@@ -176,16 +186,6 @@ def _hub(name: str, activation: Activation | None) -> Recipe:
         mean=tuple(pixels.get("mean", OPENAI_MEAN)),
         std=tuple(pixels.get("std", OPENAI_STD)),
     )
-
-
-def _downloaded(name: str, fetch: Callable[[], str]) -> Path:
-    try:
-        return Path(fetch())
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-        raise CheckpointError(
-            f"the weights of {name} could not be downloaded ({reason}); check the connection or name a local file"
-        ) from None
 
 
 def _whole(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
@@ -228,9 +228,8 @@ def _file(
                 f"{path} holds an image tower alone and needs the text tower of {base}: {error}; or pass base="
             ) from None
         settled = settle(str(path), stated or other.activation, by if stated else f"as its base {base}", activation)
-        return replace(
-            other, name=name, path=path, tokenizer=architecture, visual=checkpoint.state, activation=settled, probe=None
-        )
+        part = {"visual": checkpoint.state, "visual_path": path, "activation": settled, "probe": None}
+        return replace(other, name=name, config=config, tokenizer=architecture, **part)
     settled = settle(str(path), stated, by, activation)
     mean, std = _pixel_statistics(architecture)
     return Recipe(

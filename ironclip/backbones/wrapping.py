@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -135,4 +136,11 @@ def tokenizer_for(model: str, config: Mapping[str, Any]) -> Tokenizer:
     length = text.get("context_length", 77)
     if text.get("hf_tokenizer_name"):
         return HubTokenizer(model, length)
-    return SimpleTokenizer(context_length=length, **(text.get("tokenizer_kwargs") or {}))
+    options = text.get("tokenizer_kwargs") or {}
+    return SimpleTokenizer(context_length=length, **options) if options else _clip_tokenizer(length)
+
+
+@lru_cache(maxsize=8)
+def _clip_tokenizer(context_length: int) -> SimpleTokenizer:
+    """CLIP's tokenizer; reading its vocabulary takes longer than loading a small model."""
+    return SimpleTokenizer(context_length=context_length)
