@@ -23,6 +23,9 @@ of the last block; it returns what it does not change as it came. Attributes tha
 changes_output: False says that at layer L it leaves the pooled token (class or end of text) as it is.
 reach: text only; n says that it depends on positions only within the first n, and treats the tokens after them alike and
     alone, by its method `beyond(layer, tokens)` (no such method: leaves them). Without `reach`, classes share no prefix.
+appends: image only; True says that it keeps tokens of its own at the end of the sequence, where there is room for one such edit.
+
+An edit treats all sequences of the batch alike: it may be called on a part of the batch, or again in a backward pass.
 """
 
 Images = Callable[[Tensor], Tensor]
@@ -107,6 +110,9 @@ class Backbone(Protocol):
     @property
     def device(self) -> torch.device: ...
 
+    @property
+    def dtype(self) -> torch.dtype: ...
+
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """[K, T] token ids, T the context length; a text that does not fit raises UsageError."""
         ...
@@ -165,8 +171,8 @@ class Context:
     Args:
         vectors: [M, D] shared by all classes or [K, M, D] one set a class.
         template: text with `{ctx}` where the vectors stand and `{}` for the class name.
-        position: where the vectors go relative to the class name: "end" (before the name, as the template says),
-            "middle" (half on either side) or "front" (after the name); the two last need a template starting "{ctx} {}".
+        position: where the class name goes relative to the vectors: "end" (after them, as the template says), "middle" (half of
+            them on either side) or "front" (before them); the two last need a template starting "{ctx} {}".
     """
 
     vectors: Tensor
@@ -207,7 +213,8 @@ def merge(a: Adaptation, b: Adaptation) -> Adaptation:
     """Both adaptations at once, a's functions and edits first.
 
     Raises:
-        AdaptationClash: both bring a head, a context, different templates, or values (other than masks) for one weight.
+        AdaptationClash: both bring a head, a context, different templates, values (other than masks) for one weight, or edits
+            that keep tokens at the end of the image sequence.
     """
 
     def one(what: str, x: Any, y: Any) -> Any:
@@ -220,6 +227,8 @@ def merge(a: Adaptation, b: Adaptation) -> Adaptation:
             raise AdaptationClash(f"both defences bring {what}; only one of them can. Stack defences that change different parts")
         return x if x is not None else y
 
+    if all(any(getattr(edit, "appends", False) for edit in part.image_edits) for part in (a, b)):
+        raise AdaptationClash("both defences append prompts to the image tokens; only one of them can")
     return Adaptation(
         pixels=(*a.pixels, *b.pixels),
         image_edits=(*a.image_edits, *b.image_edits),
@@ -342,7 +351,9 @@ class TestTime(Protocol):
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:
     """The class names as a tuple, or UsageError where they cannot name a classification task."""
-    names = tuple(classes)
+    names = (classes,) if isinstance(classes, str) else tuple(classes)
+    if any(not isinstance(name, str) or not name.strip() for name in names):
+        raise UsageError(f"class names are words that can stand in a prompt; got {list(names)[:8]}")
     if len(names) < 2:
         raise UsageError(f"a classifier needs at least two classes; got {len(names)}: {list(names)}")
     return names

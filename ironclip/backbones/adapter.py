@@ -12,6 +12,7 @@ from ironclip.types import BackboneSpec, Edit, PromptTokens, Trace
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)
+REMEMBERED = 32  # lists of texts whose tokens are kept: a training step asks for the same few again and again
 
 
 class ClipBackbone(nn.Module):
@@ -42,11 +43,13 @@ class ClipBackbone(nn.Module):
     ) -> None:
         super().__init__()
         self.image, self.text, self._tokenizer = image, text, tokenizer
-        self.register_buffer("mean", torch.tensor(mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(std).view(3, 1, 1), persistent=False)
+        self._ids: dict[tuple[str, ...], Tensor] = {}
+        like = next(image.parameters())
+        for constant, values in (("mean", mean), ("std", std)):
+            self.register_buffer(constant, like.new_tensor(values).view(3, 1, 1), persistent=False)
         first = Trace(layers=(0,))
         with torch.no_grad():
-            embed_dim = image(torch.zeros(1, 3, image.resolution, image.resolution), trace=first).shape[1]
+            embed_dim = image(like.new_zeros(1, 3, image.resolution, image.resolution), trace=first).shape[1]
         self._spec = BackboneSpec(
             name=name,
             kind=image.kind,
@@ -71,6 +74,12 @@ class ClipBackbone(nn.Module):
         self.requires_grad_(False)
         self.eval()
 
+    def _apply(self, *args: Any, **options: Any) -> "ClipBackbone":
+        """As for any module, with mean and standard deviation rounded once, to the new precision."""
+        super()._apply(*args, **options)
+        self.mean, self.std = (self.mean.new_tensor(v).view(3, 1, 1) for v in (self._spec.mean, self._spec.std))
+        return self
+
     @property
     def spec(self) -> BackboneSpec:
         return self._spec
@@ -93,13 +102,22 @@ class ClipBackbone(nn.Module):
         Raises:
             UsageError: a text has more tokens than the context holds (open_clip would cut it silently).
         """
+        texts = tuple(texts)
+        if texts not in self._ids:
+            self._check_lengths(texts)
+            while len(self._ids) >= REMEMBERED:
+                del self._ids[next(iter(self._ids))]
+            self._ids[texts] = self._tokenizer(list(texts))
+        return self._ids[texts].to(self.device)
+
+    def _check_lengths(self, texts: Sequence[str]) -> None:
         encode = getattr(self._tokenizer, "encode", None)
+        if encode is None:
+            return
         room = self.spec.context_length - 2
-        if encode is not None:
-            for text in texts:
-                if (tokens := len(encode(text))) > room:
-                    raise UsageError(f"{text[:60]!r} has {tokens} tokens; {self.spec.name} holds at most {room}. Shorten it")
-        return self._tokenizer(list(texts)).to(self.device)
+        for text in texts:
+            if (tokens := len(encode(text))) > room:
+                raise UsageError(f"{text[:60]!r} has {tokens} tokens; {self.spec.name} holds at most {room}. Shorten it")
 
     def embed_text(self, texts: Sequence[str]) -> PromptTokens:
         return self.text.embed(self.tokenize(texts))
@@ -125,6 +143,9 @@ class ClipBackbone(nn.Module):
         side = self.spec.resolution
         if images.ndim != 4 or images.shape[1:] != (3, side, side):
             raise UsageError(f"{self.spec.name} takes images [B, 3, {side}, {side}] in [0, 1]; got shape {tuple(images.shape)}")
+        if not images.is_floating_point() or torch.promote_types(images.dtype, self.dtype) != self.dtype:
+            kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (images.dtype, self.dtype))
+            raise UsageError(f"{self.spec.name} takes images in [0, 1] of {wanted}; got {kind}, which must be converted first")
         return self.image((images - self.mean) / self.std, edits=edits, weights=weights, trace=trace)
 
     def image_weight(self, name: str) -> Tensor:

@@ -53,21 +53,22 @@ class AdaptedClassifier(nn.Module):
             raise NonFinite(f"the text features of {backbone.spec.name} are not finite; the learned context or edits diverged")
 
     def forward(self, images: Tensor) -> Tensor:
+        trace = self.head.trace()
+        return self.head(ImageOutput(self.encode_image(images, trace=trace), trace), self.text_features)
+
+    def encode_image(self, images: Tensor, *, trace: Trace | None = None) -> Tensor:
+        """[B, E] features of the adapted image tower, not normalised; they and the trace are float32 in every precision."""
         for change in self.adaptation.pixels:
             images = change(images)
-        trace = self.head.trace()
         with self._autocast():
             features = self.backbone.encode_image(
                 images, edits=self.adaptation.image_edits, weights=self.image_weights, trace=trace
             )
-        wide = features if features.dtype == torch.float64 else features.float()
-        return self.head(ImageOutput(wide, trace), self.text_features)
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """[B, E] features of the adapted image tower, not normalised."""
-        for change in self.adaptation.pixels:
-            images = change(images)
-        return self.backbone.encode_image(images, edits=self.adaptation.image_edits, weights=self.image_weights)
+        if trace is not None:
+            for kept in (trace.inputs, trace.weights):
+                kept.update({layer: _wide(tensor) for layer, tensor in kept.items()})
+            trace.projected = None if trace.projected is None else _wide(trace.projected)
+        return _wide(features)
 
     def detached(self) -> "AdaptedClassifier":
         """The same classifier with constant text features and weights; what it borrows is shared, not copied."""
@@ -83,10 +84,14 @@ class AdaptedClassifier(nn.Module):
                 self.backbone.encode_text(tokens, edits=self.adaptation.text_edits, weights=weights)
                 for tokens in class_prompts(self.backbone, self.classes, self.adaptation)
             ]
-        return average([f if f.dtype == torch.float64 else f.float() for f in features])
+        return average([_wide(f) for f in features])
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.backbone.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def assemble(

@@ -12,7 +12,7 @@ from ironclip.errors import UsageError
 from ironclip.types import Adaptation, Backbone, Context, PromptTokens
 
 DEFAULT_TEMPLATE = "a photo of a {}."
-PLACEHOLDER = "X"
+PLACEHOLDERS = ("X", "Z")
 
 
 def prompt_name(name: str) -> str:
@@ -35,50 +35,44 @@ def splice(backbone: Backbone, classes: Sequence[str], context: Context) -> Prom
     """The class prompts with the learned vectors in place of `{ctx}`.
 
     Source: CoOp's PromptLearner as used by APT (TreeLLi/APT, apt/trainers/apt.py): the prompt is tokenised with one
-    placeholder word a vector, so its length and end-of-text position do not depend on where the vectors stand.
+    placeholder word a vector, so its length and end-of-text position do not depend on where the vectors stand. Where they
+    stand is read off two sets of placeholders: they are the tokens in which these differ, in any tokenizer.
 
     Raises:
         UsageError: a class-specific context for another number of classes, or a template that does not fit the position.
     """
     vectors = context.vectors
-    count = vectors.shape[-2]
     if vectors.ndim == 3 and len(vectors) != len(classes):
         raise UsageError(f"this context holds words for {len(vectors)} classes, one set each; got {len(classes)} classes")
-    if context.template.count("{ctx}") != 1:
-        raise UsageError(f"a context template needs {{ctx}} exactly once; got {context.template!r}")
-    before, after = context.template.split("{ctx}")
-    template = before + " ".join([PLACEHOLDER] * count) + after
-    tokens = backbone.embed_text(fill(template, classes))
-    start = 1 + (_length(backbone, before.strip()) if before.strip() else 0)
-    words = vectors.to(tokens.embeddings.dtype).expand(len(classes), -1, -1)
-    embeddings = torch.cat([tokens.embeddings[:, :start], words, tokens.embeddings[:, start + count :]], dim=1)
-    ids = tokens.ids
-    if context.position != "end":
-        if before or not after.startswith(" {}"):
-            raise UsageError(f"position {context.position!r} needs a template '{{ctx}} {{}}...'; got {context.template!r}")
-        order = _reorder(backbone, classes, count, context.position, ids.shape[1]).to(ids.device)
-        embeddings = embeddings.gather(1, order[..., None].expand_as(embeddings))
-        ids = ids.gather(1, order)
-    shared = shared_columns(ids)
-    return replace(tokens, embeddings=embeddings, ids=ids, shared=min(shared, start) if vectors.ndim == 3 else shared)
+    count, width = vectors.shape[-2:]
+    tokens = backbone.embed_text(fill(_with_words(context, count, PLACEHOLDERS[0]), classes))
+    others = backbone.tokenize(fill(_with_words(context, count, PLACEHOLDERS[1]), classes))
+    if width != tokens.embeddings.shape[2]:
+        raise UsageError(f"this context has words of width {width}; {backbone.spec.name} needs {tokens.embeddings.shape[2]}")
+    marked = tokens.ids != others[:, : tokens.ids.shape[1]]
+    if not (marked.sum(1) == count).all():
+        raise UsageError(f"{{ctx}} must stand as words of its own, with spaces around it; got {context.template!r}")
+    columns = marked.nonzero()[:, 1].view(len(classes), count)
+    words = vectors.to(tokens.embeddings).expand(len(classes), -1, -1)
+    embeddings = tokens.embeddings.scatter(1, columns[..., None].expand_as(words), words)
+    # Vectors are told from words, and one from another: equal placeholder words must not make a column look shared.
+    numbers = -1 - torch.arange(count, device=columns.device).expand_as(columns)
+    shared = shared_columns(tokens.ids.scatter(1, columns, numbers))
+    return replace(tokens, embeddings=embeddings, shared=min(shared, int(columns.min())) if vectors.ndim == 3 else shared)
 
 
-def _length(backbone: Backbone, text: str) -> int:
-    """Number of tokens of a text between start and end."""
-    return int(backbone.embed_text([text]).eot[0]) - 1
-
-
-def _reorder(backbone: Backbone, classes: Sequence[str], count: int, position: str, length: int) -> Tensor:
-    """[K, T] source position of every token when the context moves behind (part of) the class name."""
-    rows = []
-    for name in classes:
-        name_length = _length(backbone, prompt_name(name))
-        head = count // 2 if position == "middle" else 0
-        context = list(range(1, 1 + count))
-        words = list(range(1 + count, 1 + count + name_length))
-        moved = [0, *context[:head], *words, *context[head:]]
-        rows.append([*moved, *range(len(moved), length)])
-    return torch.tensor(rows)
+def _with_words(context: Context, count: int, word: str) -> str:
+    """The context's template with placeholder words for the vectors, moved behind the class name as the position asks."""
+    template = context.template
+    if template.count("{ctx}") != 1:
+        raise UsageError(f"a context template needs {{ctx}} exactly once; got {template!r}")
+    words = [word] * count
+    if context.position == "end":
+        return template.replace("{ctx}", " ".join(words))
+    if not template.startswith("{ctx} {}"):
+        raise UsageError(f"position {context.position!r} needs a template '{{ctx}} {{}}...'; got {template!r}")
+    head = count // 2 if context.position == "middle" else 0
+    return " ".join([*words[:head], "{}", *words[head:]]) + template.removeprefix("{ctx} {}")
 
 
 def class_prompts(backbone: Backbone, classes: Sequence[str], adaptation: Adaptation) -> list[PromptTokens]:

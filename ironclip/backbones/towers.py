@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ironclip.errors import UnsupportedEdit, unknown
+from ironclip.errors import UnsupportedEdit, UsageError, unknown
 from ironclip.types import Edit, Trace
 
 
@@ -61,9 +61,11 @@ def with_weights(tower: Any, weights: Mapping[str, Tensor] | None, *args: Any) -
     if not weights:
         return tower.run(*args)
     known = dict(tower.net.named_parameters())
-    for name in weights:
+    for name, tensor in weights.items():
         if name not in known:
             raise unknown("weight", name, known)
+        if tensor.shape != known[name].shape:
+            raise UsageError(f"weight {name!r} has shape {tuple(known[name].shape)}; got {tuple(tensor.shape)}")
     return functional_call(_Run(tower), {f"net.{name}": tensor for name, tensor in weights.items()}, args)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ironclip.backbones.blocks import run_block
 from ironclip.backbones.towers import Tower, apply_edits, leaves_output
+from ironclip.errors import UnsupportedEdit
 from ironclip.types import Edit, Trace
 
 
@@ -23,6 +24,8 @@ class VitTower(Tower):
         self.width = visual.positional_embedding.shape[1]
         self.grid = visual.grid_size[0]
         self.resolution = visual.image_size[0]
+        if visual.grid_size != (self.grid, self.grid):
+            raise UnsupportedEdit(f"the image tower must take squares; this one takes {visual.image_size[1]} x {self.resolution}")
 
     def run(self, images: Tensor, edits: Sequence[Edit], trace: Trace | None) -> Tensor:
         net = self.net
@@ -44,14 +47,20 @@ class VitTower(Tower):
             if record:
                 trace.weights[layer] = record[0]  # type: ignore[union-attr]
             if alone:
-                return net._pool(tokens)[0] @ net.proj
+                return self._read(tokens)
         tokens = apply_edits(edits, self.layers, tokens)
         if trace is not None:
             if trace.tokens and trace.wants(self.layers):
                 trace.inputs[self.layers] = tokens
             if trace.grid:
-                trace.projected = net.ln_post(tokens[:, 1 : 1 + self.grid**2]) @ net.proj
-        return net._pool(tokens)[0] @ net.proj
+                trace.projected = self._project(net.ln_post(tokens[:, 1 : 1 + self.grid**2]))
+        return self._read(tokens)
+
+    def _read(self, tokens: Tensor) -> Tensor:
+        return self._project(self.net._pool(tokens)[0])
+
+    def _project(self, tokens: Tensor) -> Tensor:
+        return tokens if self.net.proj is None else tokens @ self.net.proj
 
     def _class_token_is_enough(self, edits: Sequence[Edit], trace: Trace | None) -> bool:
         """Whether the last block may compute the class token alone: nothing else is read."""
