@@ -17,6 +17,8 @@ from ironclip.tensors import key
 from ironclip.types import Attack, Backbone, Batch, Defense
 
 Callback = Callable[[dict[str, Any]], None]
+COLLAPSED_STEPS = 0.9
+"""Share of an epoch's steps that must look collapsed for the flag."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class Schedule:
 
     Args:
         lr: learning rate behind the warm-up.
-        warmup_epochs: epochs at the constant `warmup_lr`; the cosine counts them, so it never reaches zero [code].
+        warmup_epochs: epochs at the constant `warmup_lr`; the cosine is shifted by them, so it never reaches zero [code].
+            Left out where there are no more epochs than these, or nothing would be learned [inferred].
         clip_norm: largest norm of the gradient of all learned tensors; None: no clipping.
     """
 
@@ -41,9 +44,18 @@ class Schedule:
     clip_norm: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "lr"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} must be positive; got {getattr(self, name)}")
+        for name in ("epochs", "batch_size", "warmup_epochs"):
+            value, least = getattr(self, name), 0 if name == "warmup_epochs" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise UsageError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        for name in ("lr", "warmup_lr", "clip_norm"):
+            value = getattr(self, name)
+            if not (name == "clip_norm" and value is None) and not 0 < value < math.inf:
+                raise UsageError(f"{name} must be positive; got {value}")
+        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
+            raise UsageError(
+                f"momentum must be in [0, 1) and weight_decay at least 0; got {self.momentum} and {self.weight_decay}"
+            )
         if self.optimizer not in ("sgd", "adamw") or self.schedule not in ("cosine", "constant"):
             raise UsageError(f"optimizer is sgd or adamw, schedule cosine or constant; got {self.optimizer}, {self.schedule}")
 
@@ -88,7 +100,8 @@ def fit(
         callback: called with {"event": "step" | "epoch", "epoch", "step", "lr", "terms", ...}.
 
     Raises:
-        NonFinite: a loss term is NaN or infinite; names it.
+        NonFinite: a loss term or a gradient is NaN or infinite; names it.
+        CheckpointError: the state to go on from is of another defence.
         UsageError: an epoch without batches.
     """
     say = callback or (lambda event: None)
@@ -108,17 +121,18 @@ def fit(
             group["lr"] = lr * ratio
         inner = seeded(attack, key(seed, epoch))
         sums: dict[str, float] = {}
-        seen = classes = 0
+        seen = steps = constant = 0
         for step, batch in enumerate(batches(epoch), start=1):
             terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm)
-            seen, classes = seen + len(batch), len(batch.classes)
+            seen, steps = seen + len(batch), step
+            constant += collapsed(terms, len(batch.classes))
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value * len(batch)
             say({"event": "step", "epoch": epoch, "epochs": schedule.epochs, "step": step, "lr": lr, "terms": terms})
         if not seen:
             raise UsageError(f"epoch {epoch} has no batches; the training split is empty")
         means = {name: total / seen for name, total in sums.items()}
-        if collapsed(means, classes) and "collapse" not in flags:
+        if constant >= COLLAPSED_STEPS * steps and "collapse" not in flags:
             flags.append("collapse")
         say({"event": "epoch", "epoch": epoch, "epochs": schedule.epochs, "lr": lr, "terms": means, "flags": tuple(flags)})
         if save is not None:
@@ -127,16 +141,24 @@ def fit(
     return tuple(flags)
 
 
-def collapsed(means: Mapping[str, float], classes: int) -> bool:
-    """Whether an epoch's mean terms look like constant outputs: cross-entropy at ln K and every KL term near zero.
+def collapsed(terms: Mapping[str, float], classes: int) -> bool:
+    """Whether the terms of a step look like constant outputs: cross-entropy at ln K and every KL term near zero.
+
+    `fit` raises the flag where nearly every step of an epoch looks like that: outputs that do not depend on the image give
+    ln K for any labels, while a loss that has ln K as its mean scatters around it.
 
     Source: lionel-w2/FAP issue 3, where a consistency term drives the outputs to a constant. Thresholds are ours: 2 % of
-    ln K, 0.01 nats. Cross-entropies are terms whose name ends in "ce", consistency terms those that end in "kl".
+    ln K, 0.01 nats. Cross-entropies are terms whose name ends in "ce", consistency terms those that end in "kl"; those of
+    a part of a stack ("part.term") may also add up to ln K, as weighted ones do.
     """
-    entropies = [v for name, v in means.items() if name.endswith("ce")]
-    divergences = [v for name, v in means.items() if name.endswith("kl")]
+    parts: dict[str, list[float]] = {}
+    for name, value in terms.items():
+        if name.endswith("ce"):
+            parts.setdefault(name.rpartition(".")[0], []).append(value)
     chance = math.log(classes)
-    return bool(entropies) and all(abs(v - chance) < 0.02 * chance for v in entropies) and all(v < 0.01 for v in divergences)
+    near = lambda value: abs(value - chance) < 0.02 * chance  # noqa: E731
+    constant = [near(sum(entropies)) or all(near(value) for value in entropies) for entropies in parts.values()]
+    return bool(parts) and all(constant) and all(value < 0.01 for name, value in terms.items() if name.endswith("kl"))
 
 
 def seeded(attack: Attack, seed: int) -> Attack:
@@ -153,15 +175,17 @@ def _step(
     optimizer: torch.optim.Optimizer,
     clip_norm: float | None,
 ) -> dict[str, float]:
-    terms = defense.loss(backbone, batch, attack)
+    with torch.enable_grad():
+        terms = defense.loss(backbone, batch, attack)
     values = {name: float(term.detach()) for name, term in terms.items()}
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFinite(f"the loss term {name!r} became {value}; lower the learning rate, set clip_norm, or use float32")
     optimizer.zero_grad(set_to_none=True)
     torch.stack(list(terms.values())).sum().backward()
-    if clip_norm is not None:
-        torch.nn.utils.clip_grad_norm_(defense.parameters(), clip_norm, error_if_nonfinite=True)
+    norm = torch.nn.utils.clip_grad_norm_(defense.parameters(), math.inf if clip_norm is None else clip_norm)
+    if not norm.isfinite():
+        raise NonFinite(f"the gradient's norm became {float(norm)}; lower the learning rate, set clip_norm, or use float32")
     optimizer.step()
     return values
 

@@ -1,6 +1,7 @@
 """Learned building blocks that several methods share: deep prompts for either tower, and token refiners. Each is an Edit."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 
 import torch
@@ -24,6 +25,26 @@ def normal(*shape: int, std: float = 0.02, generator: torch.Generator | None = N
     return nn.Parameter(torch.randn(shape, generator=generator) * std)
 
 
+def check_whole(option: str, value: object, least: int) -> None:
+    """UsageError unless the option's value is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise UsageError(f"{option} must be a whole number of at least {least}; got {value!r}")
+
+
+def check_number(option: str, value: object, low: float, high: float = math.inf, *, above: bool = False) -> None:
+    """UsageError unless the option's value is a finite number in [low, high], or in (low, high] if `above`."""
+    number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not number or not low <= value <= high or (above and value == low):  # type: ignore[operator]
+        bounds = [f"above {low:g}" if above else f"at least {low:g}"] + ([f"at most {high:g}"] if high < math.inf else [])
+        raise UsageError(f"{option} must be a number of {' and '.join(bounds)}; got {value!r}")
+
+
+def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
+    """UsageError unless the option's value is one of these."""
+    if value not in choices:
+        raise UsageError(f"{option} must be one of {', '.join(choices)}; got {value!r}")
+
+
 def check_depth(depth: int | None, layers: int, tower: str) -> int:
     """The number of prompted layers, all of them by default.
 
@@ -32,7 +53,7 @@ def check_depth(depth: int | None, layers: int, tower: str) -> int:
     """
     if depth is None:
         return layers
-    if not 1 <= depth <= layers:
+    if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= layers:
         raise UsageError(f"prompt depth must be 1 to {layers}, the layers of the {tower} tower; got {depth}")
     return depth
 
@@ -50,6 +71,7 @@ class ImagePrompts(nn.Module):
     """
 
     changes_output = False
+    appends = True
 
     def __init__(
         self, depth: int, length: int, width: int, *, layers: int, before_ln_pre: bool, generator: torch.Generator | None = None

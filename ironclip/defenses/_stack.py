@@ -1,6 +1,6 @@
 """Several defences as one: adaptations merged, loss terms summed."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any
 
@@ -37,8 +37,9 @@ class Stack(Defense):
         }
 
     def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
+        kept = list(batches) if isinstance(batches, Iterator) else batches  # every part reads all of them
         for _, part in self._each():
-            part.prepare(backbone, batches)
+            part.prepare(backbone, kept)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         return tuple(other for _, part in self._each() for other in part.surrogates(classifier))

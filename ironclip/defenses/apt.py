@@ -6,7 +6,8 @@ class-specific. Objective: mean cross-entropy of adversarial images alone [paper
 Deviations from the official code: the inner attack differentiates pixels alone (there `.backward()` also fills the prompt's
 gradient, which is wiped later: same result); text features are computed once a step instead of once an inner step (exact,
 the prompt does not move there); attack and training run in float32 (there float16). `constant` prompts use class names with
-spaces [inferred]; the code keeps underscores.
+spaces [inferred]; the code keeps underscores there. Contexts in the middle and in front are tokenised where they stand; the
+code moves tokens, which differs for names that end in punctuation alone.
 """
 
 from collections.abc import Sequence
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import AdaptedClassifier, assemble
-from ironclip.defenses._blocks import normal
+from ironclip.defenses._blocks import check_choice, check_number, check_whole, normal
 from ironclip.errors import UsageError
 from ironclip.types import Adaptation, Attack, Backbone, Batch, Context, Defense, check_classes
 
@@ -52,26 +53,35 @@ class APT(Defense):
     ) -> None:
         super().__init__()
         classes = check_classes(classes)
-        if position not in ("end", "middle", "front"):
-            raise UsageError(f"position must be end, middle or front; got {position!r}")
-        if strategy not in ("onfly", "constant", "perturbed"):
-            raise UsageError(f"strategy must be onfly, constant or perturbed; got {strategy!r}")
+        check_choice("position", position, ("end", "middle", "front"))
+        check_choice("strategy", strategy, ("onfly", "constant", "perturbed"))
+        check_whole("length", length, 1)
+        check_number("prompt_step", prompt_step, 0)
+        if prompt_step and strategy != "perturbed":
+            raise UsageError(f"prompt_step is for strategy='perturbed'; the strategy is {strategy!r}")
         if init is not None and class_specific:
             raise UsageError("init words start a unified context; leave out init or class_specific")
-        if init is None and length < 1:
-            raise UsageError(f"length, the number of learned words, must be at least 1; got {length}")
+        if init is not None and not init.strip():
+            raise UsageError("init must hold at least one word, for example 'a photo of a'")
         self.position: Literal["end", "middle", "front"] = position
         self.strategy, self.prompt_step = strategy, prompt_step
+        self.own_classes = classes if class_specific else None
         width = backbone.spec.text_width
         if init is not None:
             tokens = backbone.embed_text([init])
             self.context = nn.Parameter(tokens.embeddings[0, 1 : int(tokens.eot[0])].detach().clone())
         else:
             self.context = normal(*([len(classes)] if class_specific else []), length, width, generator=generator)
+        self.to(backbone.device, backbone.dtype)
         with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context
             assemble(backbone, classes, self.adaptation(backbone, classes))
 
     def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
+        if self.own_classes is not None and tuple(classes) != self.own_classes:
+            raise UsageError(
+                "a class-specific context fits the classes it was learned for alone, in their order; "
+                f"got {len(classes)} others: {', '.join(map(str, classes[:3]))}, ... Learn a unified context for new classes"
+            )
         return Adaptation(context=Context(self.context, position=self.position))
 
     def loss(

@@ -15,8 +15,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from ironclip.backbones import assemble
-from ironclip.defenses._blocks import ACTIVATIONS, ImagePrompts, Refiners, TextPrompts, TokenRefiner, check_depth, normal
+from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.defenses._blocks import (
+    ACTIVATIONS,
+    ImagePrompts,
+    Refiners,
+    TextPrompts,
+    TokenRefiner,
+    check_choice,
+    check_depth,
+    check_number,
+    check_whole,
+    normal,
+)
 from ironclip.errors import UnsupportedEdit, UsageError
 from ironclip.types import Adaptation, Attack, Backbone, Batch, Context, Defense, Trace, check_classes
 
@@ -35,7 +46,7 @@ class NAP(Defense):
 
     Args:
         length: P, prompts a layer and a tower.
-        depth: J, prompted layers; default: all layers of each tower.
+        depth: J, prompted layers; default: all layers of each tower; 0: no prompts, refiners alone.
         refiner_layers: linear layers of a refiner; 0: no refiners.
         hidden_ratio: hidden width of a refiner over the token width.
         pre_norm: norm in front of a refiner.
@@ -43,9 +54,11 @@ class NAP(Defense):
         sides: towers that have refiners; both keep their prompts.
         first_prompt: attach the first image prompts after `ln_pre` (refine, then concatenate) or before it (AdvVLP).
         adv_weight: w in (1 - w) CE(clean) + w CE(adversarial); 1 is eq. 6.
+        residual_scale: factor of a refiner's correction.
         mix: "both" views of every image by `adv_weight`, or "half_batch": the first half clean, the second adversarial.
         feature_weight: weight of the squared distance between refined tokens of both views; 0: off, not in the paper.
         refiner_lr_mult: learning rate of the refiners over that of the prompts.
+        init: the words before the class name; the first P of them become the text prompts of the first layer.
     """
 
     def __init__(
@@ -74,27 +87,36 @@ class NAP(Defense):
         classes = check_classes(classes)
         given = {"activation": activation, "pre_norm": pre_norm, "share": share, "sides": sides}
         for option, value in {**given, "first_prompt": first_prompt, "mix": mix}.items():
-            if value not in CHOICES[option]:
-                raise UsageError(f"{option} must be one of {', '.join(CHOICES[option])}; got {value!r}")
-        if not 0 <= adv_weight <= 1:
-            raise UsageError(f"adv_weight must be in [0, 1]; got {adv_weight}")
-        if length < 1 or refiner_layers < 0 or hidden_ratio <= 0:
-            raise UsageError(
-                f"length >= 1, refiner_layers >= 0 and hidden_ratio > 0 expected; got {length}, {refiner_layers}, {hidden_ratio}"
-            )
+            check_choice(option, value, CHOICES[option])
+        check_whole("length", length, 1)
+        check_whole("refiner_layers", refiner_layers, 0)
+        check_number("hidden_ratio", hidden_ratio, 0, above=True)
+        check_number("residual_scale", residual_scale, 0, above=True)
+        check_number("adv_weight", adv_weight, 0, 1)
+        check_number("feature_weight", feature_weight, 0)
+        check_number("refiner_lr_mult", refiner_lr_mult, 0, above=True)
+        if mix == "half_batch" and (adv_weight != 1 or feature_weight):
+            raise UsageError("mix='half_batch' fixes the share of adversarial images; leave out adv_weight and feature_weight")
+        if depth == 0 and refiner_layers == 0:
+            raise UsageError("depth=0 and refiner_layers=0 leave nothing to learn; use zero_shot")
         spec = backbone.spec
         if not spec.image_tokens:
             raise UnsupportedEdit(f"{spec.name} has no token sequence to put prompts and refiners into; use a ViT backbone")
         self.adv_weight, self.mix, self.feature_weight, self.refiner_lr_mult = adv_weight, mix, feature_weight, refiner_lr_mult
         self.image_tokens = spec.image_tokens
-        image_depth = check_depth(depth, spec.image_layers, "image")
-        text_depth = check_depth(depth, spec.text_layers, "text")
-        before = first_prompt == "before_ln_pre"
-        self.image_prompts = ImagePrompts(
-            image_depth, length, spec.image_width, layers=spec.image_layers, before_ln_pre=before, generator=generator
-        )
-        self.context, self.template = _context(backbone, init, length, generator)
-        self.text_prompts = TextPrompts(text_depth, length, spec.text_width, generator=generator)
+        self.image_prompts: ImagePrompts | None = None
+        self.text_prompts: TextPrompts | None = None
+        self.context: nn.Parameter | None = None
+        self.template, text_depth = f"{init} {{}}.", 0
+        if depth != 0:
+            image_depth = check_depth(depth, spec.image_layers, "image")
+            text_depth = check_depth(depth, spec.text_layers, "text")
+            before = first_prompt == "before_ln_pre"
+            self.image_prompts = ImagePrompts(
+                image_depth, length, spec.image_width, layers=spec.image_layers, before_ln_pre=before, generator=generator
+            )
+            self.context, self.template = _context(backbone, init, length, generator)
+            self.text_prompts = TextPrompts(text_depth, length, spec.text_width, generator=generator)
 
         def refiners(side: str, width: int, layers: int, **scope: int) -> Refiners:
             here = refiner_layers > 0 and sides in ("both", side)
@@ -105,13 +127,18 @@ class NAP(Defense):
             return Refiners(made, layers, **scope)
 
         self.image_refiners = refiners("image", spec.image_width, spec.image_layers, count=self.image_tokens)
-        self.text_refiners = refiners("text", spec.text_width, spec.text_layers, skip=length, depth=text_depth)
-        with torch.no_grad():
+        self.text_refiners = refiners(
+            "text", spec.text_width, spec.text_layers, skip=length if text_depth else 0, depth=text_depth
+        )
+        self.to(backbone.device, backbone.dtype)
+        with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context
             assemble(backbone, classes, self.adaptation(backbone, classes))
 
     def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
         refine_image = (self.image_refiners,) if len(self.image_refiners.refiners) else ()
         refine_text = (self.text_refiners,) if len(self.text_refiners.refiners) else ()
+        if self.context is None or self.image_prompts is None or self.text_prompts is None:
+            return Adaptation(image_edits=refine_image, templates=(self.template,), text_edits=refine_text)
         return Adaptation(
             image_edits=(*refine_image, self.image_prompts),
             context=Context(self.context, template=self.template),
@@ -133,7 +160,7 @@ class NAP(Defense):
         if self.adv_weight < 1:
             terms["clean_ce"] = (1 - self.adv_weight) * cross_entropy(classifier(images), labels)
         if self.feature_weight:
-            terms["features"] = self.feature_weight * self._distance(backbone, adaptation, images, adv)
+            terms["features"] = self.feature_weight * self._distance(classifier, images, adv)
         return terms
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -143,13 +170,13 @@ class NAP(Defense):
         groups = [{"params": prompts, "lr": lr}, {"params": refiners, "lr": lr * self.refiner_lr_mult}]
         return [group for group in groups if group["params"]]
 
-    def _distance(self, backbone: Backbone, adaptation: Adaptation, images: Tensor, adv: Tensor) -> Tensor:
+    def _distance(self, classifier: AdaptedClassifier, images: Tensor, adv: Tensor) -> Tensor:
         """Mean squared distance of the refined tokens of both views, the clean ones held constant [inferred]."""
         clean, moved = Trace(), Trace()
         with torch.no_grad():
-            backbone.encode_image(images, edits=adaptation.image_edits, trace=clean)
-        backbone.encode_image(adv, edits=adaptation.image_edits, trace=moved)
-        layers = range(backbone.spec.image_layers)
+            classifier.encode_image(images, trace=clean)
+        classifier.encode_image(adv, trace=moved)
+        layers = range(classifier.backbone.spec.image_layers)
         gaps = [(moved.inputs[i] - clean.inputs[i])[:, : self.image_tokens].square().mean() for i in layers]
         return torch.stack(gaps).mean()
 

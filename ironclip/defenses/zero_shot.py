@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 
 from ironclip.backbones import DEFAULT_TEMPLATE
+from ironclip.backbones.prompts import fill
+from ironclip.errors import UsageError
 from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, check_classes
 
 
@@ -28,8 +30,12 @@ class ZeroShot(Defense):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        check_classes(classes)
+        classes = check_classes(classes)
         self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
+        if not self.templates:
+            raise UsageError("templates must hold at least one prompt with {} for the class name; got none")
+        for template in self.templates:
+            backbone.tokenize(fill(template, classes))  # fails here, not later, where a prompt does not fit
 
     def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
         return Adaptation(templates=self.templates)
