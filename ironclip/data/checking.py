@@ -15,7 +15,7 @@ from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
 from ironclip.data.opening import Root, data_roots, open_dataset
 from ironclip.data.packing import Progress, cache_folder, in_order
 from ironclip.data.records import SPLITS, Dataset, Item
-from ironclip.errors import DataError, UsageError
+from ironclip.errors import DataError, UsageError, unknown
 
 
 @dataclass(frozen=True)
@@ -201,13 +201,16 @@ def prepare(
     """
     from ironclip.data.batches import load_images
 
+    for split in splits:
+        if split not in SPLITS:
+            raise unknown("split", split, SPLITS)
     if resolution < 1:
         raise UsageError(f"resolution is a number of pixels, at least 1; got {resolution}")
     dataset = open_dataset(name, download=download, **options)
     decoded: dict[str, int] = {}
     dropped: dict[str, tuple[Bad, ...]] = {}
     for split in splits:
-        if dataset.splits.get(split):
+        if dataset.splits[split]:
             pictures = load_images(dataset.items(split), resolution, cache=cache, progress=progress)
             decoded[split], dropped[split] = len(pictures), pictures.dropped
     return Prepared(dataset, resolution, cache_folder(cache), decoded, dropped)

@@ -63,6 +63,8 @@ def read_classes(file: Path | str, folders: Sequence[str]) -> tuple[str, ...]:
             raise DataError(f"{path}: not JSON: {problem}") from problem
         if isinstance(found, dict):
             return _named({str(folder): str(name) for folder, name in found.items()}, folders, str(path))
+        if not isinstance(found, list):
+            raise DataError(f"{path}: expected a JSON object {{folder: name}} or a list of names; got {type(found).__name__}")
         names = [str(name) for name in found]
     else:
         lines = [line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#")]

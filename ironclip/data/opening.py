@@ -8,8 +8,9 @@ from ironclip.data.archives import archive_classes, is_archive, open_archive
 from ironclip.data.catalogue import Entry, catalogue, choose_templates
 from ironclip.data.coop import image_folder, open_aircraft, open_coop
 from ironclip.data.folders import FRACTIONS, open_folder, open_table
+from ironclip.data.names import read_classes
 from ironclip.data.records import Dataset
-from ironclip.errors import DataError, UsageError, unknown
+from ironclip.errors import DataError, IronclipError, UsageError, unknown
 
 Root = Path | str | Sequence[Path | str] | None
 
@@ -46,7 +47,7 @@ def open_dataset(
     Args:
         root: where sets are looked for by name; default IRONCLIP_DATA, else ./data.
         split_file: CoOp's split file, if it does not lie beside the pictures.
-        classes_file: names for the classes of an own folder or table, or "imagenet"; see `names.read_classes`.
+        classes_file: a file with names for the classes, or "imagenet" for folders named by WordNet ids; see `names.read_classes`.
         templates: one or several prompts with {}, or a kind: `single` (default), `ensemble`, `tecoa`.
         seed, fractions: of a split made here, where the set has none.
         allow_own_split: for a benchmark whose official lists are missing.
@@ -56,41 +57,45 @@ def open_dataset(
         UsageError: unknown name.
         DataError: the set is missing, empty, damaged or not what it should be.
     """
-    name = str(name)
-    if name.startswith("hf:"):
+    name, roots = str(name), data_roots(root)
+    prefix, _, rest = name.partition(":")
+    entry = catalogue().get(rest if prefix == "torchvision" else prefix)
+    if split_file is not None and (entry is None or entry.split is None or prefix == "torchvision"):
+        raise UsageError(f"a split file belongs to a set in CoOp's layout; {name!r} is none")
+    if prefix == "hf" and rest:
         from ironclip.data.hub import open_hub
 
-        return open_hub(name[3:], templates=templates, download=download, seed=seed, fractions=fractions)
-    roots = data_roots(root)
-    prefix, _, rest = name.partition(":")
-    if prefix == "torchvision" and rest in catalogue():
+        found = open_hub(rest, templates=templates, download=download, seed=seed, fractions=fractions)
+    elif entry is not None and prefix == "torchvision":
         from ironclip.data.torchvision_sets import open_torchvision
 
-        return open_torchvision(catalogue()[rest], roots, choose_templates(rest, templates), download=download, seed=seed)
-    if prefix in catalogue():
-        return _open_known(
-            catalogue()[prefix],
-            rest,
-            roots,
-            choose_templates(prefix, templates),
-            split=Path(split_file) if split_file is not None else None,
-            allow_own_split=allow_own_split,
-            seed=seed,
-            download=download,
+        found = open_torchvision(entry, roots, choose_templates(entry.name, templates), download=download, seed=seed)
+    elif entry is not None:
+        split = None if split_file is None else Path(split_file)
+        chosen = choose_templates(entry.name, templates)
+        found = _open_known(
+            entry, rest, roots, chosen, split=split, allow_own_split=allow_own_split, seed=seed, download=download
         )
-    path = next((base / name for base in roots if (base / name).exists()), Path(name).expanduser())
-    if not path.exists():
-        _refuse(name, roots)
-    return _open_path(path, templates, classes_file, seed, fractions)
+    else:
+        path = next((base / name for base in roots if (base / name).exists()), Path(name).expanduser())
+        if not path.exists():
+            raise _no_such(name, roots)
+        return _open_path(path, templates, classes_file, seed, fractions)
+    return found if classes_file is None else _renamed(found, classes_file)
 
 
-def _refuse(name: str, roots: Sequence[Path]) -> None:
+def _renamed(dataset: Dataset, classes_file: Path | str) -> Dataset:
+    """The set with names from a file: those for its own names, or one for each label."""
+    return dataset.changed(classes=read_classes(classes_file, dataset.classes))
+
+
+def _no_such(name: str, roots: Sequence[Path]) -> IronclipError:
     if "/" in name or os.sep in name or Path(name).suffix:
         raise DataError(
             f"{name}: no such file or folder; give the path of a folder of pictures or of a CSV table, or a known name"
         )
     there = [path.name for base in roots if base.is_dir() for path in base.iterdir() if archive_classes(path) is not None]
-    raise unknown("data set", name, {*catalogue(), *there})
+    return unknown("data set", name, {*catalogue(), *there})
 
 
 def _open_known(
@@ -141,11 +146,13 @@ def _open_path(
         if path.suffix.lower() not in (".csv", ".tsv"):
             raise DataError(f"{path}: expected a folder of pictures or a table (.csv); got a {path.suffix or 'file'}")
         return open_table(path, classes_file=classes_file, templates=chosen, seed=seed, fractions=fractions)
-    if is_archive(path):
-        return open_archive(path, None if templates is None else chosen)
     known = next((entry for entry in catalogue().values() if entry.split and (path / entry.split).is_file()), None)
-    if known is not None:
+    if is_archive(path):
+        found = open_archive(path, None if templates is None else chosen)
+    elif known is not None:
         places = (path.joinpath(*Path(images).parts[1:]) for images in known.images)
         folder = next((place for place in places if place.is_dir()), path)
-        return open_coop(known, (), choose_templates(known.name, templates), folder=folder, split=path / str(known.split))
-    return open_folder(path, classes_file=classes_file, templates=chosen, seed=seed, fractions=fractions)
+        found = open_coop(known, (), choose_templates(known.name, templates), folder=folder, split=path / str(known.split))
+    else:
+        return open_folder(path, classes_file=classes_file, templates=chosen, seed=seed, fractions=fractions)
+    return found if classes_file is None else _renamed(found, classes_file)

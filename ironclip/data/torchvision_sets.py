@@ -1,5 +1,6 @@
 """Data sets that torchvision reads, and downloads when asked."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,15 +68,16 @@ def load(entry: Entry, roots: Sequence[Path], split: str, *, download: bool = Fa
     from torchvision import datasets
 
     kind = getattr(datasets, str(entry.torchvision))
-    problems: list[str] = []
     for root in roots:
         try:
             return kind(str(root), **entry.arguments[split])
-        except (RuntimeError, OSError, ImportError) as problem:
-            problems.append(f"{root}: {' '.join(str(problem).split())}")
+        except ImportError as problem:
+            raise DataError(f"{entry.name}: torchvision needs another library to read it: {problem}") from problem
+        except (RuntimeError, OSError, ValueError, KeyError):
+            continue  # absent, incomplete or damaged: torchvision does not tell which
     if not download or entry.dead:
         hint = "its download no longer works" if entry.dead else f"`ironclip data prepare {entry.name}` downloads it"
-        raise DataError(f"{entry.name} is not here ({'; '.join(problems)}); {hint}")
+        raise DataError(f"{entry.name} is not here, or not whole; looked in {', '.join(map(str, roots))}; {hint}")
     try:
         roots[0].mkdir(parents=True, exist_ok=True)
         return kind(str(roots[0]), **entry.arguments[split], download=True)
@@ -129,5 +131,7 @@ def _classes(entry: Entry, data: Any) -> tuple[str, ...]:
     names = getattr(data, "classes", None) or getattr(data, "categories", None)
     if names is None:
         raise DataError(f"{entry.name}: torchvision gives no class names; hand in a classes file")
+    if entry.name == "caltech256":  # "001.ak47", "251.airplanes-101"
+        names = [re.sub(r"^\d+\.|-101$", "", name).replace("-", " ") for name in names]
     # torchvision's Imagenette gives every synonym of a class
     return tuple(prompt_name(name if isinstance(name, str) else name[0]) for name in names)
