@@ -41,10 +41,10 @@ def fgsm(
     Raises:
         UsageError, DataError, NonFinite: as `pgd`.
     """
-    eps = inputs.check_radius(eps, norm)
-    step = _step(eps, random_start) if step_size is None else step_size  # 0 where eps is 0: then pgd's default, also 0
+    checked = FGSM(eps, step_size, random_start, loss, targeted, norm, eval_mode, seed)
+    eps, step = checked.eps, checked.derived["step_size"] or None  # no radius, no step: the default of pgd is 0 as well
     return pgd(
-        function, images, labels, eps=eps, step_size=step or None, steps=1, start="uniform" if random_start else "zero",
+        function, images, labels, eps=eps, step_size=step, steps=1, start="uniform" if random_start else "zero",
         keep="last", loss=loss, targeted=targeted, norm=norm, eval_mode=eval_mode, seed=seed, indices=indices, noise=noise,
     )  # fmt: skip
 
@@ -64,13 +64,16 @@ class FGSM:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
-        inputs.check_step(self.step_size)
+        object.__setattr__(self, "step_size", inputs.check_step(self.step_size))
+        inputs.check_seed(self.seed)
+        inputs.check_flags(random_start=self.random_start, targeted=self.targeted, eval_mode=self.eval_mode)
         inputs.check_loss(self.loss, self.targeted, not self.random_start)
 
     @property
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
-        return {"step_size": _step(self.eps, self.random_start) if self.step_size is None else self.step_size}
+        default = 1.25 * self.eps if self.random_start else self.eps
+        return {"step_size": default if self.step_size is None else self.step_size}
 
     def __call__(
         self,
@@ -82,11 +85,7 @@ class FGSM:
         loss: Loss | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        options: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         if loss is not None:
             options["loss"] = loss
         return fgsm(function, images, labels, indices=indices, noise=noise, **options)
-
-
-def _step(eps: float, random_start: bool) -> float:
-    return 1.25 * eps if random_start else eps

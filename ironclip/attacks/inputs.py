@@ -99,9 +99,29 @@ def check_radius(eps: str | float, norm: str) -> float:
     return parse_eps(eps, norm)
 
 
-def check_step(step_size: float | None) -> None:
-    if step_size is not None and not 0 < step_size < float("inf"):
-        raise UsageError(f"step_size must be above 0; got {step_size}")
+def check_step(step_size: str | float | None) -> float | None:
+    """The length of a step in the unit of the images; None leaves the default."""
+    if step_size is None:
+        return None
+    try:
+        step = parse_eps(step_size, "l2")
+    except UsageError as error:
+        raise UsageError(str(error).replace("eps", "step_size", 1)) from None
+    if step == 0:
+        raise UsageError("step_size must be above 0; got 0")
+    return step
+
+
+def check_flags(**flags: Any) -> None:
+    for what, value in flags.items():
+        if not isinstance(value, bool):
+            raise UsageError(f"{what} must be true or false; got {value!r}")
+
+
+def check_seed(seed: Any) -> None:
+    check_count("seed", seed, 0)
+    if seed >= 2**63:
+        raise UsageError(f"seed must be below 2^63; got {seed}")
 
 
 def check_loss(loss: str | Loss, targeted: bool, from_clean: bool) -> None:

@@ -80,7 +80,8 @@ def pgd(
         DataError: images outside [0, 1] or not float, labels that name no class.
         NonFinite: a loss or a gradient is NaN or infinite.
     """
-    eps = _check_options(eps, step_size, steps, restarts, start, keep, loss, targeted, norm, mode, box)
+    checked = PGD(eps, step_size, steps, restarts, start, keep, loss, targeted, norm, mode, box, eval_mode, seed)
+    eps, step = checked.eps, checked.derived["step_size"]
     images = inputs.check_images(images)
     labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
     if noise is not None and (noise.shape != images.shape or not noise.abs().le(1).all()):
@@ -88,7 +89,6 @@ def pgd(
     if not len(images):
         return images
     noise = None if noise is None else noise.to(images)
-    step = eps / 4 if step_size is None else step_size
     climb = partial(ascend, function, eps=eps, step_size=step, kind=norm, box=box == "project")
     everyone = torch.arange(len(images), device=images.device)
     best = _Best(images, None if keep == "last" or callable(loss) or loss == "kl" else labels, targeted)
@@ -141,11 +141,19 @@ class PGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        eps = _check_options(
-            self.eps, self.step_size, self.steps, self.restarts, self.start, self.keep, self.loss, self.targeted, self.norm,
-            self.mode, self.box,
-        )  # fmt: skip
-        object.__setattr__(self, "eps", eps)
+        object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
+        object.__setattr__(self, "step_size", inputs.check_step(self.step_size))
+        inputs.check_count("steps", self.steps, 0)
+        inputs.check_count("restarts", self.restarts, 1)
+        inputs.check_seed(self.seed)
+        inputs.check_flags(targeted=self.targeted, eval_mode=self.eval_mode)
+        for what, choices in CHOICES.items():
+            inputs.check_choice(what, getattr(self, what), choices)
+        inputs.check_loss(self.loss, self.targeted, self.start == "zero")
+        if self.restarts > 1 and self.start == "zero":
+            raise UsageError('restarts from start="zero" are all the same run; use another start or restarts=1')
+        if self.mode == "compact" and (self.keep != "best" or callable(self.loss) or self.loss == "kl"):
+            raise UsageError('mode="compact" drops misclassified images: it needs keep="best" and loss "ce", "margin" or "dlr"')
 
     @property
     def derived(self) -> dict[str, Any]:
@@ -162,7 +170,7 @@ class PGD:
         loss: Loss | None = None,
         noise: Tensor | None = None,
     ) -> Tensor:
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
+        options: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         if loss is not None:
             options["loss"] = loss
         return pgd(function, images, labels, indices=indices, noise=noise, **options)
@@ -233,21 +241,3 @@ def _start(
     else:
         delta = eps * noise
     return project(images + delta, images, eps, norm, box=box == "project")
-
-
-def _check_options(
-    eps: float, step_size: float | None, steps: int, restarts: int, start: str, keep: str, loss: str | Loss, targeted: bool,
-    norm: str, mode: str, box: str,
-) -> float:  # fmt: skip
-    eps = inputs.check_radius(eps, norm)
-    inputs.check_step(step_size)
-    inputs.check_count("steps", steps, 0)
-    inputs.check_count("restarts", restarts, 1)
-    for what, value in {"start": start, "keep": keep, "mode": mode, "box": box}.items():
-        inputs.check_choice(what, value, CHOICES[what])
-    inputs.check_loss(loss, targeted, start == "zero")
-    if restarts > 1 and start == "zero":
-        raise UsageError('restarts from start="zero" are all the same run; use another start or restarts=1')
-    if mode == "compact" and (keep != "best" or callable(loss) or loss == "kl"):
-        raise UsageError('mode="compact" drops misclassified images: it needs keep="best" and loss "ce", "margin" or "dlr"')
-    return eps

@@ -319,6 +319,12 @@ BAD_OPTIONS = [
     ({"steps": 1.5}, "steps must be a whole number"),
     ({"restarts": 0}, "restarts must be a whole number of at least 1; got 0"),
     ({"step_size": 0}, "step_size must be above 0; got 0"),
+    ({"step_size": "-1/255"}, "step_size must be 0 or more and finite; got -1/255"),
+    ({"step_size": "small"}, "step_size is a number or a fraction such as 4/255; got 'small'"),
+    ({"targeted": "yes"}, "targeted must be true or false; got 'yes'"),
+    ({"eval_mode": 1}, "eval_mode must be true or false; got 1"),
+    ({"seed": -1}, "seed must be a whole number of at least 0; got -1"),
+    ({"seed": 2**63}, "seed must be below 2^63"),
     ({"start": "unifrom"}, "unknown start 'unifrom'; did you mean 'uniform'?"),
     ({"keep": "worst"}, "unknown keep 'worst'"),
     ({"mode": "fast"}, "unknown mode 'fast'"),
@@ -344,6 +350,8 @@ def test_options_that_cannot_be_right_fail_when_the_attack_is_built(name, option
 def test_an_attack_is_a_value_that_survives_json(name, options):
     attack = quick(name, "4/255", **options)
     assert attack.eps == 4 / 255
+    if has(name, "step_size"):
+        assert replace(attack, step_size="1/255").step_size == 1 / 255
     stored = json.loads(json.dumps(describe(attack)))
     assert stored["attack"] == name
     assert rebuild(stored) == attack
