@@ -2,13 +2,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ironclip.errors import UsageError, unknown
 from ironclip.threat import format_eps, parse_eps
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class AttackConfig(BaseModel):
@@ -92,18 +94,23 @@ class RunConfig(BaseModel):
 
 
 def configure(values: Mapping[str, Any]) -> RunConfig:
-    """The validated configuration.
+    """The validated configuration of a run; errors as in `validated`."""
+    return validated(RunConfig, values)
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M:
+    """The model of these values.
 
     Raises:
         UsageError: an unknown key (with the nearest one) or a value that cannot be right, in one line.
     """
     try:
-        return RunConfig.model_validate(dict(values))
+        return model.model_validate(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
-            raise unknown("setting", where, _keys(RunConfig)) from None
+            raise unknown("setting", where, _keys(model)) from None
         reason = str(first.get("ctx", {}).get("error", first["msg"]))
         raise UsageError(reason if "got" in reason else f"{where}: {reason}; got {first['input']!r}") from None
 
@@ -127,15 +134,23 @@ def settings(pairs: Sequence[str], method_options: Sequence[str]) -> dict[str, A
         UsageError: no "=", or a key that is nowhere.
     """
     found: dict[str, Any] = {}
+    for key, value in values_of(pairs).items():
+        path = _path(key, method_options)
+        here = found
+        for part in path[:-1]:
+            here = here.setdefault(part, {})
+        here[path[-1]] = value
+    return found
+
+
+def values_of(pairs: Sequence[str]) -> dict[str, Any]:
+    """The values of "key=value" arguments by key, read as YAML; "4/255" is a number."""
+    found = {}
     for pair in pairs:
         key, equals, text = pair.partition("=")
         if not equals:
             raise UsageError(f"--set takes key=value; got {pair!r}")
-        path = _path(key.strip(), method_options)
-        here = found
-        for part in path[:-1]:
-            here = here.setdefault(part, {})
-        here[path[-1]] = _value(text.strip())
+        found[key.strip()] = _value(text.strip())
     return found
 
 

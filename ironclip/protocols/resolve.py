@@ -6,7 +6,7 @@ from typing import Any
 
 from ironclip import presets
 from ironclip.errors import UsageError, unknown
-from ironclip.protocols.config import RunConfig, configure, merged, settings
+from ironclip.protocols.config import RunConfig, configure, merged, settings, values_of
 from ironclip.runs.folder import RunFolder
 
 
@@ -35,14 +35,8 @@ def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence
     from dataclasses import fields
 
     from ironclip import attacks
-    from ironclip.protocols.config import _value
 
-    options = {}
-    for change in changes:
-        key, equals, text = change.partition("=")
-        if not equals:
-            raise UsageError(f"--set takes key=value; got {change!r}")
-        options[key.strip()] = _value(text.strip())
+    options = values_of(changes)
     made = {}
     used: set[str] = set()
     every: set[str] = set()

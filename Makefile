@@ -1,0 +1,49 @@
+# Two commands do everything on a machine that has Python 3.11 or newer, pip and git: `make demo` and `make test`.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+WORKERS ?= 2
+
+.PHONY: demo test check slow crosscheck bench docs clean
+
+demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
+	$(BIN)/ironclip demo
+
+test: $(VENV)/.dev check  ## everything CI runs: linters, types, tests
+	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+slow: $(VENV)/.dev  ## real data and long runs
+	$(BIN)/pytest -m slow
+
+bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
+	$(BIN)/python -m benchmarks
+
+docs: $(VENV)/.docs
+	$(BIN)/mkdocs build --strict
+
+$(BIN)/uv:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+
+# torch comes in its default PyPI build, through uv: a CPU-only wheel that plain pip may find does not fit torchvision.
+$(VENV)/.core: $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
+	touch $@
+
+$(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+$(VENV)/.docs: $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) site dist .pytest_cache .ruff_cache .mypy_cache

@@ -1,0 +1,142 @@
+"""The verbs on embedded defaults and on a user's own folder, as a new user would type them."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+TRAIN = ("--shots", "1", "--set", "epochs=1", "--set", "attack.steps=1", "--device", "cpu")
+
+
+def test_help_imports_no_torch_and_is_quick() -> None:
+    code = (
+        "import sys, time; start = time.process_time(); sys.argv = ['ironclip', '--help']\n"
+        "from ironclip.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules, 'torch was imported'\n"
+        "print('seconds', time.process_time() - start)\n"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "evaluate" in said
+    assert float(said.split("seconds")[1]) < 1.0
+
+
+@pytest.mark.parametrize("what", ["methods", "attacks", "backbones", "datasets", "presets"])
+def test_listing_imports_no_torch(what: str) -> None:
+    code = f"import sys; sys.argv = ['ironclip', 'list', '{what}', '--json']\nfrom ironclip.cli import main\ntry: main()\nexcept SystemExit as e: assert not e.code\nassert 'torch' not in sys.modules"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert json.loads(said)
+
+
+def test_train_evaluate_attack_classify_show_and_report(ironclip, photos: Path, tmp_path: Path) -> None:
+    code, said, _ = ironclip("train", "apt", "--data", str(photos), *TRAIN, "--set", "length=2", "--json")
+    assert code == 0
+    run = json.loads(said)["run"]
+    assert json.loads(said)["status"] == "trained"
+
+    code, said, _ = ironclip("evaluate", run, "--attack", "fgsm,pgd", "--set", "steps=2", "--eps", "1/255,4/255", "--json")
+    assert code == 0
+    near, far = json.loads(said)
+    assert near["threat"]["eps"] == pytest.approx(1 / 255)
+    assert near["images"] == far["images"] > 0
+    assert far["robust"]["count"] <= far["clean"]["count"] == near["clean"]["count"]
+    assert [attack["name"] for attack in far["attacks"]] == ["fgsm", "pgd"]
+
+    code, said, _ = ironclip("attack", run, "--save", "adv", "--set", "steps=2", "--json")
+    assert code == 0
+    manifest = json.loads((tmp_path / "adv" / "manifest.json").read_text())
+    assert manifest == json.loads(said)
+    assert max(entry["distance"] for entry in manifest["images"]) <= 4 / 255 + 1e-6
+    assert len(list((tmp_path / "adv").glob("*.png"))) == len(manifest["images"])
+
+    code, said, _ = ironclip("classify", "adv", "--model", run, "--json")
+    assert code == 0
+    labelled = {Path(row["image"]).name: row["predictions"][0]["class"] for row in json.loads(said)}
+    for entry in manifest["images"]:
+        assert labelled[entry["file"]] == manifest["classes"][entry["prediction"]]
+
+    code, said, _ = ironclip("show", run, "--json")
+    assert code == 0
+    assert len(json.loads(said)["records"]) == 2
+    code, said, _ = ironclip("show", "runs")
+    assert code == 0
+    assert "apt" in said
+
+    code, said, _ = ironclip("report", run, "--html", "r.html", "--latex", "t.tex", "--markdown", "t.md", "--csv", "t.csv")
+    assert code == 0
+    assert "<html" in (tmp_path / "r.html").read_text()
+    assert "toprule" in (tmp_path / "t.tex").read_text()
+
+
+def test_a_finished_run_is_not_trained_again(ironclip, photos: Path) -> None:
+    arguments = ("train", "apt", "--data", str(photos), *TRAIN, "--set", "length=1", "--json")
+    first = json.loads(ironclip(*arguments)[1])["run"]
+    learned = Path(first, "learned.safetensors")
+    before = learned.stat().st_mtime_ns
+    assert json.loads(ironclip(*arguments)[1])["run"] == first
+    assert learned.stat().st_mtime_ns == before
+
+
+def test_zero_shot_by_a_backbone_is_the_first_row(ironclip, photos: Path) -> None:
+    code, said, _ = ironclip("evaluate", "mini", "--data", str(photos), "--set", "steps=1", "--limit", "4", "--json")
+    assert code == 0
+    (record,) = json.loads(said)
+    assert record["method"] == "zero_shot"
+    assert record["images"] == 4
+    assert record["cost"]["trainable_parameters"] == 0
+
+
+def test_static_evaluation_is_labelled(ironclip, photos: Path) -> None:
+    run = json.loads(ironclip("train", "apt", "--data", str(photos), *TRAIN, "--set", "length=1", "--json")[1])["run"]
+    code, said, _ = ironclip("evaluate", run, "--knowledge", "static", "--set", "steps=1", "--limit", "4")
+    assert code == 0
+    assert "static" in said
+
+
+def test_classify_without_a_run_and_with_a_bad_picture(ironclip, photos: Path) -> None:
+    (photos / "dark" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    code, said, complaint = ironclip("classify", str(photos / "dark"), "--names", "night,day", "--json")
+    assert code == 2
+    assert len(json.loads(said)) == 10
+    assert "broken.jpg" in complaint
+
+
+def test_dry_run_prints_the_configuration_and_writes_nothing(ironclip, tmp_path: Path) -> None:
+    code, said, _ = ironclip("train", "nap", "--data", "shapes", "--eps", "2/255", "--set", "hidden_ratio=0.25", "--dry-run")
+    config = json.loads(said)
+    assert code == 0
+    assert config["eps"] == pytest.approx(2 / 255)
+    assert config["options"]["hidden_ratio"] == 0.25
+    assert not (tmp_path / "runs").exists()
+
+
+def test_data_check_reports_and_fails_on_a_bad_picture(ironclip, photos: Path) -> None:
+    assert ironclip("data", "check", str(photos))[0] == 0
+    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(photos / "dark" / "ok.png")
+    (photos / "dark" / "broken.png").write_bytes(b"\x89PNG nothing")
+    code, said, _ = ironclip("data", "check", str(photos))
+    assert code == 1
+    assert "broken.png" in said
+
+
+def test_doctor_and_data_list(ironclip) -> None:
+    code, said, _ = ironclip("doctor", "--json")
+    assert code == 0
+    assert "shapes" in json.loads(said)["data sets ready"]
+    code, said, _ = ironclip("data", "list", "--json")
+    assert code == 0
+    assert {"shapes", "caltech101", "imagenet"} <= {entry["name"] for entry in json.loads(said)}
+
+
+def test_quick_demo_ends_with_a_self_contained_page(ironclip, tmp_path: Path) -> None:
+    code, said, _ = ironclip("demo", "--quick", "--html", "demo.html", "--device", "cpu", "--json")
+    assert code == 0
+    page = (tmp_path / "demo.html").read_text()
+    assert "<html" in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert len(json.loads(said)["runs"]) == 3
