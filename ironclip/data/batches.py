@@ -5,8 +5,9 @@ whatever the batch size, the order of the batches or the epoch a run resumes fro
 """
 
 import math
+import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -224,12 +225,10 @@ class TrainSet:
         size = self.resolution if resolution is None else resolution
         view = partial(self._view, epoch=epoch, seed=seed, augment=augment, resolution=size)
 
-        def make(step: int) -> Batch:
-            rows = order[step * batch_size : (step + 1) * batch_size]
-            images = torch.from_numpy(np.stack([view(row) for row in rows.tolist()])).permute(0, 3, 1, 2).contiguous()
-            return Batch(_floats(images), self.labels[rows], self.indices[rows], self.classes)
-
-        yield from _ahead(make, range(start, steps))
+        groups = [order[step * batch_size : (step + 1) * batch_size].tolist() for step in range(start, steps)]
+        for rows, views in zip(groups, _prepared(view, groups)):
+            images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).contiguous()
+            yield Batch(_floats(images), self.labels[rows], self.indices[rows], self.classes)
 
     def _view(self, row: int, epoch: int, seed: int, augment: Augment, resolution: int) -> np.ndarray:
         image = self.picture(row)
@@ -239,16 +238,16 @@ class TrainSet:
         return np.asarray(fit(image, resolution, "squash" if augment == "squash" else "crop"))
 
 
-def _ahead(make: Callable[[int], Batch], steps: Sequence[int]) -> Iterator[Batch]:
-    """make(step) for each step, one step ahead of the consumer on a thread."""
-    if not steps:
-        return
-    with ThreadPoolExecutor(1) as thread:
-        coming = thread.submit(make, steps[0])
-        for step in steps[1:]:
-            ready, coming = coming.result(), thread.submit(make, step)
-            yield ready
-        yield coming.result()
+def _prepared(view: Callable[[int], np.ndarray], groups: Sequence[Sequence[int]]) -> Iterator[list[np.ndarray]]:
+    """The views of each group of rows, made on threads while the consumer works with the group before."""
+    with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
+        coming: list[Future[np.ndarray]] = []
+        for group in groups:
+            ready, coming = coming, [pool.submit(view, row) for row in group]
+            if ready:
+                yield [future.result() for future in ready]
+        if coming:
+            yield [future.result() for future in coming]
 
 
 def random_resized_crop_flip(image: Image.Image, resolution: int, rng: torch.Generator) -> Image.Image:

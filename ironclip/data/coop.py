@@ -114,8 +114,7 @@ def _listed(name: str, classes: tuple[str, ...], lists: dict, folder: Path, temp
         classes=classes,
         templates=templates,
         splits={
-            split: enumerate_items([(FileSource(folder / path, path), label) for path, label in rows])
-            for split, rows in lists.items()
+            split: enumerate_items([(FileSource(folder, path), label) for path, label in rows]) for split, rows in lists.items()
         },
         origin=origin,
     )

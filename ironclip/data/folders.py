@@ -27,11 +27,15 @@ Pairs = list[tuple[Source, int]]
 
 def pictures(folder: Path) -> list[Path]:
     """All picture files below a folder, sorted by path; hidden ones and what archives of a Mac add are left out."""
-    found = []
-    for top, folders, files in os.walk(folder):
+
+    def refuse(problem: OSError) -> None:
+        raise DataError(f"cannot read the folder {problem.filename}: {problem.strerror}") from problem
+
+    found: list[Path] = []
+    for top, folders, files in os.walk(folder, onerror=refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and name != "__MACOSX"]
         found += [Path(top, name) for name in files if not name.startswith(".") and Path(name).suffix.lower() in EXTENSIONS]
-    return sorted(found, key=lambda path: path.relative_to(folder).parts)
+    return sorted(found)
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -45,7 +49,7 @@ def subfolders(folder: Path) -> list[Path]:
 
 def file_sources(paths: Sequence[Path], root: Path) -> list[FileSource]:
     """Sources named by their path below the root, with forward slashes."""
-    return [FileSource(path, path.relative_to(root).as_posix()) for path in paths]
+    return [FileSource(root, path.relative_to(root).as_posix()) for path in paths]
 
 
 def open_folder(
@@ -77,7 +81,7 @@ def open_folder(
         if not files:
             raise DataError(f"{folder}: the class folder {path.name!r} holds no picture; add some or remove the folder")
     pairs: Pairs = [(source, label) for label, files in enumerate(members) for source in file_sources(files, folder)]
-    return _with_own_split(folder.name, [path.name for path in inside], pairs, classes_file, templates, seed, fractions)
+    return _with_own_split(folder.resolve().name, [path.name for path in inside], pairs, classes_file, templates, seed, fractions)
 
 
 def _open_parts(
@@ -100,7 +104,7 @@ def _open_parts(
     absent = [name for label, name in enumerate(names) if trained and label not in trained]
     if absent:
         notes.append(f"{len(absent)} classes have no training picture, e.g. {absent[0]!r}")
-    return _dataset(folder.name, names, pairs, classes_file, templates, "split folders", notes)
+    return _dataset(folder.resolve().name, names, pairs, classes_file, templates, "split folders", notes)
 
 
 def open_table(
@@ -127,7 +131,7 @@ def open_table(
     found = {label for _, label, _ in rows}
     folders = sorted(found, key=int) if all(label.isdecimal() for label in found) else sorted(found)
     label_of = {name: label for label, name in enumerate(folders)}
-    pairs: Pairs = [(FileSource(base / path, Path(path).as_posix()), label_of[label]) for path, label, _ in rows]
+    pairs: Pairs = [(FileSource(base, Path(path).as_posix()), label_of[label]) for path, label, _ in rows]
     if all(split is None for _, _, split in rows):
         return _with_own_split(table.stem, folders, pairs, classes_file, templates, seed, fractions)
     parts: dict[str, Pairs] = {split: [] for split in SPLITS}

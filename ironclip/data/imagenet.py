@@ -96,9 +96,7 @@ def _tiny(entry: Entry, folder: Path, templates: tuple[str, ...]) -> Dataset:
         raise DataError(f"{entry.name}: {problem.filename} cannot be read: {problem.strerror}") from problem
     curated = imagenet_names()
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
-    test: list[tuple[Source, int]] = [
-        (FileSource(folder / "val" / "images" / row[0], f"val/images/{row[0]}"), label_of[row[1]]) for row in sorted(rows)
-    ]
+    test: list[tuple[Source, int]] = [(FileSource(folder, f"val/images/{row[0]}"), label_of[row[1]]) for row in sorted(rows)]
     return Dataset(
         name=entry.name,
         classes=tuple(prompt_name(curated.get(wnid) or words.get(wnid, wnid).split(",")[0]) for wnid in wnids),

@@ -55,7 +55,7 @@ def decode(source: Source | Path | str, *, max_pixels: int = MAX_PIXELS) -> Imag
 def decode_quietly(source: Source | Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """`decode` for worker threads: the caller has silenced warnings, which no thread can do for itself alone."""
     if isinstance(source, str | Path):
-        source = FileSource(Path(source), str(source))
+        source = FileSource(Path(), str(source))
     try:
         with _opened(source) as image:
             width, height = image.size

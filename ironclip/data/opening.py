@@ -18,11 +18,11 @@ Root = Path | str | Sequence[Path | str] | None
 def data_roots(root: Root = None) -> tuple[Path, ...]:
     """Where sets are looked for by name: the argument, or IRONCLIP_DATA (several, separated as in PATH), or ./data."""
     if isinstance(root, Path | str):
-        return (Path(root),)
+        return (Path(root).expanduser(),)
     if root:
-        return tuple(Path(part) for part in root)
+        return tuple(Path(part).expanduser() for part in root)
     named = os.environ.get("IRONCLIP_DATA", "")
-    return tuple(Path(part) for part in named.split(os.pathsep) if part) or (Path("data"),)
+    return tuple(Path(part).expanduser() for part in named.split(os.pathsep) if part) or (Path("data"),)
 
 
 def open_dataset(
@@ -57,7 +57,25 @@ def open_dataset(
         UsageError: unknown name.
         DataError: the set is missing, empty, damaged or not what it should be.
     """
-    name, roots = str(name), data_roots(root)
+    options = (root, split_file, classes_file, templates, seed, fractions, allow_own_split, download)
+    try:
+        return _open(str(name), *options)
+    except OSError as problem:  # no permission, a name too long, a disk that is gone
+        raise DataError(f"cannot read {problem.filename or name}: {problem.strerror or problem}") from problem
+
+
+def _open(
+    name: str,
+    root: Root,
+    split_file: Path | str | None,
+    classes_file: Path | str | None,
+    templates: str | Sequence[str] | None,
+    seed: int,
+    fractions: tuple[float, float, float],
+    allow_own_split: bool,
+    download: bool,
+) -> Dataset:
+    roots = data_roots(root)
     prefix, _, rest = name.partition(":")
     entry = catalogue().get(rest if prefix == "torchvision" else prefix)
     if split_file is not None and (entry is None or entry.split is None or prefix == "torchvision"):

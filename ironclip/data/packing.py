@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import PIL
 from PIL import Image
 
 from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
@@ -77,7 +78,7 @@ def pack(
         chunks: list[bytes] = []
         decoded = _decode_all(items, transform, max_pixels, chunks.append, progress)
         return _packed(np.frombuffer(bytearray(b"".join(chunks)), np.uint8), decoded, items)
-    key = digest([FORMAT, list(recipe), max_pixels, [[item.source.name, item.source.stamp()] for item in items]])
+    key = digest([FORMAT, PIL.__version__, list(recipe), max_pixels, [[item.source.name, item.source.stamp()] for item in items]])
     folder = cache_folder(cache)
     pixels, description = folder / f"{key[:32]}.rgb", folder / f"{key[:32]}.json"
     facts = _read(description, pixels)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -34,12 +35,16 @@ class Source(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class FileSource:
-    """A picture file."""
+    """A picture file, named by its path below a folder."""
 
-    path: Path
+    folder: Path
     name: str
+
+    @property
+    def path(self) -> Path:
+        return self.folder / self.name
 
     def open(self) -> Image.Image:
         return Image.open(self.path)
@@ -52,7 +57,7 @@ class FileSource:
         return f"{status.st_size}:{status.st_mtime_ns}"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ZipSource:
     """A member of a zip archive."""
 
@@ -60,18 +65,23 @@ class ZipSource:
     name: str
 
     def open(self) -> Image.Image:
-        return Image.open(io.BytesIO(_archive(self.archive).read(self.name)))
+        return Image.open(io.BytesIO(self._opened().read(self.name)))
 
     def stamp(self) -> str:
         try:
-            return str(_archive(self.archive).getinfo(self.name).CRC)
+            return str(self._opened().getinfo(self.name).CRC)
         except KeyError:
             return "missing"
 
+    def _opened(self) -> zipfile.ZipFile:
+        status = self.archive.stat()
+        return _archive(self.archive, status.st_size, status.st_mtime_ns, os.getpid())
+
 
 @lru_cache(maxsize=8)
-def _archive(path: Path) -> zipfile.ZipFile:
-    return zipfile.ZipFile(path)  # reading members from several threads is safe; opening it anew for each is slow
+def _archive(path: Path, size: int, changed: int, process: int) -> zipfile.ZipFile:
+    """An open archive; another one when the file was replaced, and in each process, which must not share a position."""
+    return zipfile.ZipFile(path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,7 +168,7 @@ class Dataset:
 def digest(value: object) -> str:
     """sha256 of the canonical JSON form of a value."""
     text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()  # file names need not be valid UTF-8
 
 
 def enumerate_items(pairs: Sequence[tuple[Source, int]]) -> tuple[Item, ...]:

@@ -97,7 +97,7 @@ def stratified_split(
         members[label].append(position)
     part_of: dict[int, str] = {}
     for positions in members.values():
-        ranked = sorted(positions, key=lambda p: hashlib.sha256(f"{seed}/{names[p]}".encode()).digest())
+        ranked = sorted(positions, key=lambda p: hashlib.sha256(f"{seed}/{names[p]}".encode("utf-8", "surrogatepass")).digest())
         count = len(ranked)
         test = min(max(round(fractions[2] * count), 1), count - 1) if fractions[2] else 0
         val = min(round(fractions[1] * count), count - 1 - test)

@@ -48,7 +48,7 @@ def open_torchvision(
         raise UsageError(f"torchvision has no data set {entry.name!r}; {entry.how()}")
     parts = {split: load(entry, roots, split, download=download) for split in entry.arguments}
     first = next(iter(parts.values()))
-    found = {split: _pairs(data, split, _root_of(data, roots)) for split, data in parts.items()}
+    found = {split: _pairs(data, split) for split, data in parts.items()}
     origin = f"torchvision {entry.torchvision}"
     if "all" in found:
         names = [source.name for source, _ in found["all"]]
@@ -85,21 +85,14 @@ def load(entry: Entry, roots: Sequence[Path], split: str, *, download: bool = Fa
         raise DataError(f"{entry.name}: the download failed: {' '.join(str(problem).split())}") from problem
 
 
-def _root_of(data: Any, roots: Sequence[Path]) -> Path:
-    return Path(getattr(data, "root", roots[0]))
-
-
-def _pairs(data: Any, split: str, root: Path) -> list[tuple[Source, int]]:
+def _pairs(data: Any, split: str) -> list[tuple[Source, int]]:
     labels = _labels(data)
     files = _files(data)
     if files is None:
         return [(IndexedSource(data, k, f"{split}/{k:06d}"), label) for k, label in enumerate(labels)]
-    rows = sorted((_below(Path(path), root), Path(path), label) for path, label in zip(files, labels))
-    return [(FileSource(path, name), label) for name, path, label in rows]
-
-
-def _below(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.name
+    root = Path(data.root)
+    rows = sorted((Path(path).relative_to(root).as_posix(), label) for path, label in zip(files, labels))
+    return [(FileSource(root, name), label) for name, label in rows]
 
 
 def _labels(data: Any) -> list[int]:

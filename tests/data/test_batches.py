@@ -175,7 +175,7 @@ def damaged(tmp_path, paint):
     paths = [paint(tmp_path / "set" / f"{k}.png", k) for k in range(6)]
     paths[1].write_bytes(b"nothing")
     paths[4].write_bytes(paths[4].read_bytes()[:200])
-    items = tuple(Item(FileSource(path, path.name), k % 2, k) for k, path in enumerate(paths))
+    items = tuple(Item(FileSource(path.parent, path.name), k % 2, k) for k, path in enumerate(paths))
     return Dataset("damaged", ("a", "b"), ("{}",), {"train": items, "test": items}, "test")
 
 
@@ -196,7 +196,7 @@ def test_bad_pictures_can_be_an_error(damaged):
 
 
 def test_a_set_without_a_usable_picture_is_refused(tmp_path):
-    items = tuple(Item(FileSource(tmp_path / "gone", f"{k}.png"), k, k) for k in range(2))
+    items = tuple(Item(FileSource(tmp_path, f"{k}.png"), k, k) for k in range(2))
     with pytest.raises(DataError, match=r"none of the 2 pictures can be used; the first: 0\.png: no such file"):
         load_images(items, 8)
 

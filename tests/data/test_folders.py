@@ -2,7 +2,7 @@ import csv
 
 import pytest
 
-from ironclip.data import open_dataset
+from ironclip.data import EvalSet, open_dataset
 from ironclip.data.records import SPLITS
 from ironclip.errors import DataError
 
@@ -143,3 +143,12 @@ def test_a_table_that_is_no_text(tmp_path):
     (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x81")
     with pytest.raises(DataError, match="cannot read the table"):
         open_dataset(tmp_path / "list.csv")
+
+
+def test_file_names_need_not_be_text(photos):
+    raw = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    (photos / "owl" / "00.png").rename(photos / "owl" / raw)
+    found = open_dataset(photos)
+    assert f"owl/{raw}" in [name for split in SPLITS for name in names(found, split)]
+    assert len(found.sha256) == 64
+    assert len(EvalSet(found, resolution=4)) == 7

@@ -58,11 +58,8 @@ def library(monkeypatch):
 
 def test_columns_are_found_by_their_types(library):
     features = {"img": Picture(), "label": ClassLabel(["red_fox", "owl"])}
-    library.sets["me/birds"] = {
-        "train": Part(features, rows([0, 1, 1])),
-        "validation": Part(features, rows([0])),
-        "test": Part(features, rows([1, 0])),
-    }
+    labels = {"train": [0, 1, 1], "validation": [0], "test": [1, 0]}
+    library.sets["me/birds"] = {split: Part(features, rows(found)) for split, found in labels.items()}
     found = open_dataset("hf:me/birds@small")
     assert library.asked == [("me/birds", "small", True)]
     assert (found.name, found.classes) == ("hf:me/birds@small", ("red fox", "owl"))

@@ -105,10 +105,10 @@ def test_one_pixel_is_a_picture(tmp_path):
 
 @pytest.mark.parametrize("suffix", ["jpg", "png", "webp", "gif", "bmp", "tif"])
 def test_truncated_pictures_are_named_with_a_reason(tmp_path, paint, suffix):
-    path = paint(tmp_path / f"a.{suffix}", size=(64, 64))
+    path = paint(tmp_path / "owl" / f"a.{suffix}", size=(64, 64))
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(BadPicture) as problem:
-        decode(FileSource(path, f"owl/a.{suffix}"))
+        decode(FileSource(tmp_path, f"owl/a.{suffix}"))
     assert problem.value.name == f"owl/a.{suffix}"
     assert str(problem.value).startswith(f"owl/a.{suffix}: ")
     assert "\n" not in str(problem.value)
@@ -143,7 +143,7 @@ def test_missing_files_and_members_are_named(tmp_path, paint):
     with pytest.raises(BadPicture, match=r"gone\.png: no such file"):
         decode(tmp_path / "gone.png")
     with pytest.raises(BadPicture, match="unreadable: "):
-        decode(FileSource(tmp_path, "folder"))
+        decode(FileSource(tmp_path, "."))
     import zipfile
 
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:

@@ -51,6 +51,18 @@ def test_templates_and_names_can_be_given_for_any_set(photos, tmp_path):
         open_dataset(photos, classes_file=tmp_path / "names.txt")
 
 
+def test_what_the_system_refuses_is_one_line(photos, monkeypatch):
+    with pytest.raises(DataError, match=r"cannot read .*name too long"):
+        open_dataset("x" * 5000)
+
+    def locked(*_, **__):
+        raise PermissionError(13, "Permission denied", str(photos / "owl"))
+
+    monkeypatch.setattr(os, "scandir", locked)
+    with pytest.raises(DataError, match=r"cannot read .*Permission denied"):
+        open_dataset(photos)
+
+
 @pytest.mark.parametrize("name", ["shapes", "cifar10", "torchvision:dtd", "imagenet"])
 def test_a_split_file_without_use_is_refused(name, tmp_path):
     with pytest.raises(UsageError, match="a split file belongs to a set in CoOp's layout"):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from painted import Painted, listed
 
-from ironclip.data.records import SPLITS, FileSource, Item
+from ironclip.data.records import SPLITS, Item
 from ironclip.data.sampling import base_to_new, few_shot, stratified_split, subset
 from ironclip.errors import DataError, UsageError
 
@@ -172,4 +172,4 @@ def test_subsets_are_nested_ordered_and_in_proportion(labels, seed):
 
 def test_a_limit_below_one_is_refused():
     with pytest.raises(UsageError, match="number of pictures, at least 1; got 0"):
-        subset([Item(FileSource(None, "x"), 0, 0)], 0)
+        subset([Item(Painted("x"), 0, 0)], 0)

@@ -72,7 +72,7 @@ def test_a_set_that_is_not_there_says_how_to_get_it(tmp_path):
     assert str(problem.value).startswith(f"cifar100 is not here, or not whole; looked in {tmp_path}; ")
     assert "`ironclip data prepare cifar100` downloads it" in str(problem.value)
     assert "\n" not in str(problem.value)
-    with pytest.raises(DataError, match=r"stanford_cars is not here .*its download no longer works"):
+    with pytest.raises(DataError, match=r"stanford_cars is not here.*its download no longer works"):
         open_dataset("torchvision:stanford_cars", root=tmp_path, download=True)
 
 
