@@ -5,8 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ironclip.report.svg import Mark, Series, Tick, chart, nice_ticks, number
-from ironclip.report.views import RunView
-from ironclip.threat import format_eps
+from ironclip.report.views import RunView, radius
 
 
 def training_curve(log: Sequence[Mapping[str, Any]]) -> str:
@@ -54,16 +53,18 @@ def eps_curve(views: Sequence[RunView], names: Sequence[str] | None = None) -> s
         band = tuple((point.eps, 100 * point.robust.low, 100 * point.robust.high) for point in view.curve)
         lines.append(Series(name, points, band, muted=view.undefended))
     radii = sorted({point.eps for view, _ in drawn for point in view.curve})
-    norm = drawn[0][0].record.threat.norm
-    grey = norm == "linf" and all(format_eps(eps).endswith("/255") or not eps for eps in radii)
-    unit = "1/255 of full brightness" if grey else "pixels in [0, 1]"
-    ticks = [Tick(eps, format_eps(eps).removesuffix("/255")) for eps in radii]
+    threat = drawn[0][0].record.threat
+    written = [radius(threat, eps) for eps in radii]
+    if all(text.endswith("/255") or text == "0" for text in written):
+        unit, written = "1/255 of full brightness", [text.removesuffix("/255") for text in written]
+    else:
+        unit = "unit of pixels in [0, 1]"
     return chart(
         lines,
-        x_ticks=ticks,
+        x_ticks=[Tick(eps, text) for eps, text in zip(radii, written)],
         y_ticks=[Tick(float(y), str(y)) for y in range(0, 101, 20)],
         x_range=(0.0, radii[-1]),
-        x_label=f"Attack radius eps ({'largest change of a pixel' if norm == 'linf' else norm}, {unit})",
+        x_label=f"Attack radius ({threat.norm}, {unit})",
         y_label="Accuracy (per cent)",
         title="Robust accuracy over the attack radius; at 0 the pictures are clean",
     )

@@ -48,12 +48,16 @@ class Cell:
 
 @dataclass(frozen=True)
 class Grid:
-    """A table ready for printing; the first `words` columns are words, the others numbers."""
+    """A table ready for printing; the first `words` columns are words, the others numbers.
+
+    `starts` are the rows, from the second on, at which another data set or radius begins.
+    """
 
     head: tuple[str, ...]
     body: tuple[tuple[Cell, ...], ...]
     words: int
     caption: str
+    starts: frozenset[int]
 
 
 def grid(table: Sequence[Row]) -> Grid:
@@ -74,7 +78,8 @@ def grid(table: Sequence[Row]) -> Grid:
                 Cell(f"{row.parameters:,}" if row.parameters else "0"),
             )
         )
-    return Grid(head, tuple(body), 1 + sum(column.title != "n" for column in shown), caption(table))
+    starts = frozenset(place for place in range(1, len(table)) if table[place].group != table[place - 1].group)
+    return Grid(head, tuple(body), 1 + sum(column.title != "n" for column in shown), caption(table), starts)
 
 
 def terminal(table: Sequence[Row]) -> "Table":
@@ -87,7 +92,9 @@ def terminal(table: Sequence[Row]) -> "Table":
     for place, title in enumerate(cells.head):
         made.add_column(Text(title), justify="left" if place < cells.words else "right", overflow="fold")
     styles = {0: "", 1: "bold", 2: "underline"}
-    for line in cells.body:
+    for number, line in enumerate(cells.body):
+        if number in cells.starts:
+            made.add_section()
         written = []
         for cell in line:
             text = Text(cell.text, style=styles[cell.rank])
@@ -125,7 +132,7 @@ def latex(table: Sequence[Row], label: str = "tab:ironclip") -> str:
     lines += [rf"\begin{{tabular}}{{{'l' * cells.words}{'r' * (len(cells.head) - cells.words)}}}", r"\toprule"]
     lines += [" & ".join(tex(title) for title in cells.head) + r" \\", r"\midrule"]
     for number, line in enumerate(cells.body):
-        if number and table[number].group != table[number - 1].group:
+        if number in cells.starts:
             lines.append(r"\midrule")
         lines.append(" & ".join(write(cell) for cell in line) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"

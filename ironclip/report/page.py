@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from ironclip.errors import UsageError
 from ironclip.report import figures, formats, pictures, words
 from ironclip.report.tables import attack_words, columns, interval, percent, rows
-from ironclip.report.views import Panel, RunView
+from ironclip.report.views import Panel, RunView, radius
 from ironclip.runs.records import ClassResult, Record
-from ironclip.threat import format_eps
 
 WORST = 10
 """How many classes are shown without unfolding."""
@@ -81,8 +80,9 @@ def page(views: Iterable[RunView], *, title: str = "Robustness report", notes: S
         limits=words.limits(records),
         notes=notes,
         headline=words.headline(records),
+        several=len({record.data.name for record in records}) > 1,
         grid=formats.grid(rows(records)),
-        curves=_curves(shown, called),
+        curves=_curves(shown),
         remarks=words.remarks(shown, called),
         sections=[_section(view, name) for view, name in zip(shown, called, strict=True)],
         worst=WORST,
@@ -102,19 +102,21 @@ def names(views: Sequence[RunView]) -> list[str]:
     return named
 
 
-def _curves(views: Sequence[RunView], called: Sequence[str]) -> list[_Curves]:
-    groups: dict[tuple[str, str], list[int]] = {}
-    for place, view in enumerate(views):
+def _curves(views: Sequence[RunView]) -> list[_Curves]:
+    groups: dict[tuple[str, str], list[RunView]] = {}
+    for view in views:
         if view.curve:
-            groups.setdefault((rows([view.record])[0].data, view.record.threat.norm), []).append(place)
+            groups.setdefault((rows([view.record])[0].data, view.record.threat.norm), []).append(view)
     found = []
-    for (data, norm), places in groups.items():
-        chosen, titles = [views[place] for place in places], [called[place] for place in places]
+    for (data, norm), chosen in groups.items():
+        titles = names(chosen)
         radii = sorted({point.eps for view in chosen for point in view.curve})
         body = []
         for eps in radii:
             cells = [next((point.robust for point in view.curve if point.eps == eps), None) for view in chosen]
-            body.append((format_eps(eps), *(f"{percent(c.value)} {interval(c)}" if c else "" for c in cells)))
+            body.append(
+                (radius(chosen[0].record.threat, eps), *(f"{percent(c.value)} {interval(c)}" if c else "" for c in cells))
+            )
         chart = figures.eps_curve(chosen, titles)
         found.append(_Curves(f"{data}, {norm}", chart, (f"eps ({norm})", *titles), tuple(body)))
     return found
@@ -156,7 +158,7 @@ def _picture(panel: Panel) -> _Picture:
     images = (
         (pictures.data_uri(panel.clean), "clean", f"clean picture of {panel.label}"),
         (pictures.data_uri(panel.adversarial), "attacked", f"the same picture after the attack {panel.attack}".rstrip()),
-        (pictures.data_uri(change), f"difference × {gain}", f"difference of the two, {gain} times amplified"),
+        (pictures.data_uri(change), f"change ×{gain}", f"difference of the two, {gain} times amplified"),
     )
     before = _answer(panel.before, panel.before_probability)
     after = _answer(panel.after, panel.after_probability)
@@ -164,7 +166,7 @@ def _picture(panel: Panel) -> _Picture:
 
 
 def _answer(name: str, probability: float | None) -> str:
-    return name if probability is None else f"{name}, {percent(probability)} %"
+    return name if probability is None else f"{name}, {percent(probability)}\N{NO-BREAK SPACE}%"
 
 
 def _part(count: int, result: ClassResult) -> float:

@@ -5,17 +5,18 @@ for readers who do not see the colours.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-WIDTH, HEIGHT = 480, 330
+WIDTH, HEIGHT = 480, 340
 LEFT, RIGHT, BOTTOM = 52, 14, 46
-LETTER = 6.9
+LETTER = 7.4
 """Mean width of a letter at the font size of the legend, on the generous side."""
 
 COLORS = ("#0b6bb8", "#c2500a", "#0a8065", "#8d4fb0", "#a07400", "#4a5560")
 MUTED = "#767c85"
+Scale = Callable[[float], float]
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "5 5", "1 4")
 
 
@@ -60,8 +61,9 @@ def chart(
         y_ticks: the lowest and the highest one are the range of the y axis.
         title: what a screen reader says.
     """
-    legend, rows = _legend(lines)
-    top = 30 + 18 * rows
+    looks = _looks(lines)
+    legend, rows = _legend(lines, looks)
+    top = 38 + 18 * rows
     low, high = x_range if x_range[1] > x_range[0] else (x_range[0] - 0.5, x_range[0] + 0.5)
     bottom, ceiling = y_ticks[0].at, y_ticks[-1].at
 
@@ -94,24 +96,12 @@ def chart(
     for mark in marks:
         x = across(mark.x)
         anchor, shift = ("start", 5) if x < WIDTH / 2 else ("end", -5)
-        parts.append(f'<line class="mark" x1="{x:.1f}" x2="{x:.1f}" y1="{top:.1f}" y2="{down(bottom):.1f}" ')
-        parts.append('stroke="#b3261e" style="stroke:var(--bad, #b3261e)" stroke-width="1.5" stroke-dasharray="4 3"/>')
+        parts.append(_line(x, top, x, down(bottom), "--bad", "#b3261e").replace("<line", '<line stroke-dasharray="4 3"'))
         parts.append(_text(x + shift, top + 12, mark.text, anchor, "--bad", "#b3261e"))
-    for place, line in enumerate(lines):
-        band = [(across(x), down(y0), down(y1)) for x, y0, y1 in line.band if math.isfinite(y0 + y1)]
-        if len(band) > 1:
-            edge_points = [(x, y1) for x, _, y1 in band] + [(x, y0) for x, y0, _ in reversed(band)]
-            corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in edge_points)
-            parts.append(f'<polygon class="band" points="{corners}" fill="{_color(lines, place)}" {_fill(lines, place)}/>')
-    for place, line in enumerate(lines):
-        parts.append(f'<g class="series" data-name="{escape(line.name)}">')
-        for run in _runs(line.points):
-            corners = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in run)
-            parts.append(f'<polyline points="{corners}" {_stroke(lines, place)}/>')
-        if len(line.points) <= 20:
-            finite = [(x, y) for x, y in line.points if math.isfinite(y)]
-            parts += [_marker(lines, place, across(x), down(y), f"{line.name}: {y:.4g}") for x, y in finite]
-        parts.append("</g>")
+    for line, look in zip(lines, looks):
+        parts += _band(line, look, across, down)
+    for line, look in zip(lines, looks):
+        parts += _drawn(line, look, across, down)
     return "\n".join([*parts, "</svg>"])
 
 
@@ -130,23 +120,81 @@ def number(value: float) -> str:
     return f"{value:.6g}"
 
 
-def _legend(lines: Sequence[Series]) -> tuple[list[str], int]:
+@dataclass(frozen=True)
+class _Look:
+    """How a line looks: a colour by the page's variable or its fallback, dashes, and round or square markers."""
+
+    variable: str
+    color: str
+    dashes: str
+    square: bool
+
+    def style(self, what: str) -> str:
+        return f'{what}="{self.color}" style="{what}:var({self.variable}, {self.color})"'
+
+    @property
+    def stroke(self) -> str:
+        dashes = f' stroke-dasharray="{self.dashes}"' if self.dashes else ""
+        return f'fill="none" {self.style("stroke")} stroke-width="2.2" stroke-linejoin="round"{dashes}'
+
+    def marker(self, x: float, y: float, tip: str) -> str:
+        style, title = self.style("fill"), f"<title>{escape(tip)}</title>"
+        if self.square:
+            return f'<rect x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" {style}>{title}</rect>'
+        return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.8" {style}>{title}</circle>'
+
+
+def _looks(lines: Sequence[Series]) -> list[_Look]:
+    """Muted lines share one look; the others take colours and dashes in turn."""
+    looks, place = [], 0
+    for line in lines:
+        if line.muted:
+            looks.append(_Look("--muted", MUTED, "7 4", square=True))
+        else:
+            turn = place % len(COLORS)
+            looks.append(_Look(f"--line{turn}", COLORS[turn], DASHES[turn], square=False))
+            place += 1
+    return looks
+
+
+def _legend(lines: Sequence[Series], looks: Sequence[_Look]) -> tuple[list[str], int]:
     """A sample of each line and its name, in as many rows as they need."""
     parts, x, row = [], 2.0, 0
-    for place, line in enumerate(lines):
+    for line, look in zip(lines, looks):
         width = 34 + LETTER * len(line.name) + 14
         if x > 2 and x + width > WIDTH:
             x, row = 2.0, row + 1
         y = 34 + 18 * row
-        parts.append(f'<line x1="{x:.1f}" x2="{x + 28:.1f}" y1="{y}" y2="{y}" {_stroke(lines, place)}/>')
-        parts.append(_marker(lines, place, x + 14, y, line.name))
+        parts.append(f'<line x1="{x:.1f}" x2="{x + 28:.1f}" y1="{y}" y2="{y}" {look.stroke}/>')
+        parts.append(look.marker(x + 14, y, line.name))
         parts.append(_text(x + 34, y + 4.5, line.name, "start"))
         x += width
     return parts, row + 1
 
 
+def _drawn(line: Series, look: _Look, across: Scale, down: Scale) -> list[str]:
+    """A line with its markers; a stretch of points between two gaps is one polyline."""
+    parts = [f'<g class="series" data-name="{escape(line.name)}">']
+    for run in _runs(line.points):
+        corners = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in run)
+        parts.append(f'<polyline points="{corners}" {look.stroke}/>')
+    finite = [(x, y) for x, y in line.points if math.isfinite(y)]
+    if len(finite) <= 20 or not _runs(line.points):
+        parts += [look.marker(across(x), down(y), f"{line.name}: {y:.4g}") for x, y in finite]
+    return [*parts, "</g>"]
+
+
+def _band(line: Series, look: _Look, across: Scale, down: Scale) -> list[str]:
+    band = [(across(x), down(low), down(high)) for x, low, high in line.band if math.isfinite(low + high)]
+    if len(band) < 2:
+        return []
+    outline = [(x, high) for x, _, high in band] + [(x, low) for x, low, _ in reversed(band)]
+    corners = " ".join(f"{x:.1f},{y:.1f}" for x, y in outline)
+    return [f'<polygon class="band" points="{corners}" {look.style("fill")} fill-opacity="0.16" stroke="none"/>']
+
+
 def _runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float]]]:
-    """The stretches of finite points."""
+    """The stretches of at least two finite points."""
     runs: list[list[tuple[float, float]]] = [[]]
     for point in points:
         if math.isfinite(point[1]):
@@ -154,40 +202,6 @@ def _runs(points: Sequence[tuple[float, float]]) -> list[list[tuple[float, float
         elif runs[-1]:
             runs.append([])
     return [run for run in runs if len(run) > 1]
-
-
-def _place(lines: Sequence[Series], place: int) -> int:
-    return sum(not line.muted for line in lines[:place])
-
-
-def _color(lines: Sequence[Series], place: int) -> str:
-    return MUTED if lines[place].muted else COLORS[_place(lines, place) % len(COLORS)]
-
-
-def _variable(lines: Sequence[Series], place: int) -> str:
-    name = "muted" if lines[place].muted else f"line{_place(lines, place) % len(COLORS)}"
-    return f"var(--{name}, {_color(lines, place)})"
-
-
-def _stroke(lines: Sequence[Series], place: int) -> str:
-    dash = "7 4" if lines[place].muted else DASHES[_place(lines, place) % len(DASHES)]
-    dashes = f' stroke-dasharray="{dash}"' if dash else ""
-    return (
-        f'fill="none" stroke="{_color(lines, place)}" style="stroke:{_variable(lines, place)}" '
-        f'stroke-width="2.2" stroke-linejoin="round"{dashes}'
-    )
-
-
-def _fill(lines: Sequence[Series], place: int) -> str:
-    return f'style="fill:{_variable(lines, place)}" fill-opacity="0.16" stroke="none"'
-
-
-def _marker(lines: Sequence[Series], place: int, x: float, y: float, tip: str) -> str:
-    style = f'fill="{_color(lines, place)}" style="fill:{_variable(lines, place)}"'
-    title = f"<title>{escape(tip)}</title>"
-    if lines[place].muted:
-        return f'<rect x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" {style}>{title}</rect>'
-    return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.8" {style}>{title}</circle>'
 
 
 def _line(x1: float, y1: float, x2: float, y2: float, variable: str, color: str) -> str:

@@ -4,9 +4,8 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
-from ironclip.report.views import is_undefended, standing
+from ironclip.report.views import is_undefended, radius, standing
 from ironclip.runs.records import AttackResult, Proportion, Record
-from ironclip.threat import format_eps
 
 DASH = "–"
 EXPLAINED = (
@@ -86,20 +85,20 @@ def caption(table: Sequence[Row]) -> str:
     notes = [STATIC.format(note) for note in dict.fromkeys(row.note for row in table) if note.endswith("-only")]
     if any(row.note == "not trusted" for row in table):
         notes.append("not trusted: a check failed, see the flags of the record; not ranked.")
-    return " ".join([*([f"{', '.join(shared)}."] if shared else []), EXPLAINED, *notes])
+    return " ".join([*([f"All rows: {', '.join(shared)}."] if shared else []), EXPLAINED, *notes])
 
 
 def rank(table: Sequence[Row], value: Callable[[Row], float]) -> tuple[int, ...]:
     """1 for the best and 2 for the second of each group, 0 elsewhere; equal as printed means equal rank.
 
-    Rows with a note and groups of one row are not ranked.
+    Rows with a note are not ranked, a single row has no rank, and of two rows only the best has one.
     """
     ranks = []
     for row in table:
         rivals = [other for other in table if other.group == row.group and not other.note]
-        levels = sorted({percent(value(other)) for other in rivals}, key=float, reverse=True)
-        place = levels.index(percent(value(row))) + 1 if not row.note and len(rivals) > 1 else 0
-        ranks.append(place if place <= 2 else 0)
+        levels = sorted({printed for other in rivals if (printed := percent(value(other))) != DASH}, key=float, reverse=True)
+        ranked = levels[: min(2, len(rivals) - 1)] if not row.note else []
+        ranks.append(ranked.index(percent(value(row))) + 1 if percent(value(row)) in ranked else 0)
     return tuple(ranks)
 
 
@@ -132,7 +131,7 @@ def _row(record: Record) -> Row:
         backbone=record.backbone.name,
         shots=record.shots,
         seed=record.seed,
-        eps=f"{record.threat.norm} {format_eps(record.threat.eps)}",
+        eps=f"{record.threat.norm} {radius(record.threat)}",
         threat=str(record.threat),
         attacks=" + ".join(attack_words(attack) for attack in record.attacks) or "no attack",
         clean=record.clean,

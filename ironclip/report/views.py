@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ironclip.errors import UsageError
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.records import Proportion, Record
+from ironclip.threat import Threat, format_eps
 
 if TYPE_CHECKING:
     from ironclip.runs.pictures import Example
@@ -98,6 +99,12 @@ def panels(examples: Iterable["Example"], classes: Sequence[str]) -> tuple[Panel
         )
         for example in examples
     )
+
+
+def radius(threat: Threat, eps: float | None = None) -> str:
+    """A radius as people write it: in grey levels for l-infinity, decimal for l2. Default: that of the threat."""
+    eps = threat.eps if eps is None else eps
+    return format_eps(eps) if threat.norm == "linf" else f"{eps:.4g}"
 
 
 def curve(records: Iterable[Record]) -> tuple[Point, ...]:

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ironclip.report.tables import attack_words, percent
-from ironclip.report.views import RunView, is_undefended, standing
+from ironclip.report.views import RunView, is_undefended, radius, standing
 from ironclip.runs.records import Proportion, Record
-from ironclip.threat import Threat, format_eps
+from ironclip.threat import Threat
 
 ATTACKER = {
     "white-box": "an attacker who knows the model and its defence completely",
@@ -55,12 +55,12 @@ def summary(records: Sequence[Record]) -> str:
     pair = headline(records)
     record = pair.after if pair else records[0]
     names = list(dict.fromkeys(record.data.name for record in records))
+    where = f"{record.images} pictures of {names[0]}" if len(names) == 1 else f"the pictures of {len(names)} data sets"
+    classes = f" ({len(record.data.classes)} classes)" if len(names) == 1 and record.data.classes else ""
     said = [
-        f"We measured how often an image classifier is right on {record.images} pictures of {' and '.join(names[:3])}"
-        if len(names) <= 3
-        else f"We measured how often image classifiers are right on the pictures of {len(names)} data sets",
-        f" ({len(record.data.classes)} classes)" if len(names) == 1 and record.data.classes else "",
-        f", first as they are and then after {attacker(record.threat)}. ",
+        f"We measured how often an image classifier is right on {where}{classes}, first as they are and then after "
+        f"{attacker(record.threat)}. ",
+        f"On {record.data.name}: " if len(names) > 1 else "",
     ]
     if pair is None:
         said.append(f"{record.method} is right on {share(record.clean)} of the clean pictures ")
@@ -70,8 +70,8 @@ def summary(records: Sequence[Record]) -> str:
         return "".join(said)
     learned = f", trained on {record.shots} example pictures per class," if record.shots else ""
     said += [
-        f"Without a defence, {pair.before.backbone.name} is right on {share(pair.before.clean)} of the clean pictures "
-        f"and on {share(pair.before.robust)} under attack. ",
+        f"{'Without' if len(names) == 1 else 'without'} a defence, {pair.before.backbone.name} is right on "
+        f"{share(pair.before.clean)} of the clean pictures and on {share(pair.before.robust)} under attack. ",
         f"With the defence {record.method}{learned} it is right on {share(record.clean)} of the clean pictures "
         f"and on {share(record.robust)} under attack. ",
         _verdict(pair.before.robust, record.robust),
@@ -79,37 +79,31 @@ def summary(records: Sequence[Record]) -> str:
     return "".join(said)
 
 
-def limits(records: Sequence[Record]) -> list[str]:
-    """What the numbers do not show, one sentence or two each."""
+def limits(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """What the numbers do not show: a few words, and a sentence about them."""
     attacks = list(dict.fromkeys(attack_words(attack) for record in records for attack in record.attacks))
-    radii = {record.threat.eps for record in records}
+    pictures = max(record.images for record in records)
+    largest = radius(max((record.threat for record in records), key=lambda threat: threat.eps))
+    ran = f"Only {', '.join(attacks)} {'were' if len(attacks) > 1 else 'was'} run; a stronger one can only lower the accuracy."
     found = [
-        f"Other attacks. Only {', '.join(attacks)} {'were' if len(attacks) > 1 else 'was'} run; a stronger attack can only "
-        "lower the robust accuracy, so read it as an upper bound."
-        if attacks
-        else "Any attack. None was run, so robust accuracy is clean accuracy.",
-        f"Other changes to a picture: anything beyond a radius of {format_eps(max(radii))}, stickers, rotation, blur, new lighting, "
-        "or pictures made from scratch.",
-        f"Other pictures. The intervals cover the luck of drawing these {max(record.images for record in records)} test pictures "
-        "only, not a change of camera, time or place.",
+        ("Other attacks.", ran if attacks else "None was run, so robust accuracy is clean accuracy."),
+        ("Other changes", f"than a radius of {largest}: stickers, rotation, blur, new lighting, pictures made from scratch."),
+        ("Other pictures.", f"The intervals cover the draw of {pictures} test pictures, not a new camera, time or place."),
     ]
-    seeds = {record.seed for record in records if not is_undefended(record)}
-    if len(seeds) == 1:
-        found.append("Other training runs. Each defence was trained once; other example pictures or seeds give other numbers.")
+    if len({record.seed for record in records if not is_undefended(record)}) == 1:
+        found.append(("Other trainings.", "Each defence was trained once; other examples or seeds give other numbers."))
     if any(standing(record) in ("static-only", "transfer-only") for record in records):
-        found.append(
-            "An attacker who knows the defence, where a number is labelled static-only or transfer-only: such attacks were made "
-            "on another model and overstate the defence."
-        )
+        text = "Numbers labelled static-only or transfer-only met attacks made on another model; they overstate the defence."
+        found.append(("An attacker who knows the defence.", text))
     return found
 
 
 def attacker(threat: Threat) -> str:
     """Who attacks and what they may do, as the end of a sentence that begins with "after"."""
     if threat.norm == "linf":
-        budget = f"changed every pixel by at most {format_eps(threat.eps)} of full brightness"
+        budget = f"changed every pixel by at most {radius(threat)} of full brightness"
     else:
-        budget = f"changed the picture by at most {format_eps(threat.eps)} in Euclidean length (pixels in [0, 1])"
+        budget = f"changed the picture by at most {radius(threat)} in Euclidean length (pixels in [0, 1])"
     return f"{ATTACKER[threat.knowledge]} has {budget} in order to mislead it"
 
 
@@ -124,7 +118,7 @@ def remarks(views: Sequence[RunView], names: Sequence[str]) -> list[Remark]:
             found.append(Remark("warn", LEVELS["warn"], COLLAPSE, name))
         for near, far in zip(view.curve, view.curve[1:]):
             if far.robust.low > near.robust.high:
-                where = f"from radius {format_eps(near.eps)} to {format_eps(far.eps)}"
+                where = f"from radius {radius(view.record.threat, near.eps)} to {radius(view.record.threat, far.eps)}"
                 text = f"Accuracy rises {where}, which no exact attack allows: the attack is too weak there."
                 found.append(Remark("warn", LEVELS["warn"], text, name))
     return sorted(found, key=lambda remark: list(LEVELS).index(remark.level))

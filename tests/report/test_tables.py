@@ -1,0 +1,140 @@
+"""Rows, captions and ranks; the printed forms down to the character."""
+
+import csv
+import io
+import json
+import math
+
+import pytest
+from reporting import record
+from rich.console import Console
+
+from ironclip.report import as_csv, as_json, caption, latex, markdown, rows, terminal
+from ironclip.report.formats import tex
+from ironclip.report.tables import percent, rank
+from ironclip.runs.records import DataFacts, Flag, Proportion
+
+BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
+
+
+def test_the_undefended_model_comes_first_in_each_group():
+    other = {"data": DataFacts(name="dtd")}
+    table = rows([record("nap"), record("apt"), record("zero_shot"), record("apt", **other), record("zero_shot", **other)])
+    assert [(row.data, row.method) for row in table] == [
+        ("shapes", "zero_shot"),
+        ("shapes", "nap"),
+        ("shapes", "apt"),
+        ("dtd", "zero_shot"),
+        ("dtd", "apt"),
+    ]
+
+
+def test_the_caption_carries_the_threat_and_all_that_rows_share():
+    said = caption(rows([record("zero_shot"), record("nap")]))
+    assert said.startswith(
+        "All rows: shapes, backbone mini, 16 shots, seed 1, white-box linf 4/255 at 64 px, pgd (100 steps), n = 100."
+    )
+
+
+def test_what_differs_is_a_column():
+    text = markdown(rows([record("nap", seed=1), record("nap", seed=2), record("nap", seed=3, shots=4)]))
+    assert text.splitlines()[0] == "| Method | Shots | Seed | Clean | Robust | H | Learned |"
+    assert text.splitlines()[4].startswith("| nap | 4 | 3 |")
+
+
+def test_markdown_is_exactly_this():
+    table = rows([record("nap"), record("apt", 78, 33), record("zero_shot", 82, 2)])
+    assert markdown(table).split("\n\n")[0] == "\n".join(
+        [
+            "| Method | Clean | Robust | H | Learned |",
+            "| :-- | --: | --: | --: | --: |",
+            "| zero\\_shot (no defence) | **82.0** [73.3, 88.3] | 2.0 [0.6, 7.0] | 3.9 | 0 |",
+            "| nap | <ins>80.0</ins> [71.1, 86.7] | **40.0** [30.9, 49.8] | **53.3** | 12,288 |",
+            "| apt | 78.0 [68.9, 85.0] | <ins>33.0</ins> [24.6, 42.7] | <ins>46.4</ins> | 12,288 |",
+        ]
+    )
+
+
+def test_latex_is_exactly_this():
+    lines = latex(rows([record("nap"), record("zero_shot", 82, 2)]), label="tab:x").splitlines()
+    assert lines[:2] == [r"\begin{table}", r"\centering"]
+    assert r"95 \% Wilson interval" in lines[2]
+    assert lines[3:] == [
+        r"\label{tab:x}",
+        r"\begin{tabular}{lrrrr}",
+        r"\toprule",
+        r"Method & Clean & Robust & H & Learned \\",
+        r"\midrule",
+        r"zero\_shot {\scriptsize (no defence)} & \textbf{82.0} {\scriptsize [73.3, 88.3]} "
+        r"& 2.0 {\scriptsize [0.6, 7.0]} & 3.9 & 0 \\",
+        r"nap & 80.0 {\scriptsize [71.1, 86.7]} & \textbf{40.0} {\scriptsize [30.9, 49.8]} & \textbf{53.3} & 12,288 \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+        r"\end{table}",
+    ]
+
+
+def test_latex_escapes_every_special_character():
+    assert tex("a&b_c%d$e#f{g}h~i^j\\k<l>m|n") == (
+        r"a\&b\_c\%d\$e\#f\{g\}h\textasciitilde{}i\textasciicircum{}j\textbackslash{}k\textless{}l\textgreater{}m\textbar{}n"
+    )
+
+
+def test_markdown_escapes_what_would_break_the_table():
+    assert r"a\|b\*c\_d" in markdown(rows([record("a|b*c_d")]))
+
+
+@pytest.mark.parametrize("knowledge", ["static", "transfer"])
+def test_a_number_made_on_another_model_is_labelled_and_never_ranked(knowledge):
+    table = rows([record("nap", 80, 40), record("apt", 80, 30), record("fap", 99, 90, knowledge=knowledge)])
+    for text in (markdown(table), latex(table), as_csv(table), as_json(table)):
+        assert f"{knowledge}-only" in text
+    assert rank(table, lambda row: row.robust.value) == (1, 0, 0)
+    assert "overstates the defence" in caption(table)
+
+
+def test_a_record_that_failed_a_check_is_not_ranked():
+    table = rows([record("nap", 80, 40), record("apt", 80, 70, flags=(BROKEN,)), record("zero_shot", 82, 2)])
+    assert rank(table, lambda row: row.robust.value) == (0, 1, 0)
+    assert "not trusted" in caption(table)
+
+
+def test_equal_as_printed_is_equal_rank():
+    table = rows([record("nap", 80, 40), record("apt", 80, 40), record("fap", 80, 20)])
+    assert rank(table, lambda row: row.robust.value) == (1, 1, 2)
+
+
+def test_a_single_row_is_not_the_best_of_anything():
+    assert rank(rows([record()]), lambda row: row.robust.value) == (0,)
+
+
+def test_no_number_is_a_dash_in_print_and_null_in_json():
+    nothing = Proportion(count=0, of=0, value=math.nan, low=math.nan, high=math.nan)
+    table = rows([record("nap", robust=0).model_copy(update={"robust": nothing}), record("apt"), record("fap", 70, 10)])
+    assert "| – [–, –] |" in markdown(table).splitlines()[2]
+    assert json.loads(as_json(table))["rows"][0]["robust"] is None
+    assert percent(math.inf) == "–"
+
+
+def test_no_rows_give_an_empty_table():
+    assert rows([]) == ()
+    assert markdown(()).startswith("| Method | Clean | Robust | H | Learned |")
+    assert as_csv(()) == ""
+    assert json.loads(as_json(()))["rows"] == []
+
+
+def test_csv_and_json_hold_fractions_and_every_column():
+    table = rows([record("nap", 80, 40)])
+    (line,) = csv.DictReader(io.StringIO(as_csv(table)))
+    assert (line["clean"], line["robust"], line["learned_parameters"], line["images"]) == ("0.8", "0.4", "12288", "100")
+    (value,) = json.loads(as_json(table))["rows"]
+    assert value["robust_low"] == pytest.approx(0.3094, abs=1e-4)
+    assert value["threat"] == "white-box linf 4/255 at 64 px"
+
+
+def test_the_terminal_shows_names_as_they_are():
+    console = Console(width=120, record=True, file=io.StringIO())
+    console.print(terminal(rows([record("[bold]x[/bold]"), record("zero_shot", 82, 2)])))
+    text = console.export_text()
+    assert "[bold]x[/bold]" in text
+    assert "40.0 [30.9, 49.8]" in text
