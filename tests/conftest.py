@@ -4,11 +4,14 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny models: threads only wait for each other
 settings.register_profile("ironclip", deadline=None, derandomize=True, database=None)
 settings.load_profile("ironclip")
+
+torch.set_num_threads(1)  # two workers on two cores; more threads than cores wait for each other
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 

@@ -28,7 +28,13 @@ def test_help_imports_no_torch_and_is_quick() -> None:
 
 @pytest.mark.parametrize("what", ["methods", "attacks", "backbones", "datasets", "presets"])
 def test_listing_imports_no_torch(what: str) -> None:
-    code = f"import sys; sys.argv = ['ironclip', 'list', '{what}', '--json']\nfrom ironclip.cli import main\ntry: main()\nexcept SystemExit as e: assert not e.code\nassert 'torch' not in sys.modules"
+    code = (
+        f"import sys; sys.argv = ['ironclip', 'list', '{what}', '--json']\n"
+        "from ironclip.cli import main\n"
+        "try: main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert json.loads(said)
 
