@@ -212,6 +212,7 @@ def evaluate(
         split_seed=config.split_seed if parameters else None,
         seed=config.seed,
         training_attack=attacks.describe(training_attack(config)) if parameters else None,
+        training_flags=tuple(trained[-1]["flags"]) if trained else (),
         config_hash=run.config_hash,
         cost=Cost(
             trainable_parameters=parameters,

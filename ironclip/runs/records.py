@@ -167,6 +167,7 @@ class Setup(Part):
     split_seed: int | None = None
     seed: int | None = None
     training_attack: dict[str, Any] | None = None
+    training_flags: tuple[str, ...] = ()
     quantise: Quantise = "none"
     precision: str = "float32"
     stop_early: bool = True
