@@ -228,8 +228,16 @@ def _file(
                 f"{path} holds an image tower alone and needs the text tower of {base}: {error}; or pass base="
             ) from None
         settled = settle(str(path), stated or other.activation, by if stated else f"as its base {base}", activation)
-        part = {"visual": checkpoint.state, "visual_path": path, "activation": settled, "probe": None}
-        return replace(other, name=name, config=config, tokenizer=architecture, **part)
+        return replace(
+            other,
+            name=name,
+            config=config,
+            tokenizer=architecture,
+            visual=checkpoint.state,
+            visual_path=path,
+            activation=settled,
+            probe=None,
+        )
     settled = settle(str(path), stated, by, activation)
     mean, std = _pixel_statistics(architecture)
     return Recipe(

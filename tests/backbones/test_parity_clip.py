@@ -1,0 +1,72 @@
+"""The plain CLIP reference (openai/CLIP, random weights) through our adapter: tokens, attention, features, logits, gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from ironclip.backbones import assemble, load
+from ironclip.backbones.wrapping import tokenizer_for, wrap
+from ironclip.types import Trace
+from tests.parity import assert_matches, load_case, parity_clip, parity_state
+
+
+@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["float64", "float32"])
+def setting(request, shared):
+    """(backbone, case) in one precision."""
+    model = parity_clip(shared / "parity", request.param)
+    case = load_case(shared / "parity" / "clip", request.param)
+    return wrap(model, tokenizer_for("", {}), name="parity", activation="quick_gelu"), case
+
+
+def test_tokens_of_the_prompts(setting):
+    backbone, (tensors, notes) = setting
+    assert torch.equal(backbone.tokenize(notes["constants"]["prompts"]), tensors["tokens"])
+    assert backbone.spec.logit_scale == pytest.approx(notes["constants"]["logit_scale"], rel=1e-6)
+
+
+def test_image_tokens_attention_and_features(setting):
+    backbone, case = setting
+    trace = Trace(attention=True)
+    traced = backbone.encode_image(case[0]["images"], trace=trace)
+    assert_matches(case, "tokens_after_ln_pre", trace.inputs[0])
+    assert_matches(case, "image_tokens", torch.stack([trace.inputs[layer] for layer in (1, 2, 3)]))
+    assert_matches(case, "image_attention", torch.stack([trace.weights[layer] for layer in (0, 1, 2)]))
+    assert_matches(case, "image_features", traced)
+    assert_matches(case, "image_features", backbone.encode_image(case[0]["images"]))
+
+
+def test_text_tokens_and_features(setting):
+    backbone, case = setting
+    tensors, notes = case
+    tokens, trace = backbone.embed_text(notes["constants"]["prompts"]), Trace()
+    traced = backbone.encode_text(tokens, trace=trace)
+    length = min(12, tokens.embeddings.shape[1])
+    after = torch.stack([trace.inputs[layer][:, :length] for layer in (1, 2, 3)])
+    short = {**tensors, "text_tokens": tensors["text_tokens"][:, :, :length]}
+    assert_matches((short, notes), "text_tokens", after)
+    assert_matches(case, "text_features", traced)
+    assert_matches(case, "text_features", backbone.encode_text(tokens))
+
+
+def test_logits_loss_and_pixel_gradient(setting):
+    backbone, case = setting
+    tensors, notes = case
+    classifier = assemble(backbone, notes["constants"]["classes"])
+    images = tensors["images"].clone().requires_grad_()
+    logits = classifier(images)
+    loss = F.cross_entropy(logits, tensors["labels"])
+    (gradient,) = torch.autograd.grad(loss, images)
+    assert_matches(case, "logits", logits)
+    assert_matches(case, "logits_per_text", logits.T)
+    assert_matches(case, "cross_entropy", loss)
+    assert_matches(case, "pixel_gradient", gradient)
+
+
+def test_the_reference_weights_load_from_a_file_in_openais_format(shared, tmp_path):
+    state = {name: tensor.nan_to_num(0.0).contiguous() for name, tensor in parity_state(shared / "parity").items()}
+    save_file({**state, "input_resolution": torch.tensor(32)}, tmp_path / "reference.safetensors")
+    backbone = load(str(tmp_path / "reference.safetensors"))
+    assert backbone.spec.activation == "quick_gelu"
+    case = load_case(shared / "parity" / "clip", torch.float32)
+    assert_matches(case, "logits", assemble(backbone, case[1]["constants"]["classes"])(case[0]["images"]))
