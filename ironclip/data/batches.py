@@ -4,7 +4,6 @@ Every random number comes from a generator keyed by (seed, epoch, position in th
 whatever the batch size, the order of the batches or the epoch a run resumes from. The global random state is not touched.
 """
 
-import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +16,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ironclip.data.augmentation import random_resized_crop_flip
 from ironclip.data.images import MAX_PIXELS, Bad, Preprocess, bound, fit
 from ironclip.data.packing import Cache, Progress, pack
 from ironclip.data.records import Dataset, Item
@@ -28,7 +28,6 @@ from ironclip.types import Batch
 Augment = Literal["rrc_flip", "none", "squash"]
 AUGMENTS = ("rrc_flip", "none", "squash")
 OnBad = Literal["drop", "fail"]
-_SCALE, _RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 _ORDER, _CROP = 101, 102  # keep these draws apart from those of attacks, which use the same seeds
 
 
@@ -248,32 +247,6 @@ def _prepared(view: Callable[[int], np.ndarray], groups: Sequence[Sequence[int]]
                 yield [future.result() for future in ready]
         if coming:
             yield [future.result() for future in coming]
-
-
-def random_resized_crop_flip(image: Image.Image, resolution: int, rng: torch.Generator) -> Image.Image:
-    """A random part of the picture, `resolution` pixels a side (bicubic, antialiased), mirrored half of the time.
-
-    Source: torchvision's `RandomResizedCrop` (8 to 100 % of the area, ratio 3/4 to 4/3) and `RandomHorizontalFlip`: ten
-    tries for a part that fits, then the largest central one; drawn from `rng` alone.
-    """
-    draws = torch.rand(11, 4, generator=rng).tolist()
-    part = image.crop(_crop_box(image.width, image.height, draws[:10]))
-    part = part.resize((resolution, resolution), Image.Resampling.BICUBIC)
-    return part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if draws[10][0] < 0.5 else part
-
-
-def _crop_box(width: int, height: int, draws: Sequence[Sequence[float]]) -> tuple[int, int, int, int]:
-    """(left, top, right, bottom) of the first try that fits; draws: four numbers in [0, 1) for each try."""
-    for size, shape, left, top in draws:
-        area = width * height * (_SCALE[0] + size * (_SCALE[1] - _SCALE[0]))
-        aspect = math.exp(math.log(_RATIO[0]) + shape * math.log(_RATIO[1] / _RATIO[0]))
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
-            return x, y, x + w, y + h
-    w, h = max(min(width, round(height * _RATIO[1])), 1), max(min(height, round(width / _RATIO[0])), 1)
-    x, y = (width - w) // 2, (height - h) // 2
-    return x, y, x + w, y + h
 
 
 def _check_batch_size(batch_size: int) -> None:

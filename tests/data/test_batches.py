@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from torchvision.transforms import RandomResizedCrop
 
 from ironclip.data import Dataset, EvalSet, Item, TrainSet, load_images
-from ironclip.data.batches import _crop_box, random_resized_crop_flip
+from ironclip.data.augmentation import crop_box, random_resized_crop_flip
 from ironclip.data.images import fit
 from ironclip.data.records import FileSource
 from ironclip.errors import DataError, UsageError
@@ -139,7 +139,7 @@ def test_random_crops_are_distributed_as_torchvisions():
     with torch.random.fork_rng():
         torch.manual_seed(0)
         for k in range(1500):
-            left, top, right, bottom = _crop_box(100, 80, torch.rand(10, 4, generator=generator(0, k)).tolist())
+            left, top, right, bottom = crop_box(100, 80, torch.rand(10, 4, generator=generator(0, k)).tolist())
             sizes["ours"].append((left, top, right - left, bottom - top))
             y, x, height, width = RandomResizedCrop.get_params(blank, (0.08, 1.0), (3 / 4, 4 / 3))
             sizes["theirs"].append((x, y, width, height))
@@ -155,7 +155,7 @@ def test_random_crops_are_cut_from_the_picture_and_mirrored_half_of_the_time():
     flips = 0
     for k in range(200):
         draws = torch.rand(11, 4, generator=generator(0, k)).tolist()
-        left, _, right, _ = _crop_box(100, 80, draws[:10])
+        left, _, right, _ = crop_box(100, 80, draws[:10])
         row = np.asarray(random_resized_crop_flip(Image.fromarray(ramp), 16, generator(0, k)), float)[8, :, 0]
         flips += row[0] > row[-1]
         assert abs(min(row) - left) <= (right - left) / 16 + 1
