@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ironclip.errors import DataError, UsageError
+from ironclip.errors import DataError, RunError, UsageError
 from ironclip.runs.environment import peak_memory
 from ironclip.runs.folder import EvaluationFolder
 from ironclip.runs.pictures import Example, load_examples, save_examples
@@ -136,6 +136,7 @@ def evaluate_into(
     *,
     surrogates: Sequence[Classifier] = (),
     keep_examples: int = 0,
+    total: int | None = None,
     timing: Timing | None = None,
     callback: Callback | None = None,
     **options: Any,
@@ -146,11 +147,18 @@ def evaluate_into(
         folder: from `run.evaluation(settings(...))`; the caller holds the run's lock.
         setup: threat, quantisation and stop_early are taken from here.
         timing: seconds and memory of the training.
-        options: probe, total and device of `evaluate`.
+        options: probe and device of `evaluate`.
+
+    Raises:
+        RunError: the folder holds a record of another number of images, or cannot be written.
     """
     path = folder.path / "examples.safetensors"
     examples = {example.index: example for example in load_examples(path)}
     if (record := folder.record()) is not None:
+        if total is not None and record.images != total:
+            raise RunError(
+                f"{folder.path} holds a record of {record.images} images, not of {total}; other settings, other folder"
+            )
         return record, list(examples.values())
     clock = time.perf_counter()
 
@@ -174,6 +182,7 @@ def evaluate_into(
         quantise=setup.quantise,
         stop_early=setup.stop_early,
         keep_examples=keep_examples,
+        total=total,
         on_batch=keep,
         callback=callback,
         **options,
@@ -196,9 +205,15 @@ def constants(
     return {target.name: describe(target.attack) for target in targets(classifier, surrogates, attacks, threat)}
 
 
-def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0) -> dict[str, Any]:
-    """What tells one evaluation of a run from another, as JSON values."""
+def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0, images: int = 0) -> dict[str, Any]:
+    """What tells one evaluation of a run from another, as JSON values.
+
+    Args:
+        surrogates: how many classifiers besides the evaluated one are attacked.
+        images: how many images are scored, where it is a part of the split.
+    """
     if setup.threat.quantised != (setup.quantise != "none"):
         raise UsageError(f"the threat says quantised={setup.threat.quantised}, but the pictures are rounded: {setup.quantise}")
     kept = setup.model_dump(mode="json", include={"threat", "quantise", "precision", "stop_early", "data"})
-    return kept | {"attacks": {name: describe(attack) for name, attack in attacks.items()}, "surrogates": surrogates}
+    described = {name: describe(attack) for name, attack in attacks.items()}
+    return kept | {"attacks": described, "surrogates": surrogates, "images": images}

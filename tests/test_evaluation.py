@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.attacks import FGSM, PGD
-from ironclip.errors import AttackError, DataError, NonFinite, UsageError
+from ironclip.errors import AttackError, DataError, NonFinite, RunError, UsageError
 from ironclip.evaluation import Example, constants, evaluate, evaluate_into, settings
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.records import BackboneFacts, DataFacts, Record, Sample, Setup
@@ -351,11 +351,23 @@ def test_a_finished_evaluation_is_read(tmp_path):
     assert record.timing.evaluate_seconds > 0
 
 
+def test_a_part_of_the_split_is_another_evaluation(tmp_path):
+    record_into(tmp_path)
+    run = RunFolder.open(tmp_path / "last")
+    with pytest.raises(RunError, match="holds a record of 8 images, not of 3"):
+        evaluate_into(run, setup(), HalfSpace(), ATTACKS, batches(3)[:1], total=3)
+    part = run.evaluation(settings(setup(), ATTACKS, images=3), "part")
+    record, _ = evaluate_into(part, setup(), HalfSpace(), ATTACKS, batches(3)[:1], total=3)
+    assert record.images == 3
+    assert len(run.evaluations()) == 2
+
+
 def kill_again_and_again(root: Path, kills: int) -> None:
     """The evaluation in children that are killed at random moments, until one comes through."""
     for attempt in range(kills + 1):
         child = os.fork()
         if child == 0:
+            torch.set_num_threads(1)
             record_into(root, pause=0.01)
             os._exit(0)
         if attempt < kills:
@@ -372,7 +384,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 import test_evaluation
-test_evaluation.kill_again_and_again(Path({str(tmp_path / "killed")!r}), kills=12)
+test_evaluation.kill_again_and_again(Path({str(tmp_path / "killed")!r}), kills=8)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     statuses = [int(line) for line in done.stdout.split()]

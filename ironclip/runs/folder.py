@@ -128,7 +128,8 @@ class RunFolder(EvaluationFolder):
             if not (path / "config.yaml").exists():
                 if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
                     raise RunError(f"{path} holds other files; choose another --out or empty it")
-                write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
+                with run.lock():
+                    write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
             elif run.config_hash != canonical_hash(config):
                 raise RunError(f"{path} holds another run ({run_name(run.config)}); choose another --out or remove it")
             _point(path.parent / LAST, path)
@@ -180,8 +181,7 @@ class RunFolder(EvaluationFolder):
         """Hold the folder alone while writing; RunError if another process does. Sweeps up what a killed writer left."""
         with locked(self.path):
             for left in self.path.rglob(".*.tmp"):
-                if not left.name.startswith(".config.yaml."):  # `create` writes this one without the lock
-                    left.unlink(missing_ok=True)
+                left.unlink(missing_ok=True)
             yield
 
     def save_environment(self, device: str) -> dict[str, str]:
@@ -204,11 +204,10 @@ class RunFolder(EvaluationFolder):
         """The last saved state, or None; entries logged after it are removed, for they will come again."""
         from ironclip.runs.learned import load_state
 
-        path = self.path / "state.safetensors"
-        if not path.exists():
+        path, log = self.path / "state.safetensors", self.path / "log.jsonl"
+        if self.status not in ("new", "training"):
             return None
-        saved = load_state(path)
-        log = self.path / "log.jsonl"
+        saved = load_state(path) if path.exists() else {"state": None, "entries": 0}
         with disk_errors(log):
             lines = read_lines(log)
             if len(lines) != saved["entries"]:

@@ -201,6 +201,19 @@ def test_training_goes_on_where_it_stood_and_the_log_forgets_what_comes_again(tm
     assert run.entries() == [{"epoch": 1}, {"epoch": 2}]
 
 
+def test_a_training_killed_before_its_first_state_starts_with_an_empty_log(tmp_path):
+    run = RunFolder.create(CONFIG, root=tmp_path)
+    run.log({"epoch": 1})
+    assert run.load_state() is None
+    assert run.entries() == []
+
+
+def test_a_creation_that_was_killed_can_be_repeated(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / ".config.yaml.x1.tmp").touch()
+    assert RunFolder.create(CONFIG, out=tmp_path / "mine").config == CONFIG
+
+
 def test_no_state_is_none_and_a_foreign_one_is_an_error(tmp_path):
     run = RunFolder.create(CONFIG, root=tmp_path)
     assert run.load_state() is None
