@@ -1,7 +1,7 @@
 """What every benchmark shares: processor time, the assertion of equality, and the table.
 
-Times are processor seconds of one thread, because on a shared machine wall time measures the neighbours. Paths alternate,
-the first round is discarded, and a ratio is given for the medians and for the minima.
+Times are processor seconds of one thread, because on a shared machine wall time measures the neighbours. Paths alternate, the
+passes that assert equality serve as warm-up, and a ratio is given for the medians and for the minima.
 """
 
 import argparse
@@ -48,7 +48,8 @@ class Row:
         return pick(self.seconds[path]) / pick(self.seconds["ours"])
 
     def record(self) -> dict[str, object]:
-        ratios = {path: {"median": self.ratio(path), "min": self.ratio(path, True)} for path in self.seconds if path != "ours"}
+        others = [path for path in self.seconds if path != "ours" and "ours" in self.seconds]
+        ratios = {path: {"median": self.ratio(path), "min": self.ratio(path, True)} for path in others}
         return {**asdict(self), "ratios": ratios}
 
 
@@ -86,15 +87,14 @@ def check_pixels(ours: Tensor, plain: Tensor, share: float) -> float:
 
 
 def seconds(paths: Mapping[str, Path], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each path in each round; paths alternate, one more round runs first and is discarded."""
+    """Processor seconds of each path in each round; the paths alternate."""
     taken: dict[str, list[float]] = {name: [] for name in paths}
-    for turn in range(rounds + 1):
+    for _ in range(rounds):
         for name, path in paths.items():
             gc.collect()
             begin = time.process_time()
             path()
-            if turn:
-                taken[name].append(time.process_time() - begin)
+            taken[name].append(time.process_time() - begin)
     return taken
 
 
@@ -116,7 +116,7 @@ def table(rows: Sequence[Row]) -> Table:
     shown = Table("benchmark", "case", "plain s", "lean s", "ours s", "ratio", "of minima", "lean ratio", "target", "deviation")
     for row in rows:
         medians = {path: f"{statistics.median(values):.3f}" for path, values in row.seconds.items()}
-        ratios = [f"{row.ratio():.2f}", f"{row.ratio(best=True):.2f}"] if "plain" in row.seconds else ["", ""]
+        ratios = [f"{row.ratio():.2f}", f"{row.ratio(best=True):.2f}"] if {"plain", "ours"} <= row.seconds.keys() else ["", ""]
         lean = f"{row.ratio('lean'):.2f}" if "lean" in row.seconds else ""
         target = "" if row.target is None else f">= {row.target:g}"
         deviation = f"{max(row.deviations.values()):.0e}" if row.deviations else ""
@@ -129,14 +129,14 @@ def main(rows: Rows, description: str, argv: Sequence[str] | None = None) -> int
     """Parse, measure, print; 0, or 1 where equality did not hold."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object with every time instead of the table")
-    parser.add_argument("--quick", action="store_true", help="small cases and few rounds")
-    parser.add_argument("--rounds", type=int, default=0, help="timed rounds a case (default 5, quick 2)")
+    parser.add_argument("--quick", action="store_true", help="small cases, one round, no lean path")
+    parser.add_argument("--rounds", type=int, default=0, help="timed rounds a case (default 3, quick 1)")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     console = Console(width=150 if not sys.stdout.isatty() else None)
     done: list[Row] = []
     try:
-        for row in rows(options.quick, options.rounds or (2 if options.quick else 5)):
+        for row in rows(options.quick, options.rounds or (1 if options.quick else 3)):
             done.append(row)
             print(f"{row.benchmark}: {row.case}: done", file=sys.stderr)
     except AssertionError as error:

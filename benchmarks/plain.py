@@ -8,6 +8,7 @@ import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -57,7 +58,6 @@ class Pair:
 
 def pair(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Pair:
     from open_clip.model import CLIP
-    from open_clip.tokenizer import SimpleTokenizer
 
     sizes = ARCHITECTURES[name]
     (side, patch), (layers, width), (text_layers, text_width) = sizes.image, sizes.vision, sizes.text
@@ -68,14 +68,25 @@ def pair(name: str, dtype: torch.dtype = torch.float32, seed: int = 0) -> Pair:
         heads = text_width // sizes.head
         model = CLIP(sizes.embed, vision, {**text, "heads": heads}, init_logit_scale=math.log(100.0)).eval()
     scale = float(model.logit_scale.detach().to(dtype).exp())
-    tokenizer = SimpleTokenizer(context_length=sizes.context)
     backbone = ClipBackbone(
-        VitTower(model.visual), TextTower(model), tokenizer, name=name, logit_scale=scale, activation="gelu"
+        VitTower(model.visual),
+        TextTower(model),
+        tokenizer(sizes.context),
+        name=name,
+        logit_scale=scale,
+        activation="gelu",
     )
     model.to(dtype)
     backbone.to(dtype)
     plain = copy.deepcopy(model).requires_grad_(True)
     return Pair(backbone, plain, model.requires_grad_(False))
+
+
+@cache
+def tokenizer(context: int) -> Any:
+    from open_clip.tokenizer import SimpleTokenizer
+
+    return SimpleTokenizer(context_length=context)
 
 
 def class_names(count: int) -> tuple[str, ...]:
@@ -110,16 +121,14 @@ class PlainPrompts(nn.Module):
 
     def __init__(self, model: Any, words: Tensor, classes: Sequence[str], template: str = "{}.") -> None:
         super().__init__()
-        from open_clip.tokenizer import SimpleTokenizer
-
         self.model, self.words = model, nn.Parameter(words.detach().clone())
         places = " ".join(["X"] * len(words))
         texts = [f"{places} {template.replace('{}', name)}" for name in classes]
-        ids = SimpleTokenizer(context_length=model.context_length)(texts)
+        ids = tokenizer(model.context_length)(texts)
         self.register_buffer("embeddings", model.token_embedding(ids).detach())
         self.register_buffer("eot", ids.argmax(1))
-        self.register_buffer("mean", torch.tensor(OPENAI_MEAN).view(3, 1, 1).to(words.dtype))
-        self.register_buffer("std", torch.tensor(OPENAI_STD).view(3, 1, 1).to(words.dtype))
+        self.register_buffer("mean", words.detach().new_tensor(OPENAI_MEAN).view(3, 1, 1))
+        self.register_buffer("std", words.detach().new_tensor(OPENAI_STD).view(3, 1, 1))
 
     def text(self) -> Tensor:
         """[K, E] unit features."""

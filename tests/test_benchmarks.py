@@ -1,0 +1,55 @@
+"""The equality that every benchmark asserts before it times, in miniature; nothing here looks at a clock."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import apt_step, harness, nap_step, pgd_eval, text_tower
+
+EXACT = 1e-9
+
+
+def test_the_apt_step_equals_the_plain_one() -> None:
+    row = apt_step.measure("tiny", 5, 4, 0, dtype=torch.float64, tolerance=(EXACT, EXACT, 0.0))
+    assert row.deviations.keys() == {"loss", "gradients", "pixels"}
+
+
+def test_the_apt_step_equals_the_plain_one_in_float32_within_the_stated_tolerances() -> None:
+    apt_step.measure("tiny", 5, 4, 0)
+
+
+def test_the_nap_step_equals_the_plain_one() -> None:
+    row = nap_step.measure("tiny", 5, 4, 0, dtype=torch.float64, tolerance=(EXACT, EXACT, 0.0))
+    assert row.deviations.keys() == {"loss", "gradients", "pixels"}
+
+
+@pytest.mark.parametrize("chunk", [256, 2])
+@pytest.mark.parametrize("words", [4, 16])
+def test_the_text_tower_equals_the_plain_one_whole_and_in_chunks(chunk: int, words: int) -> None:
+    text_tower.measure("tiny", 5, words, 0, gradient=True, chunk=chunk, dtype=torch.float64, tolerance=(EXACT, EXACT))
+
+
+def test_pgd_evaluation_equals_the_plain_one() -> None:
+    pgd_eval.measure("tiny", 5, 4, 0, steps=3, dtype=torch.float64, tolerance=(0.0, EXACT))
+
+
+def test_compaction_breaks_the_same_images() -> None:
+    row = pgd_eval.compaction("tiny", 5, 8, 0, 8 / 255, steps=3)
+    assert row.notes["robust accuracy"] <= row.notes["clean accuracy"] <= 0.75
+
+
+def test_a_wrong_value_is_not_timed(capsys: pytest.CaptureFixture[str]) -> None:
+    def rows(quick: bool, rounds: int) -> list[harness.Row]:
+        harness.check("loss", torch.tensor([1.0]), torch.tensor([1.1]), 1e-5)
+        return []
+
+    assert harness.main(rows, "Wrong.", []) == 1
+    assert "not equal, so not timed: loss differs by" in capsys.readouterr().err
+
+
+def test_the_json_holds_ratios_of_medians_and_minima(capsys: pytest.CaptureFixture[str]) -> None:
+    row = harness.Row("toy", "case", seconds={"plain": [4.0, 6.0, 8.0], "ours": [1.0, 2.0, 3.0]}, deviations={"loss": 0.0})
+    assert harness.main(lambda quick, rounds: [row], "Toy.", ["--json"]) == 0
+    record = json.loads(capsys.readouterr().out)["rows"][0]
+    assert record["ratios"] == {"plain": {"median": 3.0, "min": 4.0}}
