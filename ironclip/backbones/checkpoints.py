@@ -50,6 +50,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: no such file, not a weights file, damaged, holding more than tensors, or not a CLIP.
     """
+    path = path.expanduser()
     if not path.is_file():
         raise CheckpointError(f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else ""))
     with path.open("rb") as file:

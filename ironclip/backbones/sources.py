@@ -54,32 +54,47 @@ class Recipe:
 
 
 def resolve(name: str, *, weights: str | Path | None, base: str | None, activation: Activation | None) -> Recipe:
-    """Find and read everything that `name` needs."""
-    architecture, _, file = name.partition("@")
-    if name in EMBEDDED:
-        if weights is not None:
-            raise UsageError(f"{name} comes with its weights; to load {weights} name the file itself as the backbone")
-        return described(PACKAGE / f"{name}.safetensors", activation)
+    """Find and read everything that `name` needs; arguments as for `load`."""
+    architectures = open_clip.list_models()
+    if name in architectures and weights is not None:
+        return _chosen(name, str(weights), base, activation)
     if name in ROBUST:
         return _robust(name, weights, base, activation)
+    if weights is not None and (name in EMBEDDED or "/" in name or "@" in name):
+        raise UsageError(
+            f"{name} names its weights already; to load {weights} name an architecture of open_clip, for example ViT-B-32"
+        )
+    if name in EMBEDDED:
+        return described(PACKAGE / f"{name}.safetensors", activation)
     if name.startswith("hf-hub:"):
         return _hub(name, activation)
-    if file:
-        return _file(name, _known_architecture(architecture), Path(file), base, activation)
-    architecture, _, tag = name.partition("/")
-    if architecture in open_clip.list_models() and (tag or weights is not None):
-        if tag and weights is not None:
-            raise UsageError(f"{name} names its weights already; leave the tag out to load {weights}")
-        tag = tag or str(weights)
-        if not tag.startswith("hf-hub:") and (weights is None or tag in list_pretrained_tags_by_model(architecture)):
-            return _tag(architecture, tag, activation)
-        return _hub(tag, activation) if tag.startswith("hf-hub:") else _file(name, architecture, Path(tag), base, activation)
-    if architecture in open_clip.list_models():
-        tags = ", ".join(list_pretrained_tags_by_model(architecture)[:4]) or "none published"
-        raise CheckpointError(f"{name} is an architecture; say which weights: {name}/TAG (tags: {tags}) or {name}@FILE")
-    if Path(name).exists() or name.endswith(SUFFIXES):
+    if Path(name).exists():
         return described(Path(name), activation)
-    raise unknown("backbone", name, [entry.name for entry in list_backbones()] + open_clip.list_models())
+    architecture, at, file = name.partition("@")
+    if at:
+        return _file(name, _known_architecture(architecture), Path(file), base, activation)
+    architecture, slash, tag = name.partition("/")
+    if slash and architecture in architectures:
+        return _tag(architecture, tag, activation)
+    if name in architectures:
+        tags = ", ".join(list_pretrained_tags_by_model(name)[:4]) or "none published"
+        raise CheckpointError(f"{name} is an architecture; say which weights: {name}/TAG (tags: {tags}) or {name}@FILE")
+    if name.endswith(SUFFIXES):
+        raise CheckpointError(f"no weights file at {name}")
+    raise unknown("backbone", name, [entry.name for entry in list_backbones()] + architectures)
+
+
+def _chosen(architecture: str, weights: str, base: str | None, activation: Activation | None) -> Recipe:
+    """An architecture with weights that are a hub name, `tecoa-eps4` and its like, a tag, or a file."""
+    method, _, eps = weights.partition("-")
+    robust = f"{method}-{architecture.lower().replace('-', '')}-{eps}"
+    if weights.startswith("hf-hub:"):
+        return _hub(weights, activation)
+    if robust in ROBUST:
+        return _robust(robust, None, base, activation)
+    if Path(weights).exists() or weights.endswith(SUFFIXES):
+        return _file(architecture, architecture, Path(weights), base, activation)
+    return _tag(architecture, weights, activation)
 
 
 def _known_architecture(name: str) -> str:
@@ -227,7 +242,9 @@ def _file(
             raise CheckpointError(
                 f"{path} holds an image tower alone and needs the text tower of {base}: {error}; or pass base="
             ) from None
-        settled = settle(str(path), stated or other.activation, by if stated else f"as its base {base}", activation)
+        settled = settle(str(path), other.activation, f"as its base {base}", activation)
+        if stated and stated != settled:
+            raise CheckpointError(f"{path} was trained with {stated} ({by}), its base {base} with {settled}; pass base= to match")
         return replace(
             other,
             name=name,

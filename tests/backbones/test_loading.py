@@ -242,6 +242,7 @@ def test_tecoa_files_keep_the_text_tower_of_their_base(model, tmp_path, monkeypa
     assert (backbone.spec.name, backbone.spec.activation) == ("tecoa-tiny-eps4", "quick_gelu")
     monkeypatch.setenv("IRONCLIP_WEIGHTS", str(tmp_path))
     assert load("tecoa-tiny-eps4").spec == backbone.spec
+    assert load("Tiny", weights="tecoa-eps4").spec == backbone.spec
 
 
 @pytest.mark.parametrize("prefix", ["", "visual.", "model.", "module.visual."])
@@ -462,6 +463,15 @@ def test_another_architecture_is_described(wrong):
         )
 
 
+def test_one_model_has_one_activation(model, wrong):
+    path = wrong / "tower.safetensors"
+    save_file(model.visual.state_dict(), path, metadata={"activation": "gelu"})
+    with pytest.raises(
+        CheckpointError, match=r"was trained with gelu \(its metadata\), its base Tiny-quickgelu@.* with quick_gelu"
+    ):
+        load("Tiny", weights=path, base=f"Tiny-quickgelu@{wrong}/clip.pt")
+
+
 def test_the_base_must_be_of_the_named_architecture(wrong):
     with pytest.raises(CheckpointError, match=r"clip\.pt does not fit TinyPatch16: "):
         load("TinyPatch16", weights=wrong / "tower.pt", base=f"Tiny-quickgelu@{wrong}/clip.pt")
@@ -474,7 +484,8 @@ def test_the_base_must_be_of_the_named_architecture(wrong):
         ("ViT-B-23/openai", {}, "unknown backbone 'ViT-B-23/openai'; did you mean 'ViT-B-32/openai'"),
         ("ViT-B-32/opnai", {}, "unknown tag of ViT-B-32 'opnai'; did you mean 'openai'"),
         ("ViTB32@clip.pt", {}, "unknown architecture 'ViTB32'"),
-        ("mini", {"weights": "x.pt"}, "mini comes with its weights"),
+        ("mini", {"weights": "x.pt"}, "mini names its weights already"),
+        ("ViT-B-32", {"weights": "opnai"}, "unknown tag of ViT-B-32 'opnai'; did you mean 'openai'"),
         ("Tiny/openai", {"weights": "x.pt"}, "Tiny/openai names its weights already"),
         ("mini", {"precision": "bfloat16"}, "float32 or float64; got 'bfloat16'"),
         ("mini", {"activation": "relu"}, "activation is 'gelu' or 'quick_gelu'; got 'relu'"),
