@@ -138,7 +138,7 @@ class Scorer:
 
     def __call__(self, batch: Batch) -> tuple[list[Sample], list[Example]]:
         images, labels = self._check(batch)
-        prediction, margin = self._score(images, labels, batch)
+        prediction, margin, sure = self._score(images, labels, batch)
         clean, clean_margin = prediction, margin
         dead = self._dead(images, labels) if self.probe and self.threat.knowledge in ("white-box", "adaptive") else None
         rights = (clean == labels).tolist()
@@ -152,17 +152,25 @@ class Scorer:
                 continue
             chosen = torch.tensor(rows, device=images.device)
             adv, moved = self._attacked(target, images[chosen], labels[chosen], batch.indices[chosen])
-            prediction, margins = self._score(adv, labels[chosen], batch)
+            prediction, margins, moved_sure = self._score(adv, labels[chosen], batch)
             distance[chosen] = distance[chosen].maximum(moved)
             margin[chosen] = margin[chosen].maximum(margins)
             for place, (row, guess) in enumerate(zip(rows, prediction.tolist())):
                 adversarial[row][target.name] = guess
                 if broken_by[row] is None and guess != int(labels[row]):
                     broken_by[row] = target.name
-                    pair = (images[row].cpu(), adv[place].cpu())
-                    examples.append(
-                        Example(int(batch.indices[row]), int(labels[row]), *pair, int(clean[row]), guess, target.name)
+                    example = Example(
+                        index=int(batch.indices[row]),
+                        label=int(labels[row]),
+                        clean=images[row].cpu(),
+                        adversarial=adv[place].cpu(),
+                        clean_prediction=int(clean[row]),
+                        prediction=guess,
+                        attack=target.name,
+                        clean_probability=float(sure[row]),
+                        probability=float(moved_sure[place]),
                     )
+                    examples.append(example)
             if self.callback is not None:
                 broken = sum(name == target.name for name in broken_by)
                 self.callback({"event": "attack", "attack": target.name, "attacked": len(rows), "broken": broken})
@@ -208,8 +216,8 @@ class Scorer:
             moved = audit(f"{target.name}, rounded", adv, images, indices, self.threat)
         return adv, moved
 
-    def _score(self, images: Tensor, labels: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """[B] predictions, ties to the lowest index, and [B] margins."""
+    def _score(self, images: Tensor, labels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+        """[B] predictions, ties to the lowest index, [B] margins, and [B] probabilities of the predictions."""
         with torch.no_grad():
             logits = self.classifier(images).float()
         if logits.shape != (len(images), len(batch.classes)):
@@ -218,7 +226,7 @@ class Scorer:
             )
         if not logits.isfinite().all():
             raise NonFinite("the classifier returned NaN or infinity; check the model in float32")
-        return logits.argmax(1), margin_each(logits, labels)
+        return logits.argmax(1), margin_each(logits, labels), logits.softmax(1).amax(1)
 
     def _dead(self, images: Tensor, labels: Tensor) -> Tensor:
         """[B] whether the loss has an all-zero or non-finite gradient at the clean picture."""

@@ -1,5 +1,6 @@
 """Class prompts: from names and templates, or with a learned context spliced in."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -51,7 +52,7 @@ def splice(backbone: Backbone, classes: Sequence[str], context: Context) -> Prom
         raise UsageError(f"this context has words of width {width}; {backbone.spec.name} needs {tokens.embeddings.shape[2]}")
     marked = tokens.ids != others[:, : tokens.ids.shape[1]]
     if not (marked.sum(1) == count).all():
-        raise UsageError(f"{{ctx}} must stand as words of its own, with spaces around it; got {context.template!r}")
+        raise UsageError(f"the tokenizer of {backbone.spec.name} does not keep placeholder words apart; no context fits in")
     columns = marked.nonzero()[:, 1].view(len(classes), count)
     words = vectors.to(tokens.embeddings).expand(len(classes), -1, -1)
     embeddings = tokens.embeddings.scatter(1, columns[..., None].expand_as(words), words)
@@ -66,6 +67,8 @@ def _with_words(context: Context, count: int, word: str) -> str:
     template = context.template
     if template.count("{ctx}") != 1:
         raise UsageError(f"a context template needs {{ctx}} exactly once; got {template!r}")
+    if re.search(r"[\w}]\{ctx\}|\{ctx\}[\w{]", template):
+        raise UsageError(f"{{ctx}} must stand as words of its own, with spaces around it; got {template!r}")
     words = [word] * count
     if context.position == "end":
         return template.replace("{ctx}", " ".join(words))

@@ -1,35 +1,22 @@
 """Adversarial pictures as files: lossless, inside the radius after rounding, with a manifest."""
 
 import hashlib
-import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from ironclip import attacks
 from ironclip.data import EvalSet
 from ironclip.errors import UsageError
 from ironclip.protocols.few_shot import Experiment
 from ironclip.runs.files import write_json, write_whole
+from ironclip.scoring import quantised
 from ironclip.tensors import evaluating, frozen
+from ironclip.threat import Threat
 from ironclip.types import Attack
-
-
-def to_grey_levels(adv: Tensor, clean: Tensor, eps: float) -> Tensor:
-    """[B, 3, H, W] uint8 pictures nearest to adv whose distance to the 8-bit clean pictures is at most eps.
-
-    Rounding may leave the ball by half a grey level, so levels are clamped to floor(255 eps) around the clean ones.
-
-    Args:
-        clean: pictures on the 8-bit grid, in [0, 1].
-    """
-    room = math.floor(eps * 255 + 1e-6)
-    levels, centre = (adv * 255).round(), (clean * 255).round()
-    return torch.minimum(torch.maximum(levels, centre - room), centre + room).clamp(0, 255).to(torch.uint8)
 
 
 def write_adversarial(
@@ -52,6 +39,7 @@ def write_adversarial(
         raise UsageError(f"{folder} is not an empty folder; choose another --save")
     if 0 < eps * 255 < 1 - 1e-6:
         raise UsageError(f"8-bit pictures cannot hold a radius below 1/255; got {eps * 255:.3g}/255")
+    threat = Threat(eps=eps, quantised=True)
     classifier = experiment.classifier
     device = experiment.backbone.device
     pictures = EvalSet(experiment.dataset, split, resolution=experiment.backbone.spec.resolution, limit=limit)
@@ -60,7 +48,7 @@ def write_adversarial(
         for batch in pictures.batches(batch_size):
             images, labels = batch.images.to(device), batch.labels.to(device)
             adv = attack(classifier, images, labels, indices=batch.indices)
-            levels = to_grey_levels(adv, images, eps)
+            levels = (quantised(adv, images, threat, "round") * 255).round().to(torch.uint8)
             with torch.no_grad():
                 before, exact = classifier(images).argmax(1), classifier(adv).argmax(1)
                 after = classifier(levels.float() / 255).argmax(1)

@@ -229,7 +229,7 @@ def evaluate(
     elif knowledge == "adaptive":
         surrogates = defense.surrogates(experiment.classifier)
     with run.lock():
-        folder = run.evaluation(settings(setup, named, len(surrogates)), name="+".join(named) + "-" + format_eps(eps))
+        folder = run.evaluation(settings(setup, named, len(surrogates), images=len(pictures)), name="+".join(named) + "-" + format_eps(eps))
         return evaluate_into(
             folder,
             setup,

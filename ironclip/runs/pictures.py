@@ -11,7 +11,7 @@ from ironclip.runs.learned import load_state, save_state
 
 @dataclass(frozen=True)
 class Example:
-    """clean and adversarial [3, H, W] in [0, 1] on the CPU, and the predictions for both."""
+    """clean and adversarial [3, H, W] in [0, 1] on the CPU, the predictions for both and their probabilities."""
 
     index: int
     label: int
@@ -20,6 +20,8 @@ class Example:
     clean_prediction: int
     prediction: int
     attack: str
+    clean_probability: float | None = None
+    probability: float | None = None
 
 
 def save_examples(path: Path, examples: Iterable[Example]) -> None:
