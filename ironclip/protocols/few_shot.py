@@ -229,7 +229,8 @@ def evaluate(
     elif knowledge == "adaptive":
         surrogates = defense.surrogates(experiment.classifier)
     with run.lock():
-        folder = run.evaluation(settings(setup, named, len(surrogates), images=len(pictures)), name="+".join(named) + "-" + format_eps(eps))
+        place = settings(setup, named, len(surrogates), images=len(pictures))
+        folder = run.evaluation(place, name=f"{'+'.join(named)}-{format_eps(eps)}")
         return evaluate_into(
             folder,
             setup,
