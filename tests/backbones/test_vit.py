@@ -106,17 +106,20 @@ def test_edits_are_called_before_ln_pre_at_every_block_and_on_the_output(tower, 
 
 
 def test_edits_apply_in_order_where_they_say(tower, images):
-    add = lambda layer, tokens: tokens + 1 if layer == 1 else tokens
-    double = lambda layer, tokens: 2 * tokens if layer == 1 else tokens
+    def at_one(change):
+        return lambda layer, tokens: change(tokens) if layer == 1 else tokens
+
     plain, edited = Trace(), Trace()
     tower(images, trace=plain)
-    tower(images, edits=[add, double], trace=edited)
+    tower(images, edits=[at_one(lambda t: t + 1), at_one(lambda t: 2 * t)], trace=edited)
     assert_close(edited.inputs[0], plain.inputs[0])
     assert_close(edited.inputs[1], 2 * (plain.inputs[1] + 1))
 
 
 def test_an_edit_of_the_output_reaches_the_features(tower, images):
-    swap = lambda layer, tokens: tokens.flip(0) if layer == LAYERS else tokens
+    def swap(layer, tokens):
+        return tokens.flip(0) if layer == LAYERS else tokens
+
     assert_close(tower(images, edits=[swap]), tower(images).flip(0), atol=1e-5, rtol=0)
 
 
