@@ -177,12 +177,13 @@ def _step(
 ) -> dict[str, float]:
     with torch.enable_grad():
         terms = defense.loss(backbone, batch, attack)
+        total = torch.stack(list(terms.values())).sum()
     values = {name: float(term.detach()) for name, term in terms.items()}
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFinite(f"the loss term {name!r} became {value}; lower the learning rate, set clip_norm, or use float32")
     optimizer.zero_grad(set_to_none=True)
-    torch.stack(list(terms.values())).sum().backward()
+    total.backward()
     norm = torch.nn.utils.clip_grad_norm_(defense.parameters(), math.inf if clip_norm is None else clip_norm)
     if not norm.isfinite():
         raise NonFinite(f"the gradient's norm became {float(norm)}; lower the learning rate, set clip_norm, or use float32")
