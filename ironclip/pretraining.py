@@ -14,12 +14,11 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
-from pydantic import BaseModel, ConfigDict
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -28,56 +27,22 @@ from ironclip import pretraining_files as files
 from ironclip import pretraining_sets as sets
 from ironclip import pretraining_steps as steps_of
 from ironclip.errors import CheckpointError, DataError, NonFinite
+from ironclip.pretraining_config import SHARES, PretrainConfig, fingerprint
 from ironclip.pretraining_data import Batch, Source, make_batch, share
 from ironclip.pretraining_sets import Check
 
-MINI: dict[str, Any] = {
-    "embed_dim": 192,
-    "vision_cfg": {"image_size": 64, "layers": 6, "width": 192, "head_width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 32, "vocab_size": 49408, "width": 128, "heads": 2, "layers": 4},
-    "quick_gelu": False,
-}
 MIXED = 0.25
 """Share of the steps with dropped patches that also mix pictures."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
-
-
-class PretrainConfig(BaseModel):
-    """Everything that decides the result, printable; `data` is the folder that holds pretrain64, caltech101 and so on."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    objective: Literal["contrastive", "adversarial"] = "contrastive"
-    data: Path = Path("../shared/data")
-    images: Path | None = None
-    init: Path | None = None
-    steps: int = 1100
-    batch: int = 256
-    learning_rate: float = 5e-4
-    weight_decay: float = 0.1
-    patch_dropout: float = 0.6
-    whole: float = 0.1
-    eps: float = 4 / 255
-    attack_steps: int = 2
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
-    device: str = "cpu"
-    seed: int = 0
-    report_every: int = 275
-    architecture: dict[str, Any] = MINI
-
-
-SHARES = {
-    "contrastive": {"objects": 14.0, "products": 2.5, "caltech101": 2.0, "eurosat": 1.0, "flowers5": 1.2, "shapes": 2.0},
-    "adversarial": {"objects": 8.0, "products": 2.0, "caltech101": 4.0, "eurosat": 2.5, "flowers5": 2.5, "shapes": 2.0},
-}
-"""Share of each source in a batch; a folder given as `images` counts like `objects`."""
 
 
 def pretrain(config: PretrainConfig, out: Path, callback: Callable[[dict[str, Any]], None] = lambda row: None) -> Path:
     """Train as configured, resuming what `out` already holds, and return the written weights (fp16 safetensors)."""
     size = config.architecture["vision_cfg"]["image_size"]
     sources = sets.load_sources(config.data, size, config.images)
-    return train(config, sources, sets.load_checks(config.data, size), out, callback)
+    path = train(config, sources, sets.load_checks(config.data, size), out, callback)
+    files.add_probe(path)
+    return path
 
 
 def train(
@@ -221,11 +186,6 @@ def build(config: PretrainConfig) -> CLIP:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name.startswith("visual."))
     return model.to(config.device)
-
-
-def fingerprint(config: PretrainConfig) -> str:
-    """The options that decide the result, as JSON."""
-    return json.dumps(config.model_dump(mode="json", exclude={"data", "device", "report_every"}), sort_keys=True)
 
 
 def export(config: PretrainConfig, model: CLIP, out: Path) -> Path:

@@ -1,6 +1,7 @@
 """What a pre-training run leaves on the disk: a checkpoint to go on from, and the finished weights. Safetensors and JSON only."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ironclip.backbones.loading import load
+from ironclip.backbones.probe import make_probe
 from ironclip.errors import CheckpointError
 from ironclip.runs.files import write_json, write_whole
 
@@ -53,3 +56,10 @@ def export(state: Mapping[str, Tensor], path: Path, note: Mapping[str, Any]) -> 
     write_whole(path, lambda temporary: save_file(half, temporary))
     write_json(path.with_suffix(".json"), {**note, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
     return path
+
+
+def add_probe(path: Path) -> None:
+    """Let the description state logits that loading must reproduce; `mini-robust` joins the packaged `mini`."""
+    description = path.with_suffix(".json")
+    note = json.loads(description.read_text(encoding="utf-8"))
+    write_json(description, note | {"probe": make_probe(load(str(path)))})

@@ -1,8 +1,8 @@
 """The text engine: causal CLIP text towers, run only over what can reach the result.
 
 Exact to float tolerance: prompts are cut at the last end-of-text token (attention is causal), the prefix that all classes
-share runs once, the last layer computes the end-of-text row alone, and many classes run in length-sorted chunks whose
-activations are recomputed in the backward pass.
+share runs once, the rest runs in groups of similar length, the last layer computes the end-of-text row alone, and many classes
+run in length-sorted chunks whose activations are recomputed in the backward pass.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +16,7 @@ from ironclip.backbones.blocks import pick, run_block
 from ironclip.backbones.towers import apply_edits, leaves_output, matrices, named_weight, with_weights
 from ironclip.types import Edit, PromptTokens, Trace
 
+PADDING = 32  # tokens that a group of classes must save to run apart from the longer ones
 PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")
 
 
@@ -79,34 +80,50 @@ class TextTower(nn.Module):
         length = int(eot.max()) + 1
         tokens = embeddings[:, :length] + self.net.positional_embedding[:length]
         split = self._prefix(len(tokens), int(eot.min()), shared, edits) if trace is None else 0
-        prefix = tokens[:1, :split] if split else None
-        tokens = tokens[:, split:]
+        if split:
+            return self._run_grouped(tokens, eot, split, edits)
         positions = torch.arange(length, device=tokens.device)
         causal = positions[:, None] >= positions
         last = self.layers - 1
         for layer, block in enumerate(self.net.transformer.resblocks):
-            if prefix is not None:
-                prefix = apply_edits(edits, layer, prefix)
-            tokens = apply_edits(edits if not split else [e.beyond for e in edits if hasattr(e, "beyond")], layer, tokens)
+            tokens = apply_edits(edits, layer, tokens)
             if layer == last and trace is None and leaves_output(edits):
                 sees = (positions <= eot[:, None])[:, None, None]
-                tokens = run_block(block, tokens, rows=eot - split, prefix=prefix, mask=sees)
-                return self._project(tokens[:, 0])
+                return self._project(run_block(block, tokens, rows=eot, mask=sees)[:, 0])
             record: list[Tensor] | None = None
             if trace is not None and trace.wants(layer):
                 if trace.tokens:
                     trace.inputs[layer] = tokens
                 record = [] if trace.attention else None
-            after = run_block(block, tokens, prefix=prefix, mask=causal[split:], record=record)
-            if prefix is not None:
-                prefix = run_block(block, prefix, mask=causal[:split, :split])
+            tokens = run_block(block, tokens, mask=causal, record=record)
             if record:
                 trace.weights[layer] = record[0]  # type: ignore[union-attr]
-            tokens = after
         tokens = apply_edits(edits, self.layers, tokens)
         if trace is not None and trace.tokens and trace.wants(self.layers):
             trace.inputs[self.layers] = tokens
-        return self._project(pick(tokens, eot - split)[:, 0])
+        return self._project(pick(tokens, eot)[:, 0])
+
+    def _run_grouped(self, tokens: Tensor, eot: Tensor, split: int, edits: Sequence[Edit]) -> Tensor:
+        """[K, E]: the first `split` positions run once, the rest of the classes in groups of similar length."""
+        groups = length_groups(eot)
+        prefix = tokens[:1, :split]
+        parts = [tokens[group, split : int(eot[group[-1]]) + 1] for group in groups]
+        positions = torch.arange(tokens.shape[1], device=tokens.device)
+        causal = positions[:, None] >= positions
+        alone = [edit.beyond for edit in edits if hasattr(edit, "beyond")]
+        *blocks, last = self.net.transformer.resblocks
+        for layer, block in enumerate(blocks):
+            prefix = apply_edits(edits, layer, prefix)
+            for i, part in enumerate(parts):
+                mask = causal[split : split + part.shape[1], : split + part.shape[1]]
+                parts[i] = run_block(block, apply_edits(alone, layer, part), prefix=prefix, mask=mask)
+            prefix = run_block(block, prefix, mask=causal[:split, :split])
+        prefix = apply_edits(edits, len(blocks), prefix)
+        for i, (group, part) in enumerate(zip(groups, parts, strict=True)):
+            sees = (positions[: split + part.shape[1]] <= eot[group, None])[:, None, None]
+            part = apply_edits(alone, len(blocks), part)
+            parts[i] = run_block(last, part, rows=eot[group] - split, prefix=prefix, mask=sees)
+        return self._project(torch.cat(parts)[torch.cat(groups).argsort(), 0])
 
     def _project(self, rows: Tensor) -> Tensor:
         rows = self.net.ln_final(rows)
@@ -126,6 +143,17 @@ class TextTower(nn.Module):
 def _reach(edit: Edit) -> int:
     """Number of leading positions within which an edit depends on positions, -1 where it does not say."""
     return int(getattr(edit, "reach", -1))
+
+
+def length_groups(eot: Tensor) -> list[Tensor]:
+    """The classes [K] in groups, each by rising length, so that padding to the longest of its group costs little."""
+    order = eot.argsort(stable=True)
+    ends = eot[order].tolist()
+    cuts = [0]
+    for i in range(1, len(ends)):
+        if (i - cuts[-1]) * (ends[i] - ends[i - 1]) > PADDING:
+            cuts.append(i)
+    return list(order.tensor_split(cuts[1:]))
 
 
 def shared_columns(ids: Tensor) -> int:

@@ -96,14 +96,16 @@ def evaluate(
     """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
     if knowledge not in ("white-box", "static"):
         raise UsageError(f"--knowledge is white-box or static; got {knowledge!r}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     radii = [parse_eps(part) for part in eps.split(",")]
     from ironclip.protocols.few_shot import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target
 
+    attacks = {radius: named_attacks(attack.split(","), radius, seed, changes or []) for radius in radii}
     run, experiment = open_target(target, data, device=pick_device(device))
     records = []
-    for radius in radii:
-        named = named_attacks(attack.split(","), radius, seed, changes or [])
+    for radius, named in attacks.items():
         record, _ = run_evaluation(
             run,
             experiment,

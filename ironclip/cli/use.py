@@ -64,8 +64,8 @@ def attack(
     from ironclip.protocols.resolve import named_attacks, open_target
 
     radius = parse_eps(eps)
-    _, experiment = open_target(target, data, device=pick_device(device))
     made = named_attacks([name], radius, seed, changes or [])[name]
+    _, experiment = open_target(target, data, device=pick_device(device))
     shown = Progress(f"attack {name}", quiet=as_json)
     manifest = write_adversarial(experiment, made, radius, save, split=split, limit=limit, progress=shown.count)
     if as_json:
