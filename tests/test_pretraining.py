@@ -14,6 +14,7 @@ from ironclip import pretraining as recipe
 from ironclip import pretraining_data as source_of
 from ironclip import pretraining_sets as sets
 from ironclip import pretraining_steps as steps_of
+from ironclip.backbones.loading import load
 from ironclip.data import shapes
 from ironclip.errors import CheckpointError, DataError
 
@@ -63,6 +64,16 @@ def test_training_learns_dark_from_bright(tmp_path):
     rows = []
     recipe.train(tiny(steps=30, report_every=30, learning_rate=3e-3), sources[:1], [check_of(sources[0])], tmp_path, rows.append)
     assert rows[-1]["named"] == 1.0
+
+
+def test_finished_weights_load_as_a_backbone_and_state_their_logits(tmp_path):
+    path = recipe.train(tiny(), tiny_sources(), [], tmp_path)
+    recipe.files.add_probe(path)
+    backbone = load(str(path))
+    assert (backbone.spec.resolution, backbone.spec.grid, backbone.spec.activation) == (16, 4, "gelu")
+    path.write_bytes(path.read_bytes()[:-2] + b"\0\1")
+    with pytest.raises(CheckpointError, match="sha256"):
+        load(str(path))
 
 
 def test_other_options_do_not_continue_a_run(tmp_path):
