@@ -105,7 +105,7 @@ def gflop(path: Path) -> float:
     return counter.get_total_flops() / 1e9
 
 
-def peak_gflops(size: int = 1536) -> float:
+def peak_gflops(size: int = 1024) -> float:
     """Billions of operations a second of a square matrix product, the best of five."""
     a, b = torch.rand(size, size), torch.rand(size, size)
     best = min(seconds({"product": lambda: a @ b}, 5)["product"])
