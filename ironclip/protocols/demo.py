@@ -8,11 +8,11 @@ from ironclip.protocols.few_shot import evaluate, open_run, train
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.runs.folder import RunFolder
 
-EPS = 4 / 255
-RADII = (4 / 255, 1 / 255, 2 / 255, 8 / 255)
-ROWS = (("zero_shot", "mini"), ("zero_shot", "mini-robust"), ("nap", "mini-robust"))
-SETTINGS = ["epochs=12", "shots=16", "lr=0.02", "clip_norm=1.0"]
-FULL = {"limit": 150, "steps": 20}
+EPS = 2 / 255
+RADII = (2 / 255, 1 / 255, 4 / 255, 8 / 255)
+ROWS = (("zero_shot", "mini"), ("nap", "mini"), ("zero_shot", "mini-robust"))
+SETTINGS = ["shots=8", "epochs=6", "lr=0.02", "warmup_epochs=0", "attack.steps=2", "relative_step=1.0"]
+FULL = {"limit": 100, "steps": 20}
 QUICK = {"limit": 24, "steps": 2}
 
 
