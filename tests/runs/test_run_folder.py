@@ -241,10 +241,10 @@ from pathlib import Path
 from ironclip.runs.lock import locked
 with locked(Path({str(tmp_path)!r})):
     if os.fork() == 0:
+        print("the child runs", flush=True)
         os.close(1)
         time.sleep(20)
         os._exit(0)
-    print(os.getpid(), flush=True)
     time.sleep(20)
 """
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, start_new_session=True) as process:
