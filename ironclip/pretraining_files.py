@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ironclip.backbones.loading import load
 from ironclip.backbones.probe import make_probe
 from ironclip.errors import CheckpointError
-from ironclip.runs.files import write_json, write_whole
+from ironclip.files import write_json, write_whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 

@@ -7,66 +7,19 @@ tensors as one that was not.
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ironclip.errors import CheckpointError, NonFinite, UsageError
+from ironclip.schedule import Schedule
 from ironclip.tensors import key
 from ironclip.types import Attack, Backbone, Batch, Defense
 
 Callback = Callable[[dict[str, Any]], None]
 COLLAPSED_STEPS = 0.9
 """Share of an epoch's steps that must look collapsed for the flag."""
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How to descend. Defaults: the CoOp line's SGD, stepped once an epoch (methods/adv_multimodal_prompts, section 0.4).
-
-    Args:
-        lr: learning rate behind the warm-up.
-        warmup_epochs: epochs at the constant `warmup_lr`; the cosine is shifted by them, so it never reaches zero [code].
-            Left out where there are no more epochs than these, or nothing would be learned [inferred].
-        clip_norm: largest norm of the gradient of all learned tensors; None: no clipping.
-    """
-
-    epochs: int = 50
-    batch_size: int = 32
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.002
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: int = 1
-    warmup_lr: float = 1e-5
-    clip_norm: float | None = None
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "warmup_epochs"):
-            value, least = getattr(self, name), 0 if name == "warmup_epochs" else 1
-            if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise UsageError(f"{name} must be a whole number of at least {least}; got {value!r}")
-        for name in ("lr", "warmup_lr", "clip_norm"):
-            value = getattr(self, name)
-            if not (name == "clip_norm" and value is None) and not 0 < value < math.inf:
-                raise UsageError(f"{name} must be positive; got {value}")
-        if not 0 <= self.momentum < 1 or not 0 <= self.weight_decay < math.inf:
-            raise UsageError(
-                f"momentum must be in [0, 1) and weight_decay at least 0; got {self.momentum} and {self.weight_decay}"
-            )
-        if self.optimizer not in ("sgd", "adamw") or self.schedule not in ("cosine", "constant"):
-            raise UsageError(f"optimizer is sgd or adamw, schedule cosine or constant; got {self.optimizer}, {self.schedule}")
-
-    def lr_at(self, epoch: int) -> float:
-        """Learning rate of epoch 1, 2, ...: `warmup_lr`, then lr/2 (1 + cos(pi (epoch - 1 - warmup) / epochs))."""
-        if epoch <= self.warmup_epochs and self.epochs > self.warmup_epochs:
-            return self.warmup_lr
-        if self.schedule == "constant":
-            return self.lr
-        done = max(epoch - 1 - self.warmup_epochs, 0)
-        return self.lr / 2 * (1 + math.cos(math.pi * done / self.epochs))
 
 
 @dataclass(frozen=True)

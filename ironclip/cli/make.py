@@ -20,11 +20,11 @@ def demo(
     as_json: Json = False,
 ) -> None:
     """The main job on embedded defaults, in minutes: adapt, attack, defend, and an HTML page at the end."""
+    from ironclip.files import write_text
     from ironclip.protocols.demo import run_demo
     from ironclip.report import page as report_page
     from ironclip.report import terminal, views
     from ironclip.report.tables import rows
-    from ironclip.runs.files import write_text
 
     start = time.monotonic()
 
@@ -52,10 +52,10 @@ def report(
     as_json: Json = False,
 ) -> None:
     """A table of runs, on the terminal and in the formats asked for."""
+    from ironclip.files import write_text
     from ironclip.report import formats, views
     from ironclip.report import page as report_page
     from ironclip.report.tables import rows
-    from ironclip.runs.files import write_text
     from ironclip.runs.folder import RunFolder
 
     folders: list[Path] = []

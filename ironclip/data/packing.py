@@ -22,7 +22,7 @@ from PIL import Image
 from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
 from ironclip.data.records import Item, digest
 from ironclip.errors import DataError
-from ironclip.runs.files import write_json, write_whole
+from ironclip.files import write_json, write_whole
 
 Cache = Path | str | Literal[False] | None
 """A folder; None for IRONCLIP_CACHE or the user's cache folder; False to keep pictures in memory only."""

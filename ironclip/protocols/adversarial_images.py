@@ -11,8 +11,8 @@ from PIL import Image
 from ironclip import attacks
 from ironclip.data import EvalSet
 from ironclip.errors import UsageError
+from ironclip.files import write_json, write_whole
 from ironclip.protocols.few_shot import Experiment
-from ironclip.runs.files import write_json, write_whole
 from ironclip.scoring import quantised
 from ironclip.tensors import evaluating, frozen
 from ironclip.threat import Threat

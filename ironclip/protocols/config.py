@@ -2,15 +2,18 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from ironclip.errors import UsageError, unknown
+from ironclip.schedule import Schedule
 from ironclip.threat import format_eps, parse_eps
 
 M = TypeVar("M", bound=BaseModel)
+SCHEDULE = [field.name for field in fields(Schedule)]
 
 
 class AttackConfig(BaseModel):
@@ -28,23 +31,6 @@ class AttackConfig(BaseModel):
     @property
     def options(self) -> dict[str, Any]:
         return dict(self.model_extra or {})
-
-
-class ScheduleConfig(BaseModel):
-    """How to descend; see `training.Schedule`, which checks the values."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    epochs: int = 50
-    batch_size: int = 32
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = 0.002
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    schedule: Literal["cosine", "constant"] = "cosine"
-    warmup_epochs: int = 1
-    warmup_lr: float = 1e-5
-    clip_norm: float | None = None
 
 
 class RunConfig(BaseModel):
@@ -75,7 +61,7 @@ class RunConfig(BaseModel):
     eps: float = 4 / 255
     templates: str | list[str] = "single"
     augment: Literal["rrc_flip", "none", "squash"] = "rrc_flip"
-    schedule: ScheduleConfig = ScheduleConfig()
+    schedule: Schedule = Schedule()
     attack: AttackConfig = AttackConfig()
     preset: str = ""
     source: str = ""
@@ -159,17 +145,17 @@ def _path(key: str, method_options: Sequence[str]) -> list[str]:
         return ["options", key]
     head, _, rest = key.partition(".")
     if head in ("options", "schedule", "attack") and rest:
-        known = {"options": method_options, "schedule": list(ScheduleConfig.model_fields)}.get(head)
+        known = {"options": method_options, "schedule": SCHEDULE}.get(head)
         if known is not None and rest not in known:
             raise unknown(f"key of {head}", rest, known)
         return [head, rest]
     if key in RunConfig.model_fields:
         return [key]
-    if key in ScheduleConfig.model_fields:
+    if key in SCHEDULE:
         return ["schedule", key]
     if key in ("steps", "restarts", "step_size", "relative_step", "start", "keep", "loss"):
         return ["attack", key]
-    raise unknown("setting", key, [*_keys(RunConfig), *method_options, *ScheduleConfig.model_fields, "attack.steps"])
+    raise unknown("setting", key, [*_keys(RunConfig), *method_options, *SCHEDULE, "attack.steps"])
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

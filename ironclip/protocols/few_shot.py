@@ -25,7 +25,7 @@ from ironclip.runs.pictures import Example
 from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
 from ironclip.tensors import generator
 from ironclip.threat import Knowledge, Threat, format_eps
-from ironclip.training import Schedule, State, fit
+from ironclip.training import State, fit
 from ironclip.types import Adaptation, Attack, Classifier, Defense
 
 Callback = Callable[[dict[str, Any]], None]
@@ -117,7 +117,7 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
         return
     resolution = experiment.backbone.spec.resolution
     data = TrainSet(experiment.dataset, resolution=resolution)
-    schedule = Schedule(**config.schedule.model_dump())
+    schedule = config.schedule
     attack = training_attack(config)
     clock = time.perf_counter()
 

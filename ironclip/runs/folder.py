@@ -23,8 +23,8 @@ import yaml
 from pydantic import ValidationError
 
 from ironclip.errors import RunError, UsageError
+from ironclip.files import append_lines, disk_errors, read_lines, write_json, write_text
 from ironclip.runs.environment import environment
-from ironclip.runs.files import append_lines, disk_errors, read_lines, write_json, write_text
 from ironclip.runs.lock import locked
 from ironclip.runs.records import Record, Sample, canonical_hash
 

@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ironclip.errors import CheckpointError
-from ironclip.runs.files import disk_errors, write_whole
+from ironclip.files import disk_errors, write_whole
 
 FORMAT = "1"
 

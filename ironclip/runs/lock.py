@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ironclip.errors import RunError
-from ironclip.runs.files import disk_errors
+from ironclip.files import disk_errors
 
 _held: set[int] = set()
 

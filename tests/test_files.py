@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ironclip.errors import RunError
-from ironclip.runs.files import append_lines, disk_errors, read_lines, write_json, write_text
+from ironclip.files import append_lines, disk_errors, read_lines, write_json, write_text
 
 
 def full(*_):
@@ -59,7 +59,7 @@ def test_a_file_over_the_limit_is_cut_back(tmp_path):
     script = f"""
 import resource, signal
 from pathlib import Path
-from ironclip.runs.files import append_lines
+from ironclip.files import append_lines
 path = Path({str(path)!r})
 append_lines(path, ["a" * 30])
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
