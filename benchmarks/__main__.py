@@ -1,4 +1,4 @@
-"""All benchmarks in one table; `--full` for every case (about half an hour on an idle core), else the quick ones."""
+"""All benchmarks in one table; `--full` for every case (over half an hour on an idle core), else the quick ones."""
 
 import sys
 from collections.abc import Iterable, Sequence
