@@ -43,7 +43,7 @@ def fit(
     save: Callable[[State], None] | None = None,
     callback: Callback | None = None,
 ) -> tuple[str, ...]:
-    """Minimise the sum of the defence's loss terms in place; return flags such as "collapse", in order of appearance.
+    """Minimise the sum of the defence's loss terms in place; return flags: "collapse" if the last epoch collapsed.
 
     Args:
         batches: epoch (1, 2, ...) -> its batches, the same for the same epoch.
@@ -85,8 +85,7 @@ def fit(
         if not seen:
             raise UsageError(f"epoch {epoch} has no batches; the training split is empty")
         means = {name: total / seen for name, total in sums.items()}
-        if constant >= COLLAPSED_STEPS * steps and "collapse" not in flags:
-            flags.append("collapse")
+        flags = ["collapse"] if constant >= COLLAPSED_STEPS * steps else []  # a run that recovers is no collapse
         say({"event": "epoch", "epoch": epoch, "epochs": schedule.epochs, "lr": lr, "terms": means, "flags": tuple(flags)})
         if save is not None:
             save(State(epoch, _snapshot(defense, optimizer), tuple(flags)))

@@ -212,6 +212,17 @@ def test_constant_outputs_are_a_collapse_and_confident_wrong_ones_are_not():
     assert run(Toy()) == ()
 
 
+def test_a_run_that_recovers_is_no_collapse():
+    class Late(Toy):
+        def loss(self, backbone, batch, attack, *, adaptation=None):
+            self.scale = 1e-6 if not self.seen else 100.0
+            return super().loss(backbone, batch, attack, adaptation=adaptation)
+
+    events = []
+    assert run(Late(), batches=lambda epoch: [batches(epoch)[0]], callback=events.append) == ()
+    assert [event["flags"] for event in events if event["event"] == "epoch"][:2] == [("collapse",), ()]
+
+
 def test_the_rule_of_collapse():
     chance = math.log(10)
     assert collapsed({"adv_ce": chance, "kl": 0.001}, 10)

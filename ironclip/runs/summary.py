@@ -82,7 +82,7 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
     if radius and knowledge in BORROWED and 0 < still < len(attacked):
         flag("fail", "unperturbed", f"{still} of {len(attacked)} pictures reached the classifier as they were")
     if "collapse" in record.training_flags:
-        flag("warn", "collapse", "training collapsed: an epoch ended with constant outputs; lower lr or eps, or clip gradients")
+        flag("warn", "collapse", "training collapsed: its last epoch gave constant outputs; lower lr or eps, or clip gradients")
     if dead:
         flag("warn", "dead_gradient", f"{dead} of {len(samples)} images have an all-zero or non-finite gradient")
     if knowledge in BORROWED:
