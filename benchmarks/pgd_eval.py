@@ -25,9 +25,9 @@ STEPS = 10
 def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
     for name, size in [("small", 32)] if quick else [("mini", 32), ("small", 32), ("vitb32", 8)]:
         for count in (10,) if quick else (10, 100):
-            yield measure(name, count, size, rounds, lean=not quick)
+            yield measure(name, count, size, rounds, lean=not quick, steps=5 if quick else STEPS)
     for eps in (1 / 255,) if quick else (0.1 / 255, 0.3 / 255, 1 / 255):
-        yield compaction("small", 100, 64, rounds, eps)
+        yield compaction("small", 100, 32 if quick else 64, rounds, eps, steps=10 if quick else 20)
 
 
 def measure(
