@@ -44,6 +44,13 @@ def emit(value: Any) -> None:
     print(json.dumps(value, indent=1, sort_keys=True))
 
 
+def print_record(record: Any) -> None:
+    """A record in one line, and its flags below it."""
+    out.print(str(record), markup=False)
+    for flag in record.flags:
+        out.print(f"  {flag.level}: {flag.text}", markup=False)
+
+
 def command() -> str:
     """The command line that is running, to repeat it."""
     return shlex.join(["ironclip", *sys.argv[1:]])

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 import typer
 
 from ironclip import catalogue
-from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, table
+from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, print_record, table
 from ironclip.errors import unknown
 
 KINDS = ("methods", "attacks", "backbones", "datasets", "presets")
@@ -58,9 +58,7 @@ def show(
     for key, value in run.config.items():
         out.print(f"  {key}: {value}", style="dim", markup=False)
     for record in records:
-        out.print(str(record), markup=False)
-        for flag in record.flags:
-            out.print(f"  {flag.level}: {flag.text}", markup=False)
+        print_record(record)
 
 
 def _show_all(root: Path, as_json: bool) -> None:

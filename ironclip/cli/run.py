@@ -21,6 +21,7 @@ from ironclip.cli.common import (
     emit,
     out,
     pick_device,
+    print_record,
 )
 from ironclip.errors import UsageError
 from ironclip.threat import parse_eps
@@ -124,7 +125,5 @@ def evaluate(
         emit([record.model_dump(mode="json") for record in records])
         return
     for record in records:
-        out.print(str(record), markup=False)
-        for flag in record.flags:
-            out.print(f"  {flag.level}: {flag.text}", markup=False)
+        print_record(record)
     out.print(f"record: {run.path}\nagain: {command()}")
