@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ironclip.attacks import inputs
 from ironclip.attacks.pgd import LossName, pgd
+from ironclip.options import check_flags
 from ironclip.threat import Norm
 from ironclip.types import Images, Loss
 
@@ -66,7 +67,7 @@ class FGSM:
         object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
         object.__setattr__(self, "step_size", inputs.check_step(self.step_size))
         inputs.check_seed(self.seed)
-        inputs.check_flags(random_start=self.random_start, targeted=self.targeted, eval_mode=self.eval_mode)
+        check_flags(random_start=self.random_start, targeted=self.targeted, eval_mode=self.eval_mode)
         inputs.check_loss(self.loss, self.targeted, not self.random_start)
 
     @property

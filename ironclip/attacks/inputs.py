@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ironclip.errors import DataError, UsageError, unknown
+from ironclip.errors import DataError, UsageError
 from ironclip.losses import ATTACK_LOSSES
+from ironclip.options import check_choice, check_whole
 from ironclip.threat import NORMS, parse_eps
 from ironclip.types import Loss
 
@@ -83,16 +84,6 @@ def check_logits(outputs: Tensor, rows: int, top_label: int) -> None:
         raise DataError(f"labels must be below the number of classes, {classes}; got {top_label}")
 
 
-def check_choice(what: str, value: Any, choices: Sequence[str]) -> None:
-    if value not in choices:
-        raise unknown(what, str(value), choices)
-
-
-def check_count(what: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{what} must be a whole number of at least {least}; got {value!r}")
-
-
 def check_radius(eps: str | float, norm: str) -> float:
     """The radius in the unit of the images; norm and radius checked."""
     check_choice("norm", norm, NORMS)
@@ -112,14 +103,8 @@ def check_step(step_size: str | float | None) -> float | None:
     return step
 
 
-def check_flags(**flags: Any) -> None:
-    for what, value in flags.items():
-        if not isinstance(value, bool):
-            raise UsageError(f"{what} must be true or false; got {value!r}")
-
-
 def check_seed(seed: Any) -> None:
-    check_count("seed", seed, 0)
+    check_whole("seed", seed, 0)
     if seed >= 2**63:
         raise UsageError(f"seed must be below 2^63; got {seed}")
 

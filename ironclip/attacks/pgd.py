@@ -17,6 +17,7 @@ from torch import Tensor
 from ironclip import losses
 from ironclip.attacks import inputs
 from ironclip.errors import DataError, UsageError
+from ironclip.options import check_choice, check_flags, check_whole
 from ironclip.tensors import ascend, evaluating, frozen, keyed_uniform, project, require_finite
 from ironclip.threat import Norm
 from ironclip.types import Images, Loss
@@ -143,12 +144,12 @@ class PGD:
     def __post_init__(self) -> None:
         object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
         object.__setattr__(self, "step_size", inputs.check_step(self.step_size))
-        inputs.check_count("steps", self.steps, 0)
-        inputs.check_count("restarts", self.restarts, 1)
+        check_whole("steps", self.steps, 0)
+        check_whole("restarts", self.restarts, 1)
         inputs.check_seed(self.seed)
-        inputs.check_flags(targeted=self.targeted, eval_mode=self.eval_mode)
+        check_flags(targeted=self.targeted, eval_mode=self.eval_mode)
         for what, choices in CHOICES.items():
-            inputs.check_choice(what, getattr(self, what), choices)
+            check_choice(what, getattr(self, what), choices)
         inputs.check_loss(self.loss, self.targeted, self.start == "zero")
         if self.restarts > 1 and self.start == "zero":
             raise UsageError('restarts from start="zero" are all the same run; use another start or restarts=1')

@@ -22,13 +22,11 @@ from ironclip.defenses._blocks import (
     Refiners,
     TextPrompts,
     TokenRefiner,
-    check_choice,
     check_depth,
-    check_number,
-    check_whole,
     normal,
 )
 from ironclip.errors import UnsupportedEdit, UsageError
+from ironclip.options import check_choice, check_number, check_whole
 from ironclip.types import Adaptation, Attack, Backbone, Batch, Context, Defense, Trace, check_classes
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -314,7 +314,7 @@ BAD_OPTIONS = [
     ({"eps": 4}, "got 4. Did you mean 4/255?"),
     ({"eps": -0.1}, "eps must be 0 or more"),
     ({"eps": "big"}, "eps is a number or a fraction such as 4/255; got 'big'"),
-    ({"norm": "l3"}, "unknown norm 'l3'"),
+    ({"norm": "l3"}, "norm must be one of linf, l2; got 'l3'"),
     ({"steps": -1}, "steps must be a whole number of at least 0; got -1"),
     ({"steps": 1.5}, "steps must be a whole number"),
     ({"restarts": 0}, "restarts must be a whole number of at least 1; got 0"),
@@ -325,10 +325,10 @@ BAD_OPTIONS = [
     ({"eval_mode": 1}, "eval_mode must be true or false; got 1"),
     ({"seed": -1}, "seed must be a whole number of at least 0; got -1"),
     ({"seed": 2**63}, "seed must be below 2^63"),
-    ({"start": "unifrom"}, "unknown start 'unifrom'; did you mean 'uniform'?"),
-    ({"keep": "worst"}, "unknown keep 'worst'"),
-    ({"mode": "fast"}, "unknown mode 'fast'"),
-    ({"loss": "cross"}, "unknown loss 'cross'"),
+    ({"start": "unifrom"}, "start must be one of"),
+    ({"keep": "worst"}, "keep must be one of"),
+    ({"mode": "fast"}, "mode must be one of"),
+    ({"loss": "cross"}, "loss must be one of"),
     ({"loss": "kl", "targeted": True}, "cannot be targeted"),
     ({"epss": 0.1}, "unknown option of {name} 'epss'; did you mean 'eps'?"),
 ]
@@ -368,7 +368,7 @@ def test_a_loss_that_is_a_function_is_described_but_not_rebuilt(name):
     attack = quick(name, loss=F.mse_loss)
     stored = json.loads(json.dumps(describe(attack)))
     assert stored["loss"] == "torch.nn.functional:mse_loss"
-    with pytest.raises(UsageError, match="unknown loss"):
+    with pytest.raises(UsageError, match="loss must be one of"):
         rebuild(stored)
 
 
