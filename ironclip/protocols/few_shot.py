@@ -58,17 +58,16 @@ def open_experiment(
     """
     if dataset is None:
         dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
-    learns = any(name not in ("zero_shot", "hep") for name in config.method.split("+"))
-    for name in config.method.split("+"):
-        defenses.method(name)
-    if learns and config.shots is not None:
+    parts = [defenses.method(name) for name in config.method.split("+")]
+    if any(part.learns for part in parts) and config.shots is not None:
         dataset = few_shot(dataset, config.shots, config.split_seed, strict=config.strict_shots)
     if config.subset != "all":
         dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
     backbone = backbone or load(config.backbone, weights=config.weights, device=device)
     options = dict(config.options)
     for key in defenses.options(config.method):
-        if key in ("templates", "zero_shot.templates") and config.method != "hep":
+        part, _, option = key.rpartition(".")
+        if option == "templates" and (part or config.method) != "hep":
             options.setdefault(key, dataset.templates)
     draw = generator(config.seed, INIT)
     defense = defenses.build(config.method, backbone, dataset.classes, generator=draw, given=options)
@@ -152,8 +151,8 @@ def training_attack(config: RunConfig) -> Attack:
     return attacks.build(config.attack.name, eps=config.eps, **options)
 
 
-def open_run(path: Path, *, device: str = "cpu") -> tuple[RunFolder, Experiment]:
-    """A trained run with everything loaded again.
+def open_run(path: Path, *, device: str = "cpu", experiment: Experiment | None = None) -> tuple[RunFolder, Experiment]:
+    """A trained run with everything loaded again (or the learned tensors into `experiment`, which is of the same configuration).
 
     Raises:
         RunError: no run there, or not trained yet. CheckpointError: other base weights than it was trained on.
@@ -161,7 +160,7 @@ def open_run(path: Path, *, device: str = "cpu") -> tuple[RunFolder, Experiment]
     run = RunFolder.open(path)
     if run.status in ("new", "training"):
         raise UsageError(f"{run.path} is not trained yet ({run.status}); finish it with the same `ironclip train` command")
-    experiment = open_experiment(configure(run.config), device=device)
+    experiment = experiment or open_experiment(configure(run.config), device=device)
     learned = run.load_learned(experiment.backbone.spec.sha256)
     experiment.defense.load_state_dict(learned.tensors)
     return run, experiment
