@@ -35,6 +35,10 @@ class RunError(IronclipError, OSError):
     """A run folder that cannot be written, read, or is in use by another process."""
 
 
+class RunBusy(RunError):
+    """A folder that another process is using just now."""
+
+
 class AttackError(IronclipError, ValueError):
     """An attack that breaks its threat model: pictures outside the ball or the box, or of another shape."""
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ironclip.errors import RunError
+from ironclip.errors import RunBusy
 from ironclip.files import disk_errors
 
 _held: set[int] = set()
@@ -27,7 +27,7 @@ def locked(folder: Path) -> Iterator[None]:
     """Hold the folder alone; the operating system lets go when the process ends, however it ends.
 
     Raises:
-        RunError: another process, or another place in this one, holds it; or it cannot be written.
+        RunBusy: another process, or another place in this one, holds it. RunError: it cannot be written.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +37,7 @@ def locked(folder: Path) -> Iterator[None]:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-            raise RunError(f"{folder} is in use by process {owner}; wait for it, or choose another --out") from None
+            raise RunBusy(f"{folder} is in use by process {owner}; wait for it, or choose another --out") from None
         with disk_errors(folder):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, str(os.getpid()).encode(), 0)
