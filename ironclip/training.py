@@ -50,7 +50,7 @@ def fit(
         attack: inner attack; where it has a field `seed`, that is keyed on (seed, epoch).
         resume: state to go on from.
         save: called with the state after every epoch.
-        callback: called with {"event": "step" | "epoch", "epoch", "step", "lr", "terms", ...}.
+        callback: called with {"event": "step" | "epoch", "epoch", "step", "lr", "terms", "diagnostics", ...}.
 
     Raises:
         NonFinite: a loss term or a gradient is NaN or infinite; names it.
@@ -74,19 +74,23 @@ def fit(
             group["lr"] = lr * ratio
         inner = seeded(attack, key(seed, epoch))
         sums: dict[str, float] = {}
+        noted: dict[str, float] = {}
         seen = steps = constant = 0
         for step, batch in enumerate(batches(epoch), start=1):
             terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm)
             seen, steps = seen + len(batch), step
             constant += collapsed(terms, len(batch.classes))
-            for name, value in terms.items():
-                sums[name] = sums.get(name, 0.0) + value * len(batch)
-            say({"event": "step", "epoch": epoch, "epochs": schedule.epochs, "step": step, "lr": lr, "terms": terms})
+            numbers = defense.diagnostics()
+            for totals, values in ((sums, terms), (noted, numbers)):
+                for name, value in values.items():
+                    totals[name] = totals.get(name, 0.0) + value * len(batch)
+            now = {"epoch": epoch, "epochs": schedule.epochs, "lr": lr}
+            say({"event": "step", **now, "step": step, "terms": terms, "diagnostics": numbers})
         if not seen:
             raise UsageError(f"epoch {epoch} has no batches; the training split is empty")
-        means = {name: total / seen for name, total in sums.items()}
+        means, notes = ({name: total / seen for name, total in totals.items()} for totals in (sums, noted))
         flags = ["collapse"] if constant >= COLLAPSED_STEPS * steps else []  # a run that recovers is no collapse
-        say({"event": "epoch", "epoch": epoch, "epochs": schedule.epochs, "lr": lr, "terms": means, "flags": tuple(flags)})
+        say({"event": "epoch", **now, "terms": means, "diagnostics": notes, "flags": tuple(flags)})
         if save is not None:
             save(State(epoch, _snapshot(defense, optimizer), tuple(flags)))
     defense.eval()

@@ -7,7 +7,7 @@ E joint width, G patches a side, T text length.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -312,7 +312,12 @@ class Defense(nn.Module, ABC):
 
     Constructors take `(backbone, classes, *, generator=None, **options)`; the backbone only lends sizes and starting
     values. `parameters()` and `state_dict()` are exactly what was learned.
+
+    Attributes:
+        learns: False says that there is nothing to train, so no training images are drawn.
     """
+
+    learns: ClassVar[bool] = True
 
     @abstractmethod
     def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
@@ -332,6 +337,10 @@ class Defense(nn.Module, ABC):
         """Once before training: feature banks, statistics. Default: nothing."""
         return None
 
+    def diagnostics(self) -> dict[str, float]:
+        """Numbers of the last `loss` to log beside its terms; they are not minimised. Default: none."""
+        return {}
+
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """What else an attacker would differentiate; an adaptive evaluation attacks these too."""
         return ()
@@ -341,12 +350,24 @@ class Defense(nn.Module, ABC):
         return [{"params": list(self.parameters()), "lr": lr}]
 
 
-class TestTime(Protocol):
-    """A method that adapts inside the call: (base classifier) -> classifier, fresh for every image."""
+class TestTime(ABC):
+    """A method that adapts inside the call: (base classifier) -> classifier, fresh for every image.
 
-    __test__: bool = False  # not a pytest class
+    Constructors take keyword-only options; what they make borrows the base and leaves nothing behind.
+    """
 
+    __test__: ClassVar[bool] = False  # not a pytest class
+
+    @abstractmethod
     def __call__(self, base: Classifier) -> Classifier: ...
+
+    def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
+        """Once, before any image is classified: source statistics. Default: nothing."""
+        return None
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """What else an attacker would differentiate, given what `__call__` made; its base is always attacked besides."""
+        return ()
 
 
 def check_classes(classes: Sequence[str]) -> tuple[str, ...]:

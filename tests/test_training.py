@@ -315,3 +315,17 @@ def test_events_come_for_every_step_and_epoch_with_weighted_means():
         assert mean == pytest.approx((4 * first + second) / 5)
     assert events[-1]["flags"] == ()
     assert not defense.training
+
+
+def test_what_a_defence_logs_beside_its_loss_reaches_the_events_and_changes_nothing():
+    class Telling(Toy):
+        def diagnostics(self):
+            return {"calls": float(len(self.seen))}
+
+    events = []
+    telling, silent = Telling(), Toy()
+    run(telling, epochs=2, callback=events.append)
+    run(silent, epochs=2)
+    assert [e["diagnostics"]["calls"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
+    assert [e["diagnostics"]["calls"] for e in events if e["event"] == "epoch"] == [2, 5]
+    assert all(torch.equal(a, b) for a, b in zip(telling.parameters(), silent.parameters(), strict=True))

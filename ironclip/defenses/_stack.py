@@ -41,6 +41,9 @@ class Stack(Defense):
         for _, part in self._each():
             part.prepare(backbone, kept)
 
+    def diagnostics(self) -> dict[str, float]:
+        return {f"{name}.{key}": value for name, part in self._each() for key, value in part.diagnostics().items()}
+
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         return tuple(other for _, part in self._each() for other in part.surrogates(classifier))
 

@@ -21,6 +21,8 @@ class ZeroShot(Defense):
         templates: prompts with `{}` for the class name; several are averaged.
     """
 
+    learns = False
+
     def __init__(
         self,
         backbone: Backbone,

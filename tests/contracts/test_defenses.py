@@ -63,6 +63,7 @@ def test_state_is_exactly_what_was_learned(backbone, name):
     defense = make(name, backbone)
     learned = dict(defense.named_parameters())
     assert set(defense.state_dict()) == set(learned)
+    assert defense.learns == bool(learned)
     assert all(parameter.requires_grad for parameter in learned.values())
     frozen = {id(p) for p in backbone.parameters()}
     assert not frozen & {id(p) for p in learned.values()}
