@@ -1,4 +1,4 @@
-"""The two charts of a report: loss terms by epoch, and robust accuracy by radius."""
+"""The charts of a report: loss terms and logged numbers by epoch, and robust accuracy by radius."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -13,14 +13,32 @@ def training_curve(log: Sequence[Mapping[str, Any]]) -> str:
     epochs = [entry for entry in log if entry.get("event") == "epoch" and entry.get("terms")]
     if not epochs:
         return ""
-    names = list(dict.fromkeys(name for entry in epochs for name in entry["terms"]))
-    lines = []
-    for name in names:
-        values = [(float(entry["epoch"]), entry["terms"].get(name)) for entry in epochs]
-        lines.append(Series(_term(name), tuple((x, math.nan if y is None else float(y)) for x, y in values)))
-    if len(names) > 1:
+    lines = _lines(epochs, "terms")
+    if len(lines) > 1:
         sums = [(float(entry["epoch"]), float(sum(entry["terms"].values()))) for entry in epochs]
         lines.insert(0, Series("sum of terms", tuple(sums)))
+    title = f"Training loss over {len(epochs)} epoch{'s' if len(epochs) != 1 else ''}"
+    return _by_epoch(lines, epochs, y_label="Loss (nats, mean over images)", title=title)
+
+
+def diagnostic_curve(log: Sequence[Mapping[str, Any]]) -> str:
+    """Mean of each number that the method logged beside its loss, by epoch, as inline SVG. Empty where there is none."""
+    epochs = [entry for entry in log if entry.get("event") == "epoch" and entry.get("diagnostics")]
+    if not epochs:
+        return ""
+    return _by_epoch(_lines(epochs, "diagnostics"), epochs, y_label="Mean over images", title="Logged numbers by epoch")
+
+
+def _lines(epochs: Sequence[Mapping[str, Any]], what: str) -> list[Series]:
+    """One line for each name found in this part of the entries."""
+    lines = []
+    for name in dict.fromkeys(name for entry in epochs for name in entry[what]):
+        values = [(float(entry["epoch"]), entry[what].get(name)) for entry in epochs]
+        lines.append(Series(_term(name), tuple((x, math.nan if y is None else float(y)) for x, y in values)))
+    return lines
+
+
+def _by_epoch(lines: Sequence[Series], epochs: Sequence[Mapping[str, Any]], *, y_label: str, title: str) -> str:
     heights = [y for line in lines for _, y in line.points if math.isfinite(y)]
     first, last = epochs[0]["epoch"], epochs[-1]["epoch"]
     every = max(1, math.ceil((last - first + 1) / 10))
@@ -31,9 +49,9 @@ def training_curve(log: Sequence[Mapping[str, Any]]) -> str:
         y_ticks=[Tick(y, number(y)) for y in nice_ticks(min([0.0, *heights]), max([0.0, *heights]))],
         x_range=(float(first), float(last)),
         x_label="Epoch",
-        y_label="Loss (nats, mean over images)",
+        y_label=y_label,
         marks=_collapses(epochs),
-        title=f"Training loss over {len(epochs)} epoch{'s' if len(epochs) != 1 else ''}",
+        title=title,
     )
 
 

@@ -32,6 +32,7 @@ class _Section:
     name: str
     view: RunView
     training: str
+    diagnostics: str
     pictures: tuple[_Picture, ...]
     classes: tuple[ClassResult, ...]
     attacks: tuple[tuple[str, int, int, int], ...]
@@ -128,6 +129,7 @@ def _section(view: RunView, name: str) -> _Section:
         name=name,
         view=view,
         training=figures.training_curve(view.log),
+        diagnostics=figures.diagnostic_curve(view.log),
         pictures=tuple(_picture(panel) for panel in view.panels),
         classes=tuple(sorted(record.per_class, key=lambda c: (_part(c.robust, c), _part(c.clean, c), c.name))),
         attacks=tuple((attack_words(a), a.attacked, a.broken, a.survivors) for a in record.attacks),

@@ -52,7 +52,7 @@ class RunView:
     """One evaluation as the report shows it.
 
     Args:
-        log: entries of the training log; only those with {"event": "epoch", "epoch", "terms", "flags"} are drawn.
+        log: entries of the training log; only those with {"event": "epoch", "epoch", "terms", "diagnostics", "flags"} are drawn.
         curve: robust accuracy by radius, from `curve`.
     """
 

@@ -9,7 +9,7 @@ from reporting import log, record, views
 
 from ironclip.errors import UsageError
 from ironclip.report import RunView, curve
-from ironclip.report.figures import eps_curve, training_curve
+from ironclip.report.figures import diagnostic_curve, eps_curve, training_curve
 from ironclip.report.svg import LEFT, RIGHT, WIDTH, Series, Tick, chart, nice_ticks
 
 
@@ -73,6 +73,13 @@ def test_the_training_curve_holds_every_term_and_its_sum():
     assert set(found) == {"sum of terms", "clean cross-entropy", "adv cross-entropy", "KL divergence"}
     assert found["adv cross-entropy"] == pytest.approx([entry["terms"]["adv_ce"] for entry in entries], rel=1e-3)
     assert found["sum of terms"] == pytest.approx([sum(entry["terms"].values()) for entry in entries], rel=1e-3)
+
+
+def test_what_a_method_logs_beside_its_loss_is_drawn_apart():
+    entries = [{**entry, "diagnostics": {"alpha": 0.5 - 0.1 * place}} for place, entry in enumerate(log(3))]
+    assert numbers(diagnostic_curve(entries)) == {"alpha": pytest.approx([0.5, 0.4, 0.3])}
+    assert "alpha" not in numbers(training_curve(entries))
+    assert diagnostic_curve(log(3)) == ""
 
 
 def test_a_collapse_is_marked_at_its_first_epoch():
