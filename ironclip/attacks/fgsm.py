@@ -5,14 +5,14 @@ sanity check, never a claim of robustness.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
 from ironclip.attacks import inputs
+from ironclip.attacks._options import AttackOptions
 from ironclip.attacks.pgd import LossName, pgd
-from ironclip.options import check_flags
 from ironclip.threat import Norm
 from ironclip.types import Images, Loss
 
@@ -51,7 +51,7 @@ def fgsm(
 
 
 @dataclass(frozen=True)
-class FGSM:
+class FGSM(AttackOptions, runs=fgsm):
     """`fgsm` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
@@ -64,10 +64,7 @@ class FGSM:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
-        object.__setattr__(self, "step_size", inputs.check_step(self.step_size))
-        inputs.check_seed(self.seed)
-        check_flags(random_start=self.random_start, targeted=self.targeted, eval_mode=self.eval_mode)
+        super().__post_init__()
         inputs.check_loss(self.loss, self.targeted, not self.random_start)
 
     @property
@@ -75,18 +72,3 @@ class FGSM:
         """Constants that follow from the options."""
         default = 1.25 * self.eps if self.random_start else self.eps
         return {"step_size": default if self.step_size is None else self.step_size}
-
-    def __call__(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        loss: Loss | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        options: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        if loss is not None:
-            options["loss"] = loss
-        return fgsm(function, images, labels, indices=indices, noise=noise, **options)

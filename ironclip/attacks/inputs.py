@@ -1,6 +1,7 @@
 """What every attack asks of its inputs and options, said in one line where it does not hold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -9,10 +10,18 @@ from torch import Tensor
 from ironclip.errors import DataError, UsageError
 from ironclip.losses import ATTACK_LOSSES
 from ironclip.options import check_choice, check_whole
+from ironclip.tensors import evaluating, frozen
 from ironclip.threat import NORMS, parse_eps
 from ironclip.types import Loss
 
 TOLERANCE = 1e-6
+
+
+@contextmanager
+def borrowed(function: object, eval_mode: bool) -> Iterator[None]:
+    """A module's parameters ask for no gradient inside, and it is in eval mode if wanted; flags and modes come back."""
+    with frozen(function), evaluating(*[function] if eval_mode else []):
+        yield
 
 
 def check_images(images: Tensor) -> Tensor:

@@ -6,8 +6,7 @@ the default here keeps the best point [inferred], which a longer or repeated run
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
 
@@ -16,9 +15,10 @@ from torch import Tensor
 
 from ironclip import losses
 from ironclip.attacks import inputs
+from ironclip.attacks._options import AttackOptions
 from ironclip.errors import DataError, UsageError
-from ironclip.options import check_choice, check_flags, check_whole
-from ironclip.tensors import ascend, evaluating, frozen, keyed_uniform, project, require_finite
+from ironclip.options import check_choice
+from ironclip.tensors import ascend, keyed_uniform, project, require_finite
 from ironclip.threat import Norm
 from ironclip.types import Images, Loss
 
@@ -94,7 +94,7 @@ def pgd(
     everyone = torch.arange(len(images), device=images.device)
     best = _Best(images, None if keep == "last" or callable(loss) or loss == "kl" else labels, targeted)
 
-    with frozen(function), evaluating(function) if eval_mode else nullcontext():
+    with inputs.borrowed(function, eval_mode):
         goal = _Goal(loss, labels, targeted)
         if keep == "best" or loss == "kl":
             goal.clean = _outputs(function, images)
@@ -124,7 +124,7 @@ def pgd(
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(AttackOptions, runs=pgd):
     """`pgd` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
@@ -142,12 +142,7 @@ class PGD:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "eps", inputs.check_radius(self.eps, self.norm))
-        object.__setattr__(self, "step_size", inputs.check_step(self.step_size))
-        check_whole("steps", self.steps, 0)
-        check_whole("restarts", self.restarts, 1)
-        inputs.check_seed(self.seed)
-        check_flags(targeted=self.targeted, eval_mode=self.eval_mode)
+        super().__post_init__()
         for what, choices in CHOICES.items():
             check_choice(what, getattr(self, what), choices)
         inputs.check_loss(self.loss, self.targeted, self.start == "zero")
@@ -160,21 +155,6 @@ class PGD:
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
-
-    def __call__(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | None = None,
-        loss: Loss | None = None,
-        noise: Tensor | None = None,
-    ) -> Tensor:
-        options: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
-        if loss is not None:
-            options["loss"] = loss
-        return pgd(function, images, labels, indices=indices, noise=noise, **options)
 
 
 class _Goal:
