@@ -32,7 +32,10 @@ class Target:
 def targets(
     classifier: Classifier, surrogates: Sequence[Classifier], attacks: Mapping[str, Attack], threat: Threat
 ) -> list[Target]:
-    """Which attack is handed which function; see `evaluation.evaluate`. "pgd/surrogate2" is made on the second surrogate."""
+    """Which attack is handed which function; see `evaluation.evaluate`.
+
+    "pgd/soft" is made on the surrogate whose attribute `name` is "soft", "pgd/surrogate2" on the second, nameless one.
+    """
     borrowed = threat.knowledge in ("static", "transfer")
     if borrowed and not surrogates:
         raise UsageError(f"a {threat.knowledge} attack is made on another classifier; hand one in as surrogate")
@@ -41,7 +44,9 @@ def targets(
     functions: dict[str, Images] = {} if borrowed else {"": classifier}
     if threat.knowledge == "black-box":
         functions = {"": lambda images: _ScoresOnly.apply(images, classifier)}
-    functions |= {f"/surrogate{number}": surrogate for number, surrogate in enumerate(surrogates, 1)}
+    for number, surrogate in enumerate(surrogates, 1):
+        name = f"/{getattr(surrogate, 'name', f'surrogate{number}')}"
+        functions[name if name not in functions else f"{name}{number}"] = surrogate
     return [Target(name + suffix, attack, function) for name, attack in attacks.items() for suffix, function in functions.items()]
 
 

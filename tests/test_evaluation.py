@@ -173,6 +173,14 @@ def test_zero_gradients_are_flagged_and_a_surrogate_gets_past_them():
     assert [(attack.name, attack.survivors) for attack in adaptive.attacks] == [("fgsm", 7), ("fgsm/surrogate1", 3)]
 
 
+def test_surrogates_that_have_a_name_are_recorded_under_it_once_each():
+    smooth = [HalfSpace() for _ in range(3)]
+    for surrogate in smooth[1:]:
+        surrogate.name = "smooth"
+    record = recorded(Stairs(), {"fgsm": FGSM(EPS)}, Threat(eps=EPS, knowledge="adaptive"), smooth)
+    assert [attack.name for attack in record.attacks] == ["fgsm", "fgsm/surrogate1", "fgsm/smooth", "fgsm/smooth3"]
+
+
 def test_a_static_attack_is_made_on_another_classifier_and_says_so():
     threat = Threat(eps=EPS, knowledge="static")
     record = recorded(HalfSpace(), {"fgsm": FGSM(EPS)}, threat, [HalfSpace(-1.0)])
