@@ -37,7 +37,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class BackboneSpec:
     """Sizes and constants of a frozen backbone, and the hash of its weights.
 
-    `image_tokens` counts class token and patches in the image sequence; 0: the tower has none.
+    `image_tokens` counts class token and patches in the image sequence; 0: the tower has none. `image_weights` and
+    `text_weights` name the matrices of the layers, which can be masked; `image_parameters` and `text_parameters` name
+    everything that `weights=` can replace: biases, norms, embeddings and projections too.
     """
 
     name: str
@@ -59,6 +61,8 @@ class BackboneSpec:
     text_weights: tuple[str, ...] = ()
     logit_bias: float | None = None
     sha256: str = ""
+    image_parameters: tuple[str, ...] = ()
+    text_parameters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -342,7 +346,10 @@ class Defense(nn.Module, ABC):
         return {}
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """What else an attacker would differentiate; an adaptive evaluation attacks these too."""
+        """What else an attacker would differentiate; an adaptive evaluation attacks these too.
+
+        An attribute `name` of a surrogate names its attacks in the record ("pgd/soft").
+        """
         return ()
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:

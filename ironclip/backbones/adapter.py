@@ -69,6 +69,8 @@ class ClipBackbone(nn.Module):
             std=tuple(std),
             image_weights=image.weight_names,
             text_weights=text.weight_names,
+            image_parameters=image.parameter_names,
+            text_parameters=text.parameter_names,
             sha256=sha256,
         )
         self.requires_grad_(False)

@@ -46,6 +46,11 @@ class TextTower(nn.Module):
     def weight_names(self) -> tuple[str, ...]:
         return matrices(self.net)
 
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Every parameter that `weights=` replaces: all but the token table, which `embed` has read by then."""
+        return tuple(name for name, _ in self.net.named_parameters() if not name.startswith("token_embedding."))
+
     def weight(self, name: str) -> Tensor:
         return named_weight(self.net, name)
 

@@ -40,6 +40,11 @@ class Tower(nn.Module, ABC):
         """Matrices inside the layers, in order; `weights=` accepts every parameter of `net`."""
         return matrices(self.net)
 
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Every parameter, in order: what `weights=` accepts."""
+        return tuple(name for name, _ in self.net.named_parameters())
+
     def weight(self, name: str) -> Tensor:
         return named_weight(self.net, name)
 
