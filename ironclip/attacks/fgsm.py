@@ -11,8 +11,9 @@ from typing import Any
 from torch import Tensor
 
 from ironclip.attacks import inputs
+from ironclip.attacks._goal import LossName
 from ironclip.attacks._options import AttackOptions
-from ironclip.attacks.pgd import LossName, pgd
+from ironclip.attacks.pgd import pgd
 from ironclip.threat import Norm
 from ironclip.types import Images, Loss
 

@@ -5,7 +5,7 @@ Source: Madry et al. 2018 (arXiv 1706.06083); margin loss Carlini & Wagner (arXi
 the default here keeps the best point [inferred], which a longer or repeated run can only improve.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -13,20 +13,18 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ironclip import losses
 from ironclip.attacks import inputs
+from ironclip.attacks._goal import Best, Goal, LossName, Mode, scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.errors import DataError, UsageError
 from ironclip.options import check_choice
-from ironclip.tensors import ascend, keyed_uniform, project, require_finite
+from ironclip.tensors import ascend, keyed_uniform, project
 from ironclip.threat import Norm
 from ironclip.types import Images, Loss
 
 Start = Literal["uniform", "zero", "one_sided", "gaussian"]
 Keep = Literal["best", "last"]
-Mode = Literal["full", "compact"]
 Box = Literal["project", "forward"]
-LossName = Literal["ce", "margin", "dlr", "kl"]
 CHOICES = {"start": get_args(Start), "keep": get_args(Keep), "mode": get_args(Mode), "box": get_args(Box)}
 
 
@@ -92,12 +90,12 @@ def pgd(
     noise = None if noise is None else noise.to(images)
     climb = partial(ascend, function, eps=eps, step_size=step, kind=norm, box=box == "project")
     everyone = torch.arange(len(images), device=images.device)
-    best = _Best(images, None if keep == "last" or callable(loss) or loss == "kl" else labels, targeted)
+    best = Best(images, None if keep == "last" or callable(loss) or loss == "kl" else labels, targeted)
 
     with inputs.borrowed(function, eval_mode):
-        goal = _Goal(loss, labels, targeted)
+        goal = Goal(loss, labels, targeted)
         if keep == "best" or loss == "kl":
-            goal.clean = _outputs(function, images)
+            goal.clean = scores(function, images)
         if goal.clean is not None and keep == "best":
             best.offer(everyone, positions, images, goal.clean, goal(everyone)(goal.clean))
         for restart in range(restarts):
@@ -118,7 +116,7 @@ def pgd(
             if keep == "last" and restarts == 1:
                 return adv
             if len(rows):
-                outputs = _outputs(function, adv)
+                outputs = scores(function, adv)
                 best.offer(rows, positions[rows], adv, outputs, goal(rows)(outputs))
     return best.adv
 
@@ -155,56 +153,6 @@ class PGD(AttackOptions, runs=pgd):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
-
-
-class _Goal:
-    """What is raised, per image: goal(rows) maps the outputs of these rows of the batch to values [len(rows)]."""
-
-    def __init__(self, loss: LossName | Loss, labels: Tensor, targeted: bool) -> None:
-        self.loss, self.labels, self.sign = loss, labels, -1.0 if targeted else 1.0
-        self.top_label = int(labels.max())
-        self.clean: Tensor | None = None
-
-    def __call__(self, rows: Tensor) -> Callable[[Tensor], Tensor]:
-        return partial(self._values, rows=rows)
-
-    def _values(self, outputs: Tensor, rows: Tensor) -> Tensor:
-        if callable(self.loss):
-            values = self.loss(outputs, self.labels[rows])
-            if values.shape != rows.shape:
-                raise UsageError(f"loss must return one value for each of {len(rows)} images; got shape {tuple(values.shape)}")
-        elif self.loss == "kl":
-            inputs.check_logits(outputs, len(rows), 0)
-            assert self.clean is not None
-            values = losses.kl_each(outputs, self.clean[rows])
-        else:
-            inputs.check_logits(outputs, len(rows), self.top_label)
-            values = losses.ATTACK_LOSSES[self.loss](outputs, self.labels[rows])
-        return self.sign * values
-
-
-class _Best:
-    """Per image the best point offered: a fooling one before any other, then the higher loss, then the later one."""
-
-    def __init__(self, images: Tensor, labels: Tensor | None, targeted: bool) -> None:
-        self.adv, self.labels, self.targeted = images.clone(), labels, targeted
-        self.values = torch.full((len(images),), -torch.inf, device=images.device, dtype=images.dtype)
-        self.fooled = torch.zeros(len(images), device=images.device, dtype=torch.bool)
-
-    def offer(self, rows: Tensor, names: Tensor, adv: Tensor, outputs: Tensor, values: Tensor) -> None:
-        require_finite("the loss", values.isfinite(), names)
-        fooled = torch.zeros_like(self.fooled[rows])
-        if self.labels is not None:
-            fooled = (outputs.argmax(1) == self.labels[rows]) == self.targeted
-        held, before = self.values[rows], self.fooled[rows]
-        better = (fooled & ~before) | ((fooled == before) & (values >= held))
-        chosen = rows[better]
-        self.adv[chosen], self.values[chosen], self.fooled[chosen] = adv[better], values[better].to(held), fooled[better]
-
-
-def _outputs(function: Images, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return function(images)
 
 
 def _start(
