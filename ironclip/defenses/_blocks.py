@@ -1,12 +1,15 @@
 """Learned building blocks that several methods share: deep prompts for either tower, and token refiners. Each is an Edit."""
 
 from collections.abc import Callable
+from dataclasses import dataclass, replace
 from itertools import pairwise
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from ironclip.errors import UsageError
+from ironclip.types import Backbone
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 
@@ -37,16 +40,84 @@ def check_depth(depth: int | None, layers: int, tower: str) -> int:
     return depth
 
 
-class ImagePrompts(nn.Module):
-    """Tokens appended to the image sequence and renewed at each of the first J layers.
+@dataclass(frozen=True, eq=False)
+class AppendedPrompts:
+    """An Edit: tokens appended to the image sequence and renewed at each of the first J layers.
 
     Source: VPT-deep as in lionel-w2/FAP clip/model.py. Behind layer J the last outputs stay as extra tokens; at layer L they
     are dropped, so that towers that pool over all tokens see the image alone.
 
     Args:
+        prompts: [J, P, D].
+        layers: L of the tower.
+        before_ln_pre: attach the first prompts before `ln_pre`, so that it normalises them too [code]; else after it.
+    """
+
+    prompts: Tensor
+    layers: int
+    before_ln_pre: bool = True
+    changes_output: ClassVar[bool] = False
+    appends: ClassVar[bool] = True
+
+    def __call__(self, layer: int, tokens: Tensor) -> Tensor:
+        depth, length = self.prompts.shape[:2]
+        first = -1 if self.before_ln_pre else 0
+        if layer == self.layers:
+            return tokens[:, :-length]
+        if layer < first or layer >= depth or (layer == 0 and first == -1):
+            return tokens
+        kept = tokens if layer == first else tokens[:, :-length]
+        return torch.cat([kept, self.prompts[max(layer, 0)].expand(len(tokens), -1, -1)], dim=1)
+
+    def detached(self) -> "AppendedPrompts":
+        return replace(self, prompts=self.prompts.detach())
+
+
+@dataclass(frozen=True, eq=False)
+class RenewedPrompts:
+    """An Edit: positions 1 .. P of the text sequence renewed at layers 1 .. J-1.
+
+    The prompts of layer 0 are the learned context (`Adaptation.context`), to which positions are added.
+    Source: MaPLe's text side as in lionel-w2/FAP clip/model.py.
+
+    Args:
+        prompts: [J-1, P, D].
+    """
+
+    prompts: Tensor
+    changes_output: ClassVar[bool] = False
+
+    @property
+    def reach(self) -> int:
+        return 1 + self.prompts.shape[1]
+
+    def __call__(self, layer: int, tokens: Tensor) -> Tensor:
+        if not 1 <= layer <= len(self.prompts):
+            return tokens
+        fresh = self.prompts[layer - 1].expand(len(tokens), -1, -1)
+        return torch.cat([tokens[:, :1], fresh, tokens[:, self.reach :]], dim=1)
+
+
+def starting_words(
+    backbone: Backbone, init: str, length: int, generator: torch.Generator | None = None
+) -> tuple[nn.Parameter, str]:
+    """The first words of `init` made learnable and the rest as template, or random words where it has too few [code]."""
+    words = init.split()
+    if length <= min(4, len(words)):
+        tokens = backbone.embed_text([" ".join(words[:length])])
+        start = tokens.embeddings[0, 1 : int(tokens.eot[0])]
+        if len(start) == length:
+            rest = " ".join([*words[length:], "{}."])
+            return nn.Parameter(start.detach().clone()), "{ctx} " + rest
+    return normal(length, backbone.spec.text_width, generator=generator), "{ctx} {}."
+
+
+class ImagePrompts(nn.Module):
+    """`AppendedPrompts` that owns its tokens, drawn from N(0, 0.02^2).
+
+    Args:
         depth: J.
         length: P, tokens a layer.
-        before_ln_pre: attach the first prompts before `ln_pre`, so that it normalises them too [code]; else after it.
     """
 
     changes_output = False
@@ -57,23 +128,18 @@ class ImagePrompts(nn.Module):
     ) -> None:
         super().__init__()
         self.tokens = normal(depth, length, width, generator=generator)
-        self.layers, self.first = layers, -1 if before_ln_pre else 0
+        self.layers, self.before_ln_pre = layers, before_ln_pre
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor:
-        depth, length = self.tokens.shape[:2]
-        if layer == self.layers:
-            return tokens[:, :-length]
-        if layer < self.first or layer >= depth or (layer == 0 and self.first == -1):
-            return tokens
-        kept = tokens if layer == self.first else tokens[:, :-length]
-        return torch.cat([kept, self.tokens[max(layer, 0)].expand(len(tokens), -1, -1)], dim=1)
+        return AppendedPrompts(self.tokens, self.layers, self.before_ln_pre)(layer, tokens)
 
 
 class TextPrompts(nn.Module):
-    """The deeper prompts of the text tower: positions 1 .. P renewed at layers 1 .. J-1.
+    """`RenewedPrompts` that owns its tokens, drawn from N(0, 0.02^2).
 
-    The prompts of layer 0 are the learned context (`Adaptation.context`), to which positions are added.
-    Source: MaPLe's text side as in lionel-w2/FAP clip/model.py.
+    Args:
+        depth: J; there are J-1 deeper prompts.
+        length: P, tokens a layer.
     """
 
     changes_output = False
@@ -84,10 +150,7 @@ class TextPrompts(nn.Module):
         self.reach = 1 + length
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor:
-        if not 1 <= layer <= len(self.tokens):
-            return tokens
-        fresh = self.tokens[layer - 1].expand(len(tokens), -1, -1)
-        return torch.cat([tokens[:, :1], fresh, tokens[:, self.reach :]], dim=1)
+        return RenewedPrompts(self.tokens)(layer, tokens)
 
 
 class TokenRefiner(nn.Module):
@@ -115,7 +178,7 @@ class TokenRefiner(nn.Module):
         steps: list[nn.Module] = [nn.LayerNorm(width, elementwise_affine=False)] if pre_norm == "layernorm" else []
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             steps += [ACTIVATIONS[activation]()] if i else []
-            steps.append(_linear(fan_in, fan_out, zero=i == layers - 1, generator=generator))
+            steps.append(linear(fan_in, fan_out, zero=i == layers - 1, generator=generator))
         self.net = nn.Sequential(*steps)
         self.scale = scale
 
@@ -123,7 +186,7 @@ class TokenRefiner(nn.Module):
         return tokens + self.scale * self.net(tokens)
 
 
-def _linear(fan_in: int, fan_out: int, *, zero: bool, generator: torch.Generator | None) -> nn.Linear:
+def linear(fan_in: int, fan_out: int, *, zero: bool = False, generator: torch.Generator | None = None) -> nn.Linear:
     """A linear layer, zero or with PyTorch's default ranges (Kaiming-uniform), drawn from the generator."""
     layer = nn.utils.skip_init(nn.Linear, fan_in, fan_out)
     with torch.no_grad():

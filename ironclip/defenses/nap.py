@@ -23,7 +23,7 @@ from ironclip.defenses._blocks import (
     TextPrompts,
     TokenRefiner,
     check_depth,
-    normal,
+    starting_words,
 )
 from ironclip.errors import UnsupportedEdit, UsageError
 from ironclip.options import check_choice, check_number, check_whole
@@ -113,7 +113,7 @@ class NAP(Defense):
             self.image_prompts = ImagePrompts(
                 image_depth, length, spec.image_width, layers=spec.image_layers, before_ln_pre=before, generator=generator
             )
-            self.context, self.template = _context(backbone, init, length, generator)
+            self.context, self.template = starting_words(backbone, init, length, generator)
             self.text_prompts = TextPrompts(text_depth, length, spec.text_width, generator=generator)
 
         def refiners(side: str, width: int, layers: int, **scope: int) -> Refiners:
@@ -177,18 +177,6 @@ class NAP(Defense):
         layers = range(classifier.backbone.spec.image_layers)
         gaps = [(moved.inputs[i] - clean.inputs[i])[:, : self.image_tokens].square().mean() for i in layers]
         return torch.stack(gaps).mean()
-
-
-def _context(backbone: Backbone, init: str, length: int, generator: torch.Generator | None) -> tuple[nn.Parameter, str]:
-    """The first words of `init` made learnable and the rest as template, or random words where it has too few [code]."""
-    words = init.split()
-    if length <= min(4, len(words)):
-        tokens = backbone.embed_text([" ".join(words[:length])])
-        start = tokens.embeddings[0, 1 : int(tokens.eot[0])]
-        if len(start) == length:
-            rest = " ".join([*words[length:], "{}."])
-            return nn.Parameter(start.detach().clone()), "{ctx} " + rest
-    return normal(length, backbone.spec.text_width, generator=generator), "{ctx} {}."
 
 
 METHOD = NAP
