@@ -93,10 +93,12 @@ def validated(model: type[M], values: Mapping[str, Any]) -> M:
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
-        first = error.errors()[0]
+        first = min(error.errors(), key=lambda each: each["type"] != "extra_forbidden")  # a misspelt key before a missing one
         where = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden":
             raise unknown("setting", where, _keys(model)) from None
+        if first["type"] == "missing":
+            raise UsageError(f"{where} is missing") from None
         reason = str(first.get("ctx", {}).get("error", first["msg"]))
         raise UsageError(reason if "got" in reason else f"{where}: {reason}; got {first['input']!r}") from None
 

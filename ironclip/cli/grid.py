@@ -1,0 +1,111 @@
+"""The verbs of grids: plan, run, status."""
+
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.cli.common import Device, Json, app, clock, emit, err, out, pick_device, table
+from ironclip.errors import UsageError
+
+grid_app = typer.Typer(help="Many runs from one file: a whole table with one command, resumable.", no_args_is_help=True)
+app.add_typer(grid_app, name="grid")
+File = Annotated[Path, typer.Argument(help="A grid file (YAML); examples lie in grids/.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Folder of the runs; default: runs/<name of the grid>.")]
+
+
+def _folder(grid: Any, given: Path | None) -> Path:
+    return given or Path("runs") / grid.grid.name
+
+
+@grid_app.command("plan")
+def plan_grid(file: File, out_folder: Out = None, as_json: Json = False) -> None:
+    """List the cells, what they cost, and which are done; runs nothing."""
+    from ironclip.grid.cost import estimate
+    from ironclip.grid.plan import plan
+
+    made = plan(file)
+    costs, left = estimate(made, _folder(made, out_folder))
+    if as_json:
+        emit({"name": made.grid.name, "cells": [cost.as_dict() for cost in costs], "seconds_left": left})
+        return
+    columns = ["run", "variant", "image passes", "state"]
+    cells = [[cost.cell.name, cost.cell.variant, f"{cost.passes:,.0f}", cost.state] for cost in costs]
+    out.print(table(f"{made.grid.name}: {len(costs)} cells", columns, cells))
+    open_cells = sum(cost.state not in ("done", "failed") for cost in costs)
+    pace = f"about {clock(left)} for one worker" if left is not None else "no pace known before the first cell is done"
+    out.print(f"{open_cells} of {len(costs)} cells to do, {pace}")
+
+
+@grid_app.command("run")
+def run_grid(
+    file: File,
+    out_folder: Out = None,
+    executor: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
+    workers: Annotated[int, typer.Option(help="Cells at a time.")] = 1,
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Do all cells; again after an interruption, it goes on. Exit status 1 if a cell failed."""
+    if executor not in ("local", "ray"):
+        raise UsageError(f"--executor is local or ray; got {executor!r}")
+    if workers < 1:
+        raise UsageError(f"--workers is at least 1; got {workers}")
+    from ironclip.grid.plan import plan
+    from ironclip.grid.state import Place
+
+    made = plan(file)
+    folder = _folder(made, out_folder)
+    for cell in made.cells:
+        Place(folder, cell).reopen()
+    done = sum(Place(folder, cell).settled for cell in made.cells)
+    start = time.monotonic()
+
+    def tell(event: dict[str, Any]) -> None:
+        nonlocal done
+        done += 1
+        if not as_json:
+            text = f"{done}/{len(made.cells)} {event['cell']}: {event['state']}"
+            err.print(f"{text} ({event['reason'] or clock(event['seconds'])})", markup=False)
+
+    options: dict[str, Any] = {"workers": workers, "device": pick_device(device), "callback": tell}
+    if executor == "ray":
+        from ironclip.grid.cluster import run_ray
+
+        run_ray(file, made, folder, address=address, **options)
+    else:
+        from ironclip.grid.execute import run_local
+
+        run_local(file, made, folder, **options)
+    failed = _status(made, folder, as_json)
+    if not as_json:
+        out.print(f"took {clock(time.monotonic() - start)}; next: ironclip report {folder} --matrix", markup=False)
+    raise typer.Exit(1 if failed else 0)
+
+
+@grid_app.command("status")
+def status_grid(file: File, out_folder: Out = None, as_json: Json = False) -> None:
+    """Count the cells that are done, begun, open and failed; failed ones with their reason."""
+    from ironclip.grid.plan import plan
+
+    made = plan(file)
+    _status(made, _folder(made, out_folder), as_json)
+
+
+def _status(made: Any, folder: Path, as_json: bool) -> int:
+    from ironclip.grid.state import Place
+
+    states = {cell.name: Place(folder, cell).read() | {"state": Place(folder, cell).state} for cell in made.cells}
+    counts = Counter(state["state"] for state in states.values())
+    failed = {name: state["reason"] for name, state in states.items() if state["state"] == "failed"}
+    if as_json:
+        emit({"name": made.grid.name, "out": str(folder), "cells": len(states), "states": counts, "failed": failed})
+        return len(failed)
+    summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    out.print(f"{made.grid.name}: {len(states)} cells, {summary}; {folder}", markup=False)
+    for name, reason in failed.items():
+        out.print(f"  failed: {name}: {reason}", markup=False)
+    return len(failed)

@@ -1,0 +1,78 @@
+"""Several workers on one plan: processes of this machine. Who kills a worker loses nothing but its current step."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ironclip.grid.plan import Plan
+from ironclip.grid.state import Place
+
+Callback = Callable[[dict[str, Any]], None]
+
+
+def run_local(
+    path: Path, plan: Plan, out: Path, *, workers: int = 1, device: str = "cpu", callback: Callback | None = None
+) -> None:
+    """Do all cells with this many processes (one: in this process); a worker that dies is replaced.
+
+    On GPUs each worker sees one of them. CPU threads are shared out among the workers.
+    """
+    if workers == 1:
+        from ironclip.grid.work import work
+
+        work(plan, out, device=device, callback=callback)
+        return
+    running: list[subprocess.Popen[bytes]] = []
+    seen: set[str] = set()
+    try:
+        running = [_worker(path, out, device, number, workers) for number in range(workers)]
+        while not _all_settled(plan, out):
+            for number, worker in enumerate(running):
+                if worker.poll() not in (None, 0):
+                    running[number] = _worker(path, out, device, number, workers)
+            _tell(plan, out, seen, callback)
+            time.sleep(0.5)
+        _tell(plan, out, seen, callback)
+    finally:
+        for worker in running:
+            worker.terminate()
+        for worker in running:
+            worker.wait()
+
+
+def _worker(path: Path, out: Path, device: str, number: int, workers: int) -> "subprocess.Popen[bytes]":
+    environment = dict(os.environ)
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    environment.setdefault("OMP_NUM_THREADS", str(threads))
+    if device == "cuda":
+        environment["CUDA_VISIBLE_DEVICES"] = _gpu(number)
+    command = [sys.executable, "-m", "ironclip.grid.worker", str(path), str(out), device]
+    return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+
+
+def _gpu(number: int) -> str:
+    """The device of this worker, out of those that this process may use."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible:
+        names = visible.split(",")
+        return names[number % len(names)]
+    import torch
+
+    return str(number % max(1, torch.cuda.device_count()))
+
+
+def _all_settled(plan: Plan, out: Path) -> bool:
+    return all(Place(out, cell).settled for cell in plan.cells)
+
+
+def _tell(plan: Plan, out: Path, seen: set[str], callback: Callback | None) -> None:
+    for cell in plan.cells:
+        place = Place(out, cell)
+        if cell.key not in seen and place.settled:
+            seen.add(cell.key)
+            if callback is not None:
+                callback({"event": "cell", "cell": cell.name, **place.read()})

@@ -1,0 +1,120 @@
+"""A grid file: which runs, and what is measured on each. Imports no torch.
+
+    name: few-shot
+    defaults: {backbone: mini, eps: 1/255, set: {epochs: 10}}
+    runs:
+      - {method: zero_shot, dataset: [caltech101, eurosat]}
+      - {method: [apt, nap], dataset: [caltech101, eurosat], shots: [1, 4, 16], seed: [1, 2, 3]}
+      - {method: nap, dataset: eurosat, variant: {image: {sides: image}, text: {sides: text}}}
+    evaluate:
+      - {attacks: [pgd], set: {steps: 100}, eps: [1/255, 4/255], limit: 200}
+
+A list stands for one cell an entry; a block of runs is the product of its lists. `set` are settings as in `train --set`,
+`variant` names several such settings, `preset` may hold `{method}`.
+"""
+
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from ironclip.errors import UsageError, unknown
+from ironclip.files import disk_errors
+from ironclip.protocols.config import RunConfig, merged, validated
+from ironclip.threat import parse_eps
+
+OWN = ("set", "variant", "preset")
+
+
+class Measure(BaseModel):
+    """One evaluation of every run (or of the runs of `methods`), at each radius.
+
+    Args:
+        set: options of the attacks.
+        data: another data set than the one trained on; None: that one. subset: which of its classes ("all", "base", "new").
+        test_time: a test-time method put on the trained classifier.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    attacks: tuple[str, ...] = ("pgd",)
+    set: dict[str, Any] = {}
+    eps: tuple[float, ...] = (4 / 255,)
+    knowledge: Literal["white-box", "adaptive", "static"] = "white-box"
+    data: str | None = None
+    subset: Literal["all", "base", "new"] | None = None
+    test_time: str | None = None
+    split: Literal["test", "val", "train"] = "test"
+    limit: int | None = Field(default=None, ge=1)
+    seed: int = 0
+    batch_size: int = Field(default=100, ge=1)
+    methods: tuple[str, ...] = ()
+
+    @field_validator("eps", mode="before")
+    @classmethod
+    def _radii(cls, value: Any) -> tuple[float, ...]:
+        return tuple(parse_eps(each) for each in (value if isinstance(value, list | tuple) else [value]))
+
+    @field_validator("attacks", "methods", mode="before")
+    @classmethod
+    def _several(cls, value: Any) -> Any:
+        return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+class GridFile(BaseModel):
+    """The file as it stands; `plan.cells` makes cells of it."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    source: str = ""
+    defaults: dict[str, Any] = {}
+    runs: list[dict[str, Any]] = Field(min_length=1)
+    evaluate: list[Measure] = []
+
+    def settings(self) -> list[dict[str, Any]]:
+        """One mapping a cell, in the order of the file: keys of `RunConfig`, and `set`, `preset`, `variant` (its name)."""
+        return [cell for block in self.runs for cell in _product(merged(self.defaults, block))]
+
+
+def read(path: Path) -> GridFile:
+    """The grid of a file.
+
+    Raises:
+        UsageError: no such file, no YAML, an unknown key, or a value that cannot be right.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no grid file {path}; write one, or take one of grids/")
+    with disk_errors(path):
+        text = path.read_text(encoding="utf-8")
+    try:
+        values = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UsageError(f"{path} is no YAML{line}; a grid file has name, runs and evaluate") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{path} must hold keys and values (name, runs, evaluate); got {type(values).__name__}")
+    return validated(GridFile, values)
+
+
+def _product(block: dict[str, Any]) -> list[dict[str, Any]]:
+    known = [*RunConfig.model_fields, *OWN]
+    for key in block:
+        if key not in known:
+            raise unknown("key of a grid's runs", key, known)
+    variants = block.pop("variant", None) or {"": {}}
+    if not isinstance(variants, dict) or any(not isinstance(value, dict) for value in variants.values()):
+        raise UsageError(f"variant maps a name to settings, such as {{image: {{sides: image}}}}; got {variants!r}")
+    common = block.pop("set", {})
+    axes = [[(key, value) for value in (values if isinstance(values, list) else [values])] for key, values in block.items()]
+    empty = [key for key, values in block.items() if values == []]
+    if empty:
+        raise UsageError(f"{empty[0]} is an empty list; give at least one value")
+    return [
+        {**dict(chosen), "set": {**common, **changes}, "variant": name}
+        for chosen in product(*axes)
+        for name, changes in variants.items()
+    ]

@@ -1,0 +1,79 @@
+"""From a grid file to cells: what is to be done, what it costs, what is done."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ironclip.errors import UsageError
+from ironclip.grid.file import GridFile, Measure, read
+from ironclip.protocols.config import RunConfig
+from ironclip.protocols.resolve import resolve
+from ironclip.runs.folder import run_name
+from ironclip.runs.records import canonical_hash
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run with everything that is measured on it; independent of all other cells."""
+
+    config: RunConfig
+    measures: tuple[Measure, ...]
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        """Name of its run folder."""
+        return run_name(self.config.as_dict())
+
+    @property
+    def key(self) -> str:
+        """Identity of the cell: another measure is another cell on the same run."""
+        return f"{self.name}-{canonical_hash([measure.model_dump(mode='json') for measure in self.measures])[:6]}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All cells of a grid file, each once, in the order of the file."""
+
+    grid: GridFile
+    cells: tuple[Cell, ...]
+
+
+def plan(path: Path) -> Plan:
+    """The cells of a grid file.
+
+    Raises:
+        UsageError: a file, a name, a key or a value that cannot be right, with the cell it is in.
+    """
+    grid = read(path)
+    found: dict[str, Cell] = {}
+    for number, settings in enumerate(grid.settings(), 1):
+        try:
+            cell = _cell(settings, grid.evaluate)
+        except UsageError as error:
+            raise UsageError(f"{path}, cell {number}: {error}") from None
+        found.setdefault(cell.key, cell)
+    return Plan(grid, tuple(found.values()))
+
+
+def _cell(settings: dict[str, Any], measures: Sequence[Measure]) -> Cell:
+    given = dict(settings)
+    missing = [key for key in ("method", "dataset") if key not in given]
+    if missing:
+        raise UsageError(f"every run needs a {missing[0]}")
+    method, dataset, variant = given.pop("method"), given.pop("dataset"), given.pop("variant")
+    changes = [f"{key}={value if isinstance(value, str) else json.dumps(value)}" for key, value in given.pop("set").items()]
+    preset = given.pop("preset", None)
+    seed = given.setdefault("seed", 1)
+    given.setdefault("split_seed", seed)
+    config = resolve(
+        method,
+        dataset,
+        preset=preset.format(method=method.split("+")[0]) if preset else None,
+        given=given,
+        changes=changes,
+    )
+    wanted = tuple(measure for measure in measures if not measure.methods or method in measure.methods)
+    return Cell(config, wanted, variant)

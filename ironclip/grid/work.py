@@ -1,0 +1,128 @@
+"""Doing cells. Every worker walks through the whole plan and takes what nobody holds, so workers need no master.
+
+Cells are independent and idempotent: a killed worker's cell goes on where it stood, in whichever worker takes it next.
+"""
+
+import time
+import traceback
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from ironclip.backbones import ClipBackbone
+from ironclip.backbones.loading import load
+from ironclip.data import Dataset, open_dataset
+from ironclip.errors import IronclipError, RunBusy
+from ironclip.grid.file import Measure
+from ironclip.grid.plan import Cell, Plan
+from ironclip.grid.state import Place
+from ironclip.protocols.config import RunConfig
+from ironclip.protocols.few_shot import Experiment, evaluate, open_experiment, open_run, train
+from ironclip.protocols.resolve import named_attacks
+from ironclip.runs.folder import RunFolder
+
+Callback = Callable[[dict[str, Any]], None]
+PAUSE = 1.0
+
+
+def work(plan: Plan, out: Path, *, device: str = "cpu", callback: Callback | None = None, pause: float = PAUSE) -> None:
+    """Do cells until each is done, failed, or given up; waits for those that others hold.
+
+    Args:
+        callback: gets {"event": "cell", "cell", "state", "reason", "seconds"}.
+    """
+    say = callback or (lambda event: None)
+    while True:
+        held = False
+        for cell in plan.cells:
+            place = Place(out, cell)
+            if place.settled:
+                continue
+            try:
+                with place.claim():
+                    if not place.settled and place.begin():
+                        _attempt(place, out, device)
+            except RunBusy:
+                held = True
+                continue
+            say({"event": "cell", "cell": cell.name, **place.read()})
+        if not held:
+            return
+        time.sleep(pause)
+
+
+def _attempt(place: Place, out: Path, device: str) -> None:
+    """One try; the state is right afterwards, however it ends (unless the process is killed)."""
+    try:
+        run_cell(place.cell, out, device=device)
+    except RunBusy:
+        place.release()
+        raise
+    except KeyboardInterrupt:
+        place.release()
+        raise
+    except IronclipError as error:
+        place.fail(str(error))
+    except Exception as error:  # a cell's fault must not stop the others
+        place.fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": "))
+        (place.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+    else:
+        place.finish()
+
+
+def run_cell(cell: Cell, out: Path, *, device: str = "cpu") -> RunFolder:
+    """Train the run of a cell and measure it; what is there already is not done again."""
+    experiment = _experiment(cell.config, device)
+    run = train(cell.config, root=out, device=device, experiment=experiment)
+    run, experiment = open_run(run.path, experiment=experiment)
+    for measure in cell.measures:
+        for eps in measure.eps:
+            _measure(run, experiment, measure, eps)
+    return run
+
+
+def _measure(run: RunFolder, experiment: Experiment, measure: Measure, eps: float) -> None:
+    changes = [f"{key}={value}" for key, value in measure.set.items()]
+    attacks = named_attacks(measure.attacks, eps, measure.seed, changes)
+    evaluate(
+        run,
+        experiment,
+        attacks,
+        eps=eps,
+        knowledge=measure.knowledge,
+        split=measure.split,
+        limit=measure.limit,
+        batch_size=measure.batch_size,
+        keep_examples=4,
+        command=_command(run, measure, eps),
+    )
+
+
+def _command(run: RunFolder, measure: Measure, eps: float) -> str:
+    from ironclip.threat import format_eps
+
+    words = ["ironclip", "evaluate", str(run.path), "--attack", ",".join(measure.attacks), "--eps", format_eps(eps)]
+    words += ["--knowledge", measure.knowledge] if measure.knowledge != "white-box" else []
+    words += ["--limit", str(measure.limit)] if measure.limit else []
+    return " ".join([*words, *(f"--set {key}={value}" for key, value in measure.set.items())])
+
+
+def _experiment(config: RunConfig, device: str) -> Experiment:
+    templates = config.templates if isinstance(config.templates, str) else tuple(config.templates)
+    return open_experiment(
+        config,
+        device=device,
+        backbone=_backbone(config.backbone, config.weights, device),
+        dataset=_dataset(config.dataset, config.classes, templates),
+    )
+
+
+@lru_cache(maxsize=2)
+def _backbone(name: str, weights: str | None, device: str) -> ClipBackbone:
+    return load(name, weights=weights, device=device)
+
+
+@lru_cache(maxsize=4)
+def _dataset(name: str, classes: str | None, templates: str | tuple[str, ...]) -> Dataset:
+    return open_dataset(name, classes_file=classes, templates=list(templates) if isinstance(templates, tuple) else templates)

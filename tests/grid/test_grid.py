@@ -1,0 +1,160 @@
+"""Grids: the file, the plan, workers that die, and what is left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from ironclip.errors import UsageError
+from ironclip.files import write_json
+from ironclip.grid.cost import estimate
+from ironclip.grid.plan import plan
+from ironclip.grid.state import ATTEMPTS, Place
+from ironclip.grid.work import work
+from ironclip.runs.folder import RunFolder
+
+SMALL = """
+name: small
+defaults: {backbone: mini, dataset: shapes, eps: 4/255, augment: none, set: {epochs: 1, attack.steps: 1}}
+runs:
+  - {method: zero_shot}
+  - {method: apt, shots: 1, seed: [1, 2]}
+evaluate:
+  - {attacks: [fgsm], eps: [1/255, 4/255], limit: 3}
+"""
+
+
+def written(folder: Path, text: str = SMALL) -> Path:
+    path = folder / "grid.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def outcomes(out: Path) -> dict[str, list]:
+    """Everything measured in a folder, apart from the times."""
+    found = {}
+    for path in sorted(out.glob("*/config.yaml")):
+        run = RunFolder.open(path.parent)
+        records = [place.record() for place in run.evaluations()]
+        found[path.parent.name] = [
+            {key: value for key, value in record.outcome().items() if key not in ("environment", "command")}
+            for record in records
+            if record is not None
+        ]
+    return found
+
+
+def test_a_block_is_the_product_of_its_lists_and_a_cell_comes_once(tmp_path):
+    text = """
+name: product
+defaults: {dataset: shapes, set: {epochs: 3}}
+runs:
+  - {method: [apt, nap], shots: [1, 4], seed: [1, 2, 3]}
+  - {method: apt, shots: 1, seed: 2}
+  - {method: nap, variant: {image: {sides: image}, deep: {depth: 2, epochs: 7}}}
+"""
+    cells = plan(written(tmp_path, text)).cells
+    assert len(cells) == 2 * 2 * 3 + 2
+    assert {cell.config.schedule.epochs for cell in cells[:12]} == {3}
+    image, deep = cells[12:]
+    assert (image.variant, image.config.options["sides"], image.config.schedule.epochs) == ("image", "image", 3)
+    assert (deep.variant, deep.config.options["depth"], deep.config.schedule.epochs) == ("deep", 2, 7)
+    assert cells[1].config.split_seed == cells[1].config.seed == 2
+
+
+def test_measures_may_be_for_some_methods_only(tmp_path):
+    text = SMALL + "  - {attacks: pgd, knowledge: static, methods: [apt]}\n"
+    zero_shot, apt, _ = plan(written(tmp_path, text)).cells
+    assert len(zero_shot.measures) == 1
+    assert [measure.knowledge for measure in apt.measures] == ["white-box", "static"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("name: small", "nam: small"), "unknown setting 'nam'; did you mean 'name'?"),
+        (("method: zero_shot", "method: zero_shoot"), "cell 1: unknown method 'zero_shoot'; did you mean 'zero_shot'?"),
+        (("method: zero_shot", "methods: zero_shot"), "unknown key of a grid's runs 'methods'; did you mean 'method'?"),
+        (("epochs: 1", "epoch: 1"), "unknown setting 'epoch'; did you mean 'epochs'?"),
+        (("seed: [1, 2]", "seed: []"), "seed is an empty list"),
+        (("shots: 1", "shots: 0"), "cell 2: shots"),
+        (("limit: 3", "limit: 0"), "limit"),
+        (("runs:", "runs: ]"), "is no YAML, line"),
+    ],
+)
+def test_a_file_that_cannot_be_right_is_refused_in_one_line(tmp_path, change, message):
+    with pytest.raises(UsageError) as caught:
+        plan(written(tmp_path, SMALL.replace(*change, 1)))
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grid_runs_once_and_costs_are_known_afterwards(tmp_path):
+    made, out = plan(written(tmp_path)), tmp_path / "out"
+    before, left = estimate(made, out)
+    assert left is None
+    assert [cost.state for cost in before] == ["open"] * 3
+    events: list[dict] = []
+    work(made, out, callback=events.append)
+    assert [event["state"] for event in events] == ["done"] * 3
+    assert all(len(records) == 2 for records in outcomes(out).values())
+    after, left = estimate(made, out)
+    assert left == 0
+    assert after[1].passes > after[0].passes
+    first = outcomes(out)
+    work(made, out, callback=events.append)
+    assert len(events) == 3
+    assert outcomes(out) == first
+
+
+def test_a_failing_cell_is_reported_and_does_not_stop_the_others(tmp_path):
+    text = SMALL.replace("- {method: zero_shot}", "- {method: nap, set: {depth: 99}}\n  - {method: zero_shot}")
+    made, out = plan(written(tmp_path, text)), tmp_path / "out"
+    work(made, out)
+    states = [Place(out, cell).read() for cell in made.cells]
+    assert [state["state"] for state in states] == ["failed", "done", "done", "done"]
+    assert "prompt depth must be 1 to" in states[0]["reason"]
+    Place(out, made.cells[0]).reopen()
+    assert Place(out, made.cells[0]).state == "open"
+
+
+def test_a_cell_that_kills_its_process_is_given_up(tmp_path):
+    made, out = plan(written(tmp_path)), tmp_path / "out"
+    place = Place(out, made.cells[0])
+    write_json(place.folder / "state.json", {"state": "begun", "attempts": ATTEMPTS, "reason": "", "seconds": 1.0})
+    work(made, out)
+    assert place.state == "failed"
+    assert f"died {ATTEMPTS} times" in place.read()["reason"]
+
+
+def test_a_removed_run_is_done_again(tmp_path):
+    made, out = plan(written(tmp_path)), tmp_path / "out"
+    work(made, out)
+    (out / made.cells[0].name / "config.yaml").unlink()
+    assert Place(out, made.cells[0]).state == "open"
+
+
+@pytest.mark.slow
+def test_killed_workers_leave_what_an_undisturbed_grid_leaves(tmp_path):
+    text = SMALL.replace("seed: [1, 2]", "seed: [1, 2, 3, 4, 5, 6]")
+    path = written(tmp_path, text)
+    work(plan(path), tmp_path / "calm")
+    command = [sys.executable, "-m", "ironclip.grid.worker", str(path), str(tmp_path / "wild"), "cpu"]
+    kills, workers = 0, [subprocess.Popen(command) for _ in range(2)]
+    while any(worker.poll() is None for worker in workers):
+        time.sleep(2.5 + kills % 3)
+        victim = workers[kills % 2]
+        if victim.poll() is None and kills < 6:
+            os.kill(victim.pid, signal.SIGKILL)
+            victim.wait()
+            workers[kills % 2] = subprocess.Popen(command)
+            kills += 1
+    assert kills >= 2
+    assert outcomes(tmp_path / "wild") == outcomes(tmp_path / "calm")
+    states = [json.loads(file.read_text()) for file in (tmp_path / "wild" / ".grid").glob("*/state.json")]
+    assert {state["state"] for state in states} == {"done"}
