@@ -82,9 +82,9 @@ def evaluate(
     target: Annotated[str, typer.Argument(help="A run's folder, runs/last, or a backbone (zero-shot, needs --data).")],
     attack: Attacks = "pgd",
     eps: Eps = "4/255",
-    data: Annotated[str | None, typer.Option("--data", help="For a backbone: the data set.")] = None,
+    data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
     limit: Limit = None,
-    knowledge: Annotated[str, typer.Option(help="white-box, or static: attacked without the defence.")] = "white-box",
+    knowledge: Annotated[str, typer.Option(help="white-box, adaptive or static (attacked without the defence).")] = "white-box",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 100,
     changes: Annotated[
@@ -95,8 +95,8 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
-    if knowledge not in ("white-box", "static"):
-        raise UsageError(f"--knowledge is white-box or static; got {knowledge!r}")
+    if knowledge not in ("white-box", "adaptive", "static"):
+        raise UsageError(f"--knowledge is white-box, adaptive or static; got {knowledge!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     radii = [parse_eps(part) for part in eps.split(",")]

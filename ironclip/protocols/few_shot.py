@@ -6,7 +6,7 @@ the whole test split unless a limit is asked for.
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,16 @@ INIT = 1  # keeps the draw of starting values apart from other uses of the seed
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence."""
+    """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence.
+
+    `trained_on` names the data the defence was trained on where they are others.
+    """
 
     config: RunConfig
     dataset: Dataset
     backbone: ClipBackbone
     defense: Defense
+    trained_on: str = ""
 
     @property
     def classifier(self) -> AdaptedClassifier:
@@ -72,6 +76,23 @@ def open_experiment(
     draw = generator(config.seed, INIT)
     defense = defenses.build(config.method, backbone, dataset.classes, generator=draw, given=options)
     return Experiment(config, dataset, backbone, defense.to(backbone.device))
+
+
+def transferred(experiment: Experiment, name: str) -> Experiment:
+    """What was learned, on other data: with the classes and hand-written prompts of that data, and nothing trained again.
+
+    Raises:
+        UsageError: no such data, or a defence that fits the classes alone for which it was learned.
+    """
+    config = experiment.config.model_copy(update={"dataset": name, "classes": None, "subset": "all"})
+    dataset = open_dataset(name, templates=config.templates)
+    # Built for its own classes, so that a defence which depends on them notices; the prompts are those of the other data.
+    own = replace(experiment.dataset, templates=dataset.templates)
+    moved = open_experiment(config.model_copy(update={"shots": None}), backbone=experiment.backbone, dataset=own)
+    moved.defense.load_state_dict(experiment.defense.state_dict())
+    with torch.no_grad():
+        moved.defense.adaptation(experiment.backbone, dataset.classes)
+    return replace(moved, config=config, dataset=dataset, trained_on=experiment.dataset.name)
 
 
 def train(
@@ -210,6 +231,7 @@ def evaluate(
         shots=config.shots if parameters else None,
         split_seed=config.split_seed if parameters else None,
         seed=config.seed,
+        trained_on=experiment.trained_on if parameters else "",
         training_attack=attacks.describe(training_attack(config)) if parameters else None,
         training_flags=tuple(trained[-1]["flags"]) if trained else (),
         config_hash=run.config_hash,
@@ -229,7 +251,9 @@ def evaluate(
         surrogates = defense.surrogates(experiment.classifier)
     with run.lock():
         place = settings(setup, named, len(surrogates), images=len(pictures))
-        folder = run.evaluation(place, name=f"{'+'.join(named)}-{format_eps(eps)}")
+        elsewhere = f"{experiment.dataset.name}-" if experiment.trained_on else ""
+        name = f"{elsewhere}{'+'.join(named)}-{format_eps(eps)}"
+        folder = run.evaluation(place, name, apart=bool(elsewhere))
         return evaluate_into(
             folder,
             setup,

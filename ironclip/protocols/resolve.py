@@ -56,18 +56,18 @@ def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence
 
 
 def open_target(target: str, dataset: str | None, *, device: str) -> tuple[RunFolder, Any]:
-    """A run, or zero-shot classification by a backbone (which is a run of the method zero_shot).
+    """A run, on the data it was trained on or on other data, or zero-shot classification by a backbone (which is a run of
+    the method zero_shot).
 
     Raises:
-        UsageError: neither a run nor a backbone, or a backbone without a data set.
+        UsageError: neither a run nor a backbone, a backbone without a data set, or a defence that fits its own classes alone.
     """
-    from ironclip.protocols.few_shot import open_run, train
+    from ironclip.protocols.few_shot import open_run, train, transferred
 
     path = Path(target)
     if path.exists() and (path.name == "last" or (path / "config.yaml").exists()):
-        if dataset is not None:
-            raise UsageError("a run knows its data set; leave out --data")
-        return open_run(path, device=device)
+        run, experiment = open_run(path, device=device)
+        return run, experiment if dataset is None else transferred(experiment, dataset)
     if dataset is None:
         raise UsageError(f"{target!r} is no run; for zero-shot classification by a backbone of this name add --data")
     run = train(resolve("zero_shot", dataset, given={"backbone": target}), device=device)

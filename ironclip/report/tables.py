@@ -125,6 +125,7 @@ def attack_words(attack: AttackResult) -> str:
 def _row(record: Record) -> Row:
     data = record.data
     parts = [data.name, "" if data.split == "test" else data.split, "" if data.subset == "all" else f"{data.subset} classes"]
+    parts.append(f"(trained on {record.trained_on})" if record.trained_on else "")
     return Row(
         method=record.method,
         data=" ".join(part for part in parts if part),

@@ -227,16 +227,17 @@ class RunFolder(EvaluationFolder):
 
         return load_learned(self.path / "learned.safetensors", base_sha256)
 
-    def evaluation(self, settings: Mapping[str, Any], name: str = "") -> EvaluationFolder:
+    def evaluation(self, settings: Mapping[str, Any], name: str = "", *, apart: bool = False) -> EvaluationFolder:
         """Where the evaluation with these settings lies: in the run itself if it is the first, else in evaluations/.
 
         Args:
             settings: JSON values: threat, attacks with constants, data.
             name: readable beginning of the folder's name.
+            apart: in evaluations/ even if it is the first, as for data on which the run was not trained.
         """
         settings = _canonical(settings)
         own = self.settings
-        if own is None or own == settings:
+        if not apart and (own is None or own == settings):
             place = EvaluationFolder(self.path)
         else:
             place = EvaluationFolder(self.path / "evaluations" / _slug(f"{name}-{canonical_hash(settings)[:8]}"))

@@ -156,7 +156,11 @@ class Flag(Part):
 
 
 class Setup(Part):
-    """Everything known before the first image is attacked."""
+    """Everything known before the first image is attacked.
+
+    Args:
+        trained_on: name of the data set on which the defence was trained, where it is not the one that is scored.
+    """
 
     method: str
     options: dict[str, Any] = {}
@@ -166,6 +170,7 @@ class Setup(Part):
     shots: int | None = None
     split_seed: int | None = None
     seed: int | None = None
+    trained_on: str = ""
     training_attack: dict[str, Any] | None = None
     training_flags: tuple[str, ...] = ()
     quantise: Quantise = "none"
@@ -203,7 +208,8 @@ class Record(Setup):
     def __str__(self) -> str:
         names = ", ".join(attack.name for attack in self.attacks) or "no attack"
         threat = f"{self.threat}; {names}; n={self.images}"
-        return f"{self.method} on {self.data.name}: clean {self.clean}, robust {self.robust} ({threat})"
+        method = f"{self.method} from {self.trained_on}" if self.trained_on else self.method
+        return f"{method} on {self.data.name}: clean {self.clean}, robust {self.robust} ({threat})"
 
 
 def describe(attack: object) -> dict[str, Any]:
