@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -53,8 +54,13 @@ class AdaptedClassifier(nn.Module):
             raise NonFinite(f"the text features of {backbone.spec.name} are not finite; the learned context or edits diverged")
 
     def forward(self, images: Tensor) -> Tensor:
+        return self.features_and_logits(images)[1]
+
+    def features_and_logits(self, images: Tensor) -> tuple[Tensor, Tensor]:
+        """[B, E] features, not normalised, and the logits [B, K] that the head makes of them, in one pass."""
         trace = self.head.trace()
-        return self.head(ImageOutput(self.encode_image(images, trace=trace), trace), self.text_features)
+        features = self.encode_image(images, trace=trace)
+        return features, self.head(ImageOutput(features, trace), self.text_features)
 
     def encode_image(self, images: Tensor, *, trace: Trace | None = None) -> Tensor:
         """[B, E] features of the adapted image tower, not normalised; they and the trace are float32 in every precision."""
@@ -71,8 +77,11 @@ class AdaptedClassifier(nn.Module):
         return _wide(features)
 
     def detached(self) -> "AdaptedClassifier":
-        """The same classifier with constant text features and weights; what it borrows is shared, not copied."""
+        """The same classifier with constant text features, weights and image edits that know how (a method `detached`);
+        what it borrows is shared, not copied."""
         twin = copy.copy(self)
+        edits = tuple(edit.detached() if hasattr(edit, "detached") else edit for edit in self.adaptation.image_edits)
+        twin.adaptation = replace(self.adaptation, image_edits=edits)
         twin.text_features = self.text_features.detach()
         twin.image_weights = {name: weight.detach() for name, weight in self.image_weights.items()}
         return twin

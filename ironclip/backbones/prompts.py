@@ -22,14 +22,15 @@ def prompt_name(name: str) -> str:
 
 
 def fill(template: str, classes: Sequence[str]) -> list[str]:
-    """One prompt a class.
+    """One prompt a class; `{{}}` in the template stands for braces that stay.
 
     Raises:
         UsageError: the template has no `{}`.
     """
-    if "{}" not in template:
+    pieces = [piece.split("{}") for piece in template.split("{{}}")]
+    if all(len(piece) == 1 for piece in pieces):
         raise UsageError(f"a template needs {{}} where the class name goes; got {template!r}")
-    return [template.replace("{}", prompt_name(name)) for name in classes]
+    return ["{}".join(prompt_name(name).join(piece) for piece in pieces) for name in classes]
 
 
 def splice(backbone: Backbone, classes: Sequence[str], context: Context) -> PromptTokens:
