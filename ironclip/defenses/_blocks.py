@@ -1,5 +1,6 @@
 """Learned building blocks that several methods share: deep prompts for either tower, and token refiners. Each is an Edit."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.errors import UsageError
+from ironclip.options import check_flags
 from ironclip.types import Backbone
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -99,17 +101,37 @@ class RenewedPrompts:
 
 
 def starting_words(
-    backbone: Backbone, init: str, length: int, generator: torch.Generator | None = None
+    backbone: Backbone, init: str, length: int, generator: torch.Generator | None = None, *, literal: bool = False
 ) -> tuple[nn.Parameter, str]:
-    """The first words of `init` made learnable and the rest as template, or random words where it has too few [code]."""
-    words = init.split()
-    if length <= min(4, len(words)):
-        tokens = backbone.embed_text([" ".join(words[:length])])
-        start = tokens.embeddings[0, 1 : int(tokens.eot[0])]
-        if len(start) == length:
-            rest = " ".join([*words[length:], "{}."])
-            return nn.Parameter(start.detach().clone()), "{ctx} " + rest
-    return normal(length, backbone.spec.text_width, generator=generator), "{ctx} {}."
+    """(context [P, D], template): the first words of `init`, P tokens, made learnable, and the rest as template.
+
+    Random vectors in front of the bare class name where `init` is too short, its P-th token ends within a word, or P is more
+    than four [code].
+
+    Args:
+        init: words before the class name, or a template with `{}` for it.
+        literal: `{}` in `init` stands for two braces that stay, and the class name comes behind `init`: how the released
+            code of FAP reads the templates of its data sets.
+
+    Raises:
+        UsageError: no words, or the class name is among the first P.
+    """
+    check_flags(literal_template=literal)
+    if not isinstance(init, str) or not init.strip():
+        raise UsageError(f"init must hold at least one word, for example 'a photo of a'; got {init!r}")
+    text = init.strip()
+    ends = [match.end() for match in re.finditer(r"\w+|[^\w\s]", text)]
+    tokens = backbone.embed_text([text[:end] for end in ends])
+    whole = (tokens.eot - 1 == length).nonzero().flatten().tolist()  # beginnings of `init` that are P tokens
+    if length > 4 or not whole:
+        return normal(length, backbone.spec.text_width, generator=generator), "{ctx} {}."
+    learned, rest = text[: ends[whole[-1]]], text[ends[whole[-1]] :]
+    if not literal and "{" in learned:
+        raise UsageError(f"the class name of init={init!r} is among its first {length} words, which are learned")
+    context = nn.Parameter(tokens.embeddings[whole[-1], 1 : 1 + length].detach().clone())
+    if "{}" in rest and not literal:
+        return context, "{ctx}" + rest
+    return context, "{ctx}" + rest.replace("{}", "{{}}") + " {}."
 
 
 class ImagePrompts(nn.Module):
