@@ -31,6 +31,19 @@ def dlr_each(logits: Tensor, labels: Tensor) -> Tensor:
     return margin_each(logits, labels) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
+def targeted_dlr_each(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor:
+    """[B] targeted DLR loss (arXiv 2003.01690): target minus true logit, over z(1) - (z(3) + z(4)) / 2 of the sorted ones.
+
+    Three classes: over z(1) - z(3); two: the difference alone. Both are ours; the published loss needs four classes.
+    """
+    pick = torch.stack([labels, targets], dim=1)
+    true, wanted = logits.gather(1, pick).unbind(1)
+    if logits.shape[1] < 3:
+        return wanted - true
+    top = logits.topk(min(4, logits.shape[1]), dim=1).values
+    return (wanted - true) / (top[:, 0] - top[:, 2:].mean(1) + 1e-12)
+
+
 def kl_each(logits: Tensor, target: Tensor) -> Tensor:
     """[B] KL(softmax(target) || softmax(logits)) in nats; target [B, K] logits are a constant if detached."""
     return F.kl_div(logits.log_softmax(1), target.log_softmax(1), reduction="none", log_target=True).sum(1)

@@ -17,11 +17,24 @@ LossName = Literal["ce", "margin", "dlr", "kl"]
 Mode = Literal["full", "compact"]
 
 
-class Goal:
-    """What is raised, per image: goal(rows) maps the outputs of these rows of the batch to values [len(rows)]."""
+TARGETED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "ce": lambda logits, labels, targets: -losses.cross_entropy_each(logits, targets),
+    "margin": lambda logits, labels, targets: (logits.gather(1, targets[:, None]) - logits.gather(1, labels[:, None])).squeeze(1),
+    "dlr": losses.targeted_dlr_each,
+}
+"""Losses that rise towards one wrong class: (logits [B, K], labels [B], targets [B]) -> [B]."""
 
-    def __init__(self, loss: LossName | Loss, labels: Tensor, targeted: bool) -> None:
-        self.loss, self.labels, self.sign = loss, labels, -1.0 if targeted else 1.0
+
+class Goal:
+    """What is raised, per image: goal(rows) maps the outputs of these rows of the batch to values [len(rows)].
+
+    Args:
+        targeted: lower the loss towards `labels` instead.
+        targets: [B] wrong classes to go to, away from `labels`.
+    """
+
+    def __init__(self, loss: LossName | Loss, labels: Tensor, targeted: bool, targets: Tensor | None = None) -> None:
+        self.loss, self.labels, self.sign, self.targets = loss, labels, -1.0 if targeted else 1.0, targets
         self.top_label = int(labels.max())
         self.clean: Tensor | None = None
 
@@ -39,7 +52,10 @@ class Goal:
             values = losses.kl_each(outputs, self.clean[rows])
         else:
             inputs.check_logits(outputs, len(rows), self.top_label)
-            values = losses.ATTACK_LOSSES[self.loss](outputs, self.labels[rows])
+            if self.targets is None:
+                values = losses.ATTACK_LOSSES[self.loss](outputs, self.labels[rows])
+            else:
+                values = TARGETED[self.loss](outputs, self.labels[rows], self.targets[rows])
         return self.sign * values
 
 
@@ -56,12 +72,66 @@ class Best:
         fooled = torch.zeros_like(self.fooled[rows])
         if self.labels is not None:
             fooled = (outputs.argmax(1) == self.labels[rows]) == self.targeted
+        self.take(rows, adv, values, fooled)
+
+    def take(self, rows: Tensor, adv: Tensor, values: Tensor, fooled: Tensor) -> None:
+        """What was found for these rows, each row once."""
         held, before = self.values[rows], self.fooled[rows]
         better = (fooled & ~before) | ((fooled == before) & (values >= held))
         chosen = rows[better]
         self.adv[chosen], self.values[chosen], self.fooled[chosen] = adv[better], values[better].to(held), fooled[better]
 
 
+class Part:
+    """Some images with all their targets: row t * B + i of a climb is image i on its way to target t."""
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, names: Tensor, clean: Tensor, wanted: Tensor | None, loss: LossName | Loss
+    ) -> None:
+        self.count = 1 if wanted is None else len(wanted)
+        self.images, self.labels, self.names = (torch.cat([part] * self.count) for part in (images, labels, names))
+        self.goal = Goal(loss, self.labels, False, None if wanted is None else wanted.flatten())
+        self.goal.clean = torch.cat([clean] * self.count)
+        self.best = Best(self.images, None if callable(loss) or loss == "kl" else self.labels, False)
+
+    def values(self, outputs: Tensor, rows: Tensor) -> Tensor:
+        return self.goal(rows)(outputs)
+
+    def observe(self, rows: Tensor, adv: Tensor, outputs: Tensor, values: Tensor) -> None:
+        # Losses towards different targets have no common scale.
+        merits = values if self.goal.targets is None else losses.margin_each(outputs, self.labels[rows])
+        self.best.offer(rows, self.names[rows], adv, outputs, merits)
+
+    def going(self, rows: Tensor) -> Tensor:
+        """Which rows belong to images that no target has broken yet."""
+        broken = self.best.fooled.view(self.count, -1).any(0)
+        return ~broken.repeat(self.count)[rows]
+
+    def found(self, target: int) -> tuple[Tensor, Tensor, Tensor]:
+        size = len(self.images) // self.count
+        rows = slice(target * size, (target + 1) * size)
+        return self.best.adv[rows], self.best.values[rows], self.best.fooled[rows]
+
+
 def scores(function: Images, images: Tensor) -> Tensor:
     with torch.no_grad():
         return function(images)
+
+
+def clean_logits(function: Images, images: Tensor, labels: Tensor, names: Tensor) -> Tensor:
+    """[B, K] logits of the images themselves, for an attack that only classifiers can meet.
+
+    Raises:
+        UsageError, DataError: these are no logits of at least two classes, all labels among them.
+        NonFinite: NaN or infinite logits; `names` [B] are the images' dataset positions.
+    """
+    logits = scores(function, images)
+    inputs.check_logits(logits, len(images), int(labels.max()))
+    require_finite("the output", logits.isfinite().all(1), names)
+    return logits
+
+
+def ranked_targets(logits: Tensor, labels: Tensor, count: int) -> Tensor:
+    """[T, B] wrong classes by falling clean logit, T = min(count, K - 1); the runner-up first where the image is right."""
+    others = logits.scatter(1, labels[:, None], -torch.inf)
+    return others.sort(dim=1, descending=True, stable=True).indices[:, : min(count, logits.shape[1] - 1)].T

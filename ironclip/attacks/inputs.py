@@ -74,6 +74,15 @@ def check_indices(indices: Tensor | Sequence[int] | None, images: Tensor) -> Ten
     return positions
 
 
+def check_noise(noise: Tensor | None, images: Tensor) -> Tensor | None:
+    """Noise [B, ...] in [-1, 1] of the images' shape, given in place of a draw."""
+    if noise is None:
+        return None
+    if noise.shape != images.shape or not noise.abs().le(1).all():
+        raise DataError(f"noise must lie in [-1, 1] and have the shape of the images, {tuple(images.shape)}")
+    return noise.to(images)
+
+
 def check_logits(outputs: Tensor, rows: int, top_label: int) -> None:
     """Logits [rows, K] for at least two classes, all labels among them.
 

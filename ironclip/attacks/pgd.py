@@ -16,7 +16,7 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import Best, Goal, LossName, Mode, scores
 from ironclip.attacks._options import AttackOptions
-from ironclip.errors import DataError, UsageError
+from ironclip.errors import UsageError
 from ironclip.options import check_choice
 from ironclip.tensors import ascend, keyed_uniform, project
 from ironclip.threat import Norm
@@ -83,11 +83,9 @@ def pgd(
     eps, step = checked.eps, checked.derived["step_size"]
     images = inputs.check_images(images)
     labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    if noise is not None and (noise.shape != images.shape or not noise.abs().le(1).all()):
-        raise DataError(f"noise must lie in [-1, 1] and have the shape of the images, {tuple(images.shape)}")
+    noise = inputs.check_noise(noise, images)
     if not len(images):
         return images
-    noise = None if noise is None else noise.to(images)
     climb = partial(ascend, function, eps=eps, step_size=step, kind=norm, box=box == "project")
     everyone = torch.arange(len(images), device=images.device)
     best = Best(images, None if keep == "last" or callable(loss) or loss == "kl" else labels, targeted)

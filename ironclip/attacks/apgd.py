@@ -1,0 +1,162 @@
+"""Auto-PGD: gradient ascent with momentum that chooses its own step sizes; untargeted, or towards several classes in turn.
+
+Source: Croce & Hein 2020 (arXiv 2003.01690); constants [code: fra31/auto-attack]. Deviations: with targets, all of them are
+run at once and an image leaves when any of them breaks it (the released code takes one after the other, with the same result
+per image); starts are drawn per image; the first loss is compared with the start's (`first_loss="zero"`: as released, with
+an unset 0); below 10 classes there are K - 1 targets, below 4 classes the losses fall back (see `loss`) [inferred].
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from ironclip import tensors
+from ironclip.attacks import inputs
+from ironclip.attacks._climb import FirstLoss, climb
+from ironclip.attacks._goal import Best, LossName, Mode, Part, clean_logits, ranked_targets, scores
+from ironclip.attacks._options import AttackOptions
+from ironclip.errors import UsageError
+from ironclip.options import check_choice, check_number
+from ironclip.tensors import keyed_uniform, per_image, project
+from ironclip.threat import Norm
+from ironclip.types import Images, Loss
+
+
+def apgd(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    steps: int = 100,
+    restarts: int = 1,
+    loss: LossName | Loss = "ce",
+    targets: int = 0,
+    norm: Norm = "linf",
+    mode: Mode = "full",
+    rho: float = 0.75,
+    first_loss: FirstLoss = "start",
+    eot: int = 1,
+    eval_mode: bool = True,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Images in the ball and in [0, 1] that raise the loss of the function.
+
+    Args:
+        function: images -> logits [B, K] (any outputs if `loss` is a function); a module's parameters are frozen meanwhile.
+        images: [B, ...] in [0, 1], float32 (float64 for reference runs).
+        labels: [B] true classes.
+        eps: radius in the unit of the images; the first step is 2 eps.
+        steps: iterations of each run; one gradient each, and one at the start.
+        restarts: runs from fresh starts.
+        loss: "ce", "dlr" (the margin for two classes), "margin", "kl" (without labels), or (outputs, labels) -> [B].
+        targets: 0: away from the label. n: one run towards each of the min(n, K - 1) classes that follow in the clean logits,
+            with the targeted form of "ce", "margin" or "dlr" (three classes: over z(1) - z(3); two: the margin).
+        mode: "full": every image, every step; the point of highest loss, misclassified ones first ("kl" and loss functions: the
+            highest loss alone; with targets the highest margin), counting the clean image and the starts. "compact": an image
+            leaves once one of its points is misclassified, which leaves the robust accuracy as it is if the function is
+            deterministic and treats each image alone.
+        rho: share of rising steps in a window at or below which the step is halved.
+        first_loss: see `climb`; "zero" reproduces the released code.
+        eot: gradients averaged in each step, for a random function.
+        eval_mode: run a module in eval mode; False keeps the caller's mode.
+        seed: with the index, the restart and the target, the key of each image's start.
+        indices: [B] positions in the data set; default 0 .. B-1.
+        noise: [B, ...] direction of the start, in place of the draws of the first restart.
+
+    Raises:
+        UsageError: an option that cannot be right, or a function that returns no logits.
+        DataError: images outside [0, 1] or not float, labels that name no class.
+        NonFinite: a loss or a gradient is NaN or infinite.
+    """
+    options = APGD(eps, steps, restarts, loss, targets, norm, mode, rho, first_loss, eot, eval_mode, seed)
+    eps = options.eps
+    images = inputs.check_images(images)
+    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+    noise = inputs.check_noise(noise, images)
+    if not len(images):
+        return images
+    everyone = torch.arange(len(images), device=images.device)
+    with inputs.borrowed(function, eval_mode):
+        clean = scores(function, images) if callable(loss) else clean_logits(function, images, labels, positions)
+        if loss == "dlr" and clean.shape[1] < 3:
+            loss = "margin"
+        wanted = ranked_targets(clean, labels, targets) if targets else None
+        count = 1 if wanted is None else len(wanted)
+        best = Best(images, None if callable(loss) or loss == "kl" else labels, False)
+        part = Part(images, labels, positions, clean, None if wanted is None else wanted[:1], loss)
+        part.observe(everyone, images, clean, part.values(clean, everyone))
+        best.take(everyone, *part.found(0))
+        for restart in range(restarts):
+            rows = everyone if mode == "full" else everyone[~best.fooled]
+            if not len(rows):
+                break
+            for some in rows.split(max(1, len(images) // count)):
+                part = Part(
+                    images[some], labels[some], positions[some], clean[some], None if wanted is None else wanted[:, some], loss
+                )
+                given = noise[some] if noise is not None and restart == 0 else None
+                keys = range(1, count + 1) if targets else [0]
+                starts = [start(images[some], eps, norm, given, seed, positions[some], key * 2**20 + restart) for key in keys]
+                climb(
+                    function, part.values, torch.cat(starts), part.images, eps=eps, steps=steps, kind=norm, observe=part.observe,
+                    going=part.going if mode == "compact" else None, rho=rho, first_loss=first_loss, eot=eot, names=part.names,
+                )  # fmt: skip
+                for target in range(count):
+                    best.take(some, *part.found(target))
+    return best.adv
+
+
+@dataclass(frozen=True)
+class APGD(AttackOptions, runs=apgd):
+    """`apgd` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    steps: int = 100
+    restarts: int = 1
+    loss: LossName | Loss = "ce"
+    targets: int = 0
+    norm: Norm = "linf"
+    mode: Mode = "full"
+    rho: float = 0.75
+    first_loss: FirstLoss = "start"
+    eot: int = 1
+    eval_mode: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        inputs.check_loss(self.loss, False, False)
+        check_choice("mode", self.mode, get_args(Mode))
+        check_choice("first_loss", self.first_loss, get_args(FirstLoss))
+        check_number("rho", self.rho, 0, 1)
+        labelled = not callable(self.loss) and self.loss != "kl"
+        if self.targets and not labelled:
+            raise UsageError('targets need loss "ce", "margin" or "dlr"')
+        if self.mode == "compact" and not labelled:
+            raise UsageError('mode="compact" drops misclassified images: it needs loss "ce", "margin" or "dlr"')
+
+    @property
+    def derived(self) -> dict[str, Any]:
+        """Constants that follow from the options."""
+        named = {"targets": f"min({self.targets}, classes - 1)"} if self.targets else {}
+        return {"first_step": 2 * self.eps, **named}
+
+
+def start(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: int, positions: Tensor, restart: int) -> Tensor:
+    """Points in a random direction from the images, at distance eps in `norm`, clipped to [0, 1].
+
+    Args:
+        noise: [B, ...] given direction; default: uniform in the cube for l-infinity, in the sphere for l2.
+    """
+    if noise is None:
+        noise = keyed_uniform(images.shape[1:], seed, positions.tolist(), restart).to(images)
+        if norm == "l2":
+            noise = torch.erfinv(noise.clamp(-1 + 1e-6, 1 - 1e-6))
+    length = per_image(tensors.norm(noise, norm).clamp_min(1e-12), noise)
+    return project(images + eps * noise / length, images, eps, norm)

@@ -1,0 +1,111 @@
+"""Projected ascent on the margin of Carlini & Wagner: largest wrong logit minus the true one.
+
+Source: margin Carlini & Wagner 2017 (arXiv 1608.04644). Variants in use, all with the update of PGD: without a hinge, from a
+uniform start, keeping the best point (the default here) [inferred]; hinge 0, start "zero", last iterate, 100 steps of eps / 4
+(APT, DEFEAT) [code]; hinge 50, uniform start, last iterate (TeCoA, TTC) [code]. Not the l2 attack of that paper, which
+minimises a distance under another threat model.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+import torch
+from torch import Tensor
+
+from ironclip.attacks import inputs
+from ironclip.attacks._goal import LossName, Mode, clean_logits
+from ironclip.attacks._options import AttackOptions
+from ironclip.attacks.pgd import PGD, Keep, Start, pgd
+from ironclip.errors import UsageError
+from ironclip.losses import margin_each
+from ironclip.options import check_choice, check_number
+from ironclip.threat import Norm
+from ironclip.types import Images, Loss
+
+
+def cw(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    step_size: float | None = None,
+    steps: int = 100,
+    restarts: int = 1,
+    start: Start = "uniform",
+    keep: Keep = "best",
+    hinge: float | None = None,
+    norm: Norm = "linf",
+    mode: Mode = "full",
+    eval_mode: bool = True,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+    noise: Tensor | None = None,
+) -> Tensor:
+    """Images in the ball and in [0, 1] whose largest wrong logit exceeds the true one by as much as possible.
+
+    Args:
+        hinge: stop climbing where the margin exceeds this many logits (gradient zero there); None: never.
+        others: as in `pgd`.
+
+    Raises:
+        UsageError, DataError, NonFinite: as `pgd`.
+    """
+    options = CW(eps, step_size, steps, restarts, start, keep, hinge, norm, mode, eval_mode, seed)
+    loss: LossName | Loss = "margin"
+    if options.hinge is not None:
+        images = inputs.check_images(images)
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        if len(images):
+            with inputs.borrowed(function, eval_mode):
+                clean_logits(function, images, labels, positions)
+        loss = _Hinged(options.hinge)
+    return pgd(
+        function, images, labels, eps=options.eps, step_size=options.step_size, steps=steps, restarts=restarts, start=start,
+        keep=keep, loss=loss, norm=norm, mode=mode, eval_mode=eval_mode, seed=seed, indices=indices, noise=noise,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class CW(AttackOptions, runs=cw):
+    """`cw` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    step_size: float | None = None
+    steps: int = 100
+    restarts: int = 1
+    start: Start = "uniform"
+    keep: Keep = "best"
+    hinge: float | None = None
+    norm: Norm = "linf"
+    mode: Mode = "full"
+    eval_mode: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.hinge is not None:
+            check_number("hinge", self.hinge, 0)
+            check_choice("mode", self.mode, get_args(Mode))
+            if self.mode == "compact":
+                raise UsageError('hinge= needs mode="full": the climb goes on after an image is misclassified')
+        PGD(self.eps, self.step_size, self.steps, self.restarts, self.start, self.keep, norm=self.norm, mode=self.mode)
+
+    @property
+    def derived(self) -> dict[str, Any]:
+        """Constants that follow from the options."""
+        return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
+
+
+@dataclass(frozen=True)
+class _Hinged:
+    """min(margin, hinge) per image: constant, with gradient zero, where the image is misclassified by more than the hinge.
+
+    The value is highest where the image is misclassified, so the best point by value is a misclassified one if there is any.
+    """
+
+    hinge: float
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        return torch.clamp_max(margin_each(outputs, labels), self.hinge)
