@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.errors import AdaptationClash, UsageError
+from ironclip.schedule import Schedule
 
 Edit = Callable[[int, Tensor], Tensor]
 """(layer, tokens [B, N, D]) -> tokens. Pure.
@@ -351,6 +352,18 @@ class Defense(nn.Module, ABC):
         An attribute `name` of a surrogate names its attacks in the record ("pgd/soft").
         """
         return ()
+
+    def learned(self) -> dict[str, Tensor]:
+        """What is kept of a training, as small as it may be; UsageError where it taught nothing. It resumes from state_dict."""
+        return dict(self.state_dict())
+
+    def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `learned` gave; RuntimeError where names or shapes are others."""
+        self.load_state_dict(dict(tensors))
+
+    def passes(self, schedule: Schedule, steps: int) -> int:
+        """How often an epoch goes through the training images, of which one pass makes so many optimiser steps."""
+        return 1
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for the optimiser."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from ironclip.schedule import Schedule
 from ironclip.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, merge
 
 
@@ -46,6 +47,20 @@ class Stack(Defense):
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         return tuple(other for _, part in self._each() for other in part.surrogates(classifier))
+
+    def learned(self) -> dict[str, Tensor]:
+        return {f"parts.{name}.{key}": value for name, part in self._each() for key, value in part.learned().items()}
+
+    def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
+        known = tuple(f"parts.{name}." for name, _ in self._each())
+        if strange := [key for key in tensors if not key.startswith(known)]:
+            raise RuntimeError(f"tensors of no part of this stack: {', '.join(strange[:3])}")
+        for name, part in self._each():
+            own = f"parts.{name}."
+            part.load_learned({key.removeprefix(own): value for key, value in tensors.items() if key.startswith(own)})
+
+    def passes(self, schedule: Schedule, steps: int) -> int:
+        return max(part.passes(schedule, steps) for _, part in self._each())
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         return [group for _, part in self._each() for group in part.parameter_groups(lr)]

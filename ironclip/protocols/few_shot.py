@@ -5,7 +5,7 @@ the whole test split unless a limit is asked for.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup,
 from ironclip.tensors import generator
 from ironclip.threat import Knowledge, Threat, format_eps
 from ironclip.training import State, fit
-from ironclip.types import Adaptation, Attack, Classifier, Defense
+from ironclip.types import Adaptation, Attack, Batch, Classifier, Defense
 
 Callback = Callable[[dict[str, Any]], None]
 PREPROCESSING = "shorter side bicubic antialiased, centre crop"
@@ -89,7 +89,7 @@ def transferred(experiment: Experiment, name: str) -> Experiment:
     # Built for its own classes, so that a defence which depends on them notices; the prompts are those of the other data.
     own = replace(experiment.dataset, templates=dataset.templates)
     moved = open_experiment(config.model_copy(update={"shots": None}), backbone=experiment.backbone, dataset=own)
-    moved.defense.load_state_dict(experiment.defense.state_dict())
+    moved.defense.load_learned(experiment.defense.learned())
     with torch.no_grad():
         moved.defense.adaptation(experiment.backbone, dataset.classes)
     return replace(moved, config=config, dataset=dataset, trained_on=experiment.dataset.name)
@@ -121,7 +121,7 @@ def train(
         _fit(experiment, run, say)
         run.save_learned(
             Learned(
-                tensors=dict(experiment.defense.state_dict()),
+                tensors=experiment.defense.learned(),
                 base_sha256=experiment.backbone.spec.sha256,
                 method=config.method,
                 options=dict(config.options),
@@ -138,6 +138,8 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
     resolution = experiment.backbone.spec.resolution
     data = TrainSet(experiment.dataset, resolution=resolution)
     schedule = config.schedule
+    passes = defense.passes(schedule, data.steps(schedule.batch_size))
+    steps = passes * data.steps(schedule.batch_size)
     attack = training_attack(config)
     clock = time.perf_counter()
 
@@ -147,14 +149,17 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
             now = time.perf_counter()
             run.log({**event, "seconds": now - clock})
             clock = now
-        say({**event, "steps": data.steps(schedule.batch_size)})
+        say({**event, "steps": steps})
 
+    def batches(epoch: int) -> Iterator[Batch]:
+        for number in range((epoch - 1) * passes + 1, epoch * passes + 1):
+            yield from data.batches(number, config.seed, schedule.batch_size, augment=config.augment)
     defense.prepare(experiment.backbone, data.batches(0, config.seed, schedule.batch_size, augment="none"))
     saved = run.load_state()
     fit(
         defense,
         experiment.backbone,
-        lambda epoch: data.batches(epoch, config.seed, schedule.batch_size, augment=config.augment),
+        batches,
         attack,
         schedule=schedule,
         seed=config.seed,
@@ -183,7 +188,7 @@ def open_run(path: Path, *, device: str = "cpu", experiment: Experiment | None =
         raise UsageError(f"{run.path} is not trained yet ({run.status}); finish it with the same `ironclip train` command")
     experiment = experiment or open_experiment(configure(run.config), device=device)
     learned = run.load_learned(experiment.backbone.spec.sha256)
-    experiment.defense.load_state_dict(learned.tensors)
+    experiment.defense.load_learned(learned.tensors)
     return run, experiment
 
 
@@ -237,7 +242,7 @@ def evaluate(
         config_hash=run.config_hash,
         cost=Cost(
             trainable_parameters=parameters,
-            learned_bytes=sum(t.numel() * t.element_size() for t in defense.state_dict().values()),
+            learned_bytes=sum(t.numel() * t.element_size() for t in defense.learned().values()),
         ),
         environment=run.environment,
         command=command,
