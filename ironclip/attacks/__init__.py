@@ -13,6 +13,7 @@ from ironclip.errors import UsageError, unknown
 if TYPE_CHECKING:
     from ironclip.attacks.apgd import APGD as APGD
     from ironclip.attacks.cw import CW as CW
+    from ironclip.attacks.fab import FAB as FAB
     from ironclip.attacks.fgsm import FGSM as FGSM
     from ironclip.attacks.pgd import PGD as PGD
     from ironclip.types import Attack
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 CATALOGUE = {
     "apgd": ("APGD", "Auto-PGD: momentum and steps that halve by themselves; untargeted or towards several classes"),
     "cw": ("CW", "projected ascent on the margin between the true and the largest wrong logit"),
+    "fab": ("FAB", "nearest misclassified point by projections onto the linearised decision boundary"),
     "fgsm": ("FGSM", "one step along the sign of the gradient; a sanity check"),
     "pgd": ("PGD", "projected gradient ascent with restarts; keeps the best or the last point"),
 }

@@ -7,8 +7,9 @@ from torch import nn
 
 from ironclip.attacks import APGD
 from ironclip.attacks._climb import climb
-from ironclip.attacks._goal import ranked_targets
+from ironclip.attacks._goal import Part, ranked_targets
 from ironclip.attacks.apgd import start
+from ironclip.attacks.fab import approach
 from ironclip.losses import cross_entropy_each, dlr_each, targeted_dlr_each
 
 
@@ -118,6 +119,22 @@ def test_apgd_towards_targets(case):
     assert_matches(case[:2], "apgd_t_best_loss", torch.stack([seen.best[1] for seen in paths]))
     assert_matches(case[:2], "apgd_t_best", torch.stack([seen.best[0] for seen in paths]))
     assert_matches(case[:2], "apgd_t_robust", torch.stack([seen.robust for seen in paths]))
+
+
+def test_fab(case):
+    tensors, notes, network = case
+    images, labels, eps = tensors["x"], tensors["y"], notes["constants"]["eps"]
+    right = network(images).argmax(1) == labels
+    logits, everyone = network(images), torch.arange(len(images))
+    for name, wanted, steps in (("fab_t", ranked_targets(logits, labels, 3), 100), ("fab", None, 30)):
+        part = Part(images, labels, everyone, logits, wanted, "margin")
+        near = approach(network, part, part.images, eps=eps, steps=steps, kind="linf")
+        found = near.distance.isfinite().view(-1, len(images)) & right
+        adv = torch.where(found[..., None, None, None], near.points.view(-1, *images.shape), images)
+        shaped = adv if wanted is not None else adv[0]
+        if wanted is not None:
+            assert_matches(case[:2], f"{name}_adv", shaped)
+        assert_matches(case[:2], f"{name}_distance", (shaped - images).abs().amax((-3, -2, -1)))
 
 
 def broken(network, adv, labels):
