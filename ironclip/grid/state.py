@@ -17,7 +17,7 @@ from ironclip.grid.plan import Cell
 from ironclip.runs.lock import locked
 
 State = Literal["open", "begun", "done", "failed"]
-ATTEMPTS = 3
+ATTEMPTS = 5
 """How often a cell is begun whose process dies before it is given up."""
 
 
