@@ -22,9 +22,10 @@ from ironclip.cli.common import (
     out,
     pick_device,
     print_record,
+    table,
 )
 from ironclip.errors import UsageError
-from ironclip.threat import parse_eps
+from ironclip.threat import format_eps, parse_eps
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5.")
@@ -84,35 +85,46 @@ def evaluate(
     eps: Eps = "4/255",
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
     limit: Limit = None,
-    knowledge: Annotated[str, typer.Option(help="white-box, adaptive or static (attacked without the defence).")] = "white-box",
+    knowledge: Annotated[
+        str | None,
+        typer.Option(help="white-box (default), adaptive, static (attacked without the defence); test-time methods: both last."),
+    ] = None,
+    test_time: Annotated[
+        str | None, typer.Option("--test-time", help="A test-time method on top of the run, such as rtpt; nothing is retrained.")
+    ] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 100,
     changes: Annotated[
-        list[str] | None, typer.Option("--set", help="Options of the attacks, e.g. steps=100, restarts=5.")
+        list[str] | None, typer.Option("--set", help="Options of the attacks or of --test-time, e.g. steps=100, rtpt.views=32.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks' randomness.")] = 0,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
-    if knowledge not in ("white-box", "adaptive", "static"):
+    if knowledge not in (None, "white-box", "adaptive", "static"):
         raise UsageError(f"--knowledge is white-box, adaptive or static; got {knowledge!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     radii = [parse_eps(part) for part in eps.split(",")]
     from ironclip.protocols.few_shot import evaluate as run_evaluation
-    from ironclip.protocols.resolve import named_attacks, open_target
+    from ironclip.protocols.few_shot import with_test_time
+    from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
 
-    attacks = {radius: named_attacks(attack.split(","), radius, seed, changes or []) for radius in radii}
+    adapts, rest = test_time_options(test_time, changes or [])
+    attacks = {radius: named_attacks(attack.split(","), radius, seed, rest) for radius in radii}
     run, experiment = open_target(target, data, device=pick_device(device))
+    if test_time is not None:
+        experiment = with_test_time(experiment, test_time, adapts)
+    usual = ["white-box"] if experiment.test_time is None else ["static", "adaptive"]
     records = []
-    for radius, named in attacks.items():
+    for radius, known in [(radius, known) for radius in attacks for known in ([knowledge] if knowledge else usual)]:
         record, _ = run_evaluation(
             run,
             experiment,
-            named,
+            attacks[radius],
             eps=radius,
-            knowledge=knowledge,  # type: ignore[arg-type]
+            knowledge=known,  # type: ignore[arg-type]
             split=split,
             limit=limit,
             batch_size=batch_size,
@@ -126,4 +138,20 @@ def evaluate(
         return
     for record in records:
         print_record(record)
+    if experiment.test_time is not None:
+        out.print(side_by_side(records))
     out.print(f"record: {run.path}\nagain: {command()}")
+
+
+def side_by_side(records: list[Any]) -> Any:
+    """A table with the static and the adaptive robust accuracy of each radius in one row."""
+    rows = []
+    for eps in sorted({record.threat.eps for record in records}):
+        found = {record.threat.knowledge: record for record in records if record.threat.eps == eps}
+        cells = {known: str(record.robust) for known, record in found.items()}
+        missing = "not measured: static alone is no robustness" if set(found) == {"static"} else "not measured"
+        adaptive = cells.get("adaptive") or cells.get("white-box") or missing
+        seconds = "; ".join(f"{record.timing.evaluate_seconds / record.images:.2f} {known}" for known, record in found.items())
+        clean = str(next(iter(found.values())).clean)
+        rows.append([format_eps(eps), clean, cells.get("static", "not measured"), adaptive, seconds])
+    return table("", ["eps", "clean", "robust, static", "robust, adaptive", "seconds an image"], rows)

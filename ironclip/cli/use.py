@@ -20,20 +20,29 @@ def classify(
     weights: Weights = None,
     classes: Classes = None,
     names: Annotated[str | None, typer.Option("--names", help="Class names separated by commas, instead of --classes.")] = None,
+    test_time: Annotated[str | None, typer.Option("--test-time", help="A test-time method on top, such as rtpt.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Options of --test-time, e.g. views=32.")] = None,
     limit: Limit = None,
     top: Annotated[int, typer.Option(help="Classes to show for each picture.")] = 3,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Label pictures with a trained run, or zero-shot with class names."""
+    from ironclip import testtime
     from ironclip.protocols.classify import classifier_of, predict, read_names
+    from ironclip.protocols.config import values_of
 
     where = pick_device(device)
     if (model is None) == (classes is None and names is None):
         raise UsageError("give either --model RUN, or class names by --classes FILE or --names a,b,c")
     given = [name.strip() for name in names.split(",") if name.strip()] if names else read_names(classes) if classes else []
-    classifier = classifier_of(model, backbone, weights, given, where)
-    rows, bad = predict(classifier, images, top=top, limit=limit)
+    if changes and test_time is None:
+        raise UsageError("--set gives options of --test-time; name a test-time method")
+    above = None if test_time is None else testtime.build(test_time, values_of(changes or []))
+    classifier = classifier_of(model, backbone, weights, given, where, above)
+    shown = Progress("classify", quiet=as_json)
+    size = 64 if above is None else 4  # so that progress shows
+    rows, bad = predict(classifier, images, top=top, limit=limit, batch_size=size, progress=shown.count)
     for name, reason in bad:
         err.print(f"left out: {name}: {reason}", markup=False)
     if as_json:

@@ -1,17 +1,18 @@
 """Labels and probabilities for pictures from the disk."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from ironclip.backbones import AdaptedClassifier, assemble, load
+from ironclip.backbones import ClipBackbone, assemble, load
 from ironclip.data import BadPicture, decode, fit
 from ironclip.data.folders import pictures
-from ironclip.errors import DataError
+from ironclip.errors import DataError, UsageError
 from ironclip.protocols.few_shot import open_run
+from ironclip.types import Classifier, TestTime
 
 
 @dataclass(frozen=True)
@@ -30,17 +31,34 @@ def read_names(file: Path) -> list[str]:
 
 
 def classifier_of(
-    model: Path | None, backbone: str, weights: Path | None, classes: Sequence[str], device: str
-) -> AdaptedClassifier:
-    """The classifier of a run, or zero-shot classification among these names."""
+    model: Path | None,
+    backbone: str,
+    weights: Path | None,
+    classes: Sequence[str],
+    device: str,
+    test_time: TestTime | None = None,
+) -> Classifier:
+    """The classifier of a run, or zero-shot classification among these names; with a test-time method on top if one is given."""
     if model is not None:
-        return open_run(model, device=device)[1].classifier
+        experiment = open_run(model, device=device)[1]
+        if test_time is None:
+            return experiment.classifier
+        if experiment.test_time is not None:
+            raise UsageError(f"{experiment.config.method} holds a test-time method already; leave out --test-time")
+        return test_time(experiment.base)
     with torch.no_grad():
-        return assemble(load(backbone, weights=weights, device=device), classes)
+        base = assemble(load(backbone, weights=weights, device=device), classes)
+    return base if test_time is None else test_time(base)
 
 
 def predict(
-    classifier: AdaptedClassifier, paths: Sequence[Path], *, top: int = 3, limit: int | None = None, batch_size: int = 64
+    classifier: Classifier,
+    paths: Sequence[Path],
+    *,
+    top: int = 3,
+    limit: int | None = None,
+    batch_size: int = 64,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """(predictions, pictures that cannot be read with the reason).
 
@@ -55,7 +73,8 @@ def predict(
     files = files[:limit]
     if not files:
         raise DataError(f"found no picture in {', '.join(map(str, paths))}; expected .jpg, .png, .webp or similar files")
-    side = classifier.backbone.spec.resolution
+    backbone: ClipBackbone = classifier.backbone  # type: ignore[attr-defined]
+    side = backbone.spec.resolution
     rows: list[Prediction] = []
     bad: list[tuple[str, str]] = []
     for start in range(0, len(files), batch_size):
@@ -69,8 +88,9 @@ def predict(
         if images:
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
             with torch.no_grad():
-                probabilities = classifier(batch.to(classifier.backbone.device)).softmax(1).cpu()
+                probabilities = classifier(batch.to(backbone.device)).softmax(1).cpu()
             best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
             for name, values, labels in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
                 rows.append(Prediction(name, tuple((classifier.classes[k], v) for k, v in zip(labels, values, strict=True))))
+        progress(min(start + batch_size, len(files)), len(files))
     return rows, bad

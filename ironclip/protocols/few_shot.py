@@ -12,12 +12,13 @@ from typing import Any
 
 import torch
 
-from ironclip import attacks, defenses
+from ironclip import attacks, defenses, testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
 from ironclip.backbones.loading import load
 from ironclip.data import Dataset, EvalSet, TrainSet, base_to_new, few_shot, open_dataset
 from ironclip.errors import UsageError
 from ironclip.evaluation import evaluate_into, settings
+from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.learned import Learned
@@ -26,7 +27,7 @@ from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup,
 from ironclip.tensors import generator
 from ironclip.threat import Knowledge, Threat, format_eps
 from ironclip.training import State, fit
-from ironclip.types import Adaptation, Attack, Batch, Classifier, Defense
+from ironclip.types import Adaptation, Attack, Batch, Classifier, Defense, TestTime
 
 Callback = Callable[[dict[str, Any]], None]
 PREPROCESSING = "shorter side bicubic antialiased, centre crop"
@@ -35,7 +36,7 @@ INIT = 1  # keeps the draw of starting values apart from other uses of the seed
 
 @dataclass(frozen=True)
 class Experiment:
-    """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence.
+    """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence, test-time method.
 
     `trained_on` names the data the defence was trained on where they are others.
     """
@@ -44,12 +45,18 @@ class Experiment:
     dataset: Dataset
     backbone: ClipBackbone
     defense: Defense
+    test_time: TestTime | None = None
     trained_on: str = ""
 
     @property
-    def classifier(self) -> AdaptedClassifier:
+    def base(self) -> AdaptedClassifier:
+        """The trained classifier, without a test-time method."""
         with torch.no_grad():
             return assemble(self.backbone, self.dataset.classes, self.defense.adaptation(self.backbone, self.dataset.classes))
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.base if self.test_time is None else self.test_time(self.base)
 
 
 def open_experiment(
@@ -62,20 +69,38 @@ def open_experiment(
     """
     if dataset is None:
         dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
-    parts = [defenses.method(name) for name in config.method.split("+")]
+    trained, above = methods.split(config.method)
+    options, adapts = methods.divide(config.method, config.options)
+    parts = [defenses.method(name) for name in trained.split("+")]
     if any(part.learns for part in parts) and config.shots is not None:
         dataset = few_shot(dataset, config.shots, config.split_seed, strict=config.strict_shots)
     if config.subset != "all":
         dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
     backbone = backbone or load(config.backbone, weights=config.weights, device=device)
-    options = dict(config.options)
-    for key in defenses.options(config.method):
+    for key in defenses.options(trained):
         part, _, option = key.rpartition(".")
-        if option == "templates" and (part or config.method) != "hep":
+        if option == "templates" and (part or trained) != "hep":
             options.setdefault(key, dataset.templates)
     draw = generator(config.seed, INIT)
-    defense = defenses.build(config.method, backbone, dataset.classes, generator=draw, given=options)
-    return Experiment(config, dataset, backbone, defense.to(backbone.device))
+    defense = defenses.build(trained, backbone, dataset.classes, generator=draw, given=options)
+    test_time = testtime.build(above, adapts) if above else None
+    return Experiment(config, dataset, backbone, defense.to(backbone.device), test_time)
+
+
+def with_test_time(experiment: Experiment, name: str, given: Mapping[str, Any] | None = None) -> Experiment:
+    """The same experiment with a test-time method on top; its configuration names it, nothing is trained again.
+
+    Raises:
+        UsageError: it has one already, or the name or an option is unknown.
+    """
+    config = experiment.config
+    if experiment.test_time is not None:
+        raise UsageError(f"{config.method} holds a test-time method already; leave out {name!r}")
+    method = testtime.build(name, given)
+    options = config.options if "+" in config.method else {f"{config.method}.{k}": v for k, v in config.options.items()}
+    options = options | {f"{name}.{k}": v for k, v in (given or {}).items()}
+    config = config.model_copy(update={"method": f"{config.method}+{name}", "options": options})
+    return replace(experiment, config=config, test_time=method)
 
 
 def transferred(experiment: Experiment, name: str) -> Experiment:
@@ -192,6 +217,23 @@ def open_run(path: Path, *, device: str = "cpu", experiment: Experiment | None =
     return run, experiment
 
 
+def _surrogates(experiment: Experiment, classifier: Classifier, knowledge: Knowledge) -> tuple[Classifier, ...]:
+    """Which classifiers an attack of this knowledge is handed besides (static: instead of) the evaluated one."""
+    above = experiment.test_time
+    if knowledge == "static" and above is None:
+        templates = Adaptation(templates=experiment.dataset.templates)
+        return (assemble(experiment.backbone, experiment.dataset.classes, templates),)
+    if above is None:
+        return experiment.defense.surrogates(classifier) if knowledge == "adaptive" else ()
+    below: AdaptedClassifier = classifier.base  # type: ignore[attr-defined]
+    below.name = "base"  # type: ignore[assignment]
+    if knowledge == "static":
+        return (below,)
+    if knowledge == "adaptive":
+        return (*above.surrogates(classifier), below, *experiment.defense.surrogates(below))
+    return ()
+
+
 def evaluate(
     run: RunFolder,
     experiment: Experiment,
@@ -210,7 +252,8 @@ def evaluate(
 
     Args:
         named: attacks by name, all of radius eps.
-        knowledge: "white-box"; "static": the pictures are made against zero-shot classification with the same backbone.
+        knowledge: "white-box"; "adaptive": against the surrogates of the defence, too; "static": the pictures are made
+            against the classifier below the test-time method, or without one against zero-shot classification.
         limit: number of test images, classes in proportion, a larger limit containing every smaller one.
     """
     config, spec = experiment.config, experiment.backbone.spec
@@ -219,7 +262,7 @@ def evaluate(
     parameters = sum(p.numel() for p in defense.parameters())
     trained = [entry for entry in run.entries() if entry.get("event") == "epoch"]
     setup = Setup(
-        method=config.method,
+        method=methods.full(config.method),
         options=config.options,
         backbone=BackboneFacts(name=spec.name, sha256=spec.sha256),
         data=DataFacts(
@@ -247,22 +290,20 @@ def evaluate(
         environment=run.environment,
         command=command,
     )
-    surrogates: tuple[Classifier, ...] = ()
-    if knowledge == "static":
-        surrogates = (
-            assemble(experiment.backbone, experiment.dataset.classes, Adaptation(templates=experiment.dataset.templates)),
-        )
-    elif knowledge == "adaptive":
-        surrogates = defense.surrogates(experiment.classifier)
+    classifier = experiment.classifier
+    surrogates = _surrogates(experiment, classifier, knowledge)
     with run.lock():
         place = settings(setup, named, len(surrogates), images=len(pictures))
+        if experiment.test_time is not None:
+            place |= {"method": setup.method, "options": dict(setup.options)}
         elsewhere = f"{experiment.dataset.name}-" if experiment.trained_on else ""
-        name = f"{elsewhere}{'+'.join(named)}-{format_eps(eps)}"
-        folder = run.evaluation(place, name, apart=bool(elsewhere))
+        added = f"{methods.split(config.method)[1]}-" if config.method != run.config["method"] else ""
+        name = f"{elsewhere}{added}{'+'.join(named)}-{format_eps(eps)}"
+        folder = run.evaluation(place, name, apart=bool(elsewhere or added))
         return evaluate_into(
             folder,
             setup,
-            experiment.classifier,
+            classifier,
             named,
             pictures.batches(batch_size),
             surrogates=surrogates,

@@ -18,13 +18,13 @@ def resolve(
     Raises:
         UsageError: unknown names or keys, or a preset of another method.
     """
-    from ironclip import defenses
+    from ironclip.protocols import methods
 
-    known = list(defenses.options(method))
+    known = list(methods.options(method))
     values = presets.default(method) if preset is None else presets.preset(preset)
     if preset is not None and values.get("method") not in (method, None):
         raise UsageError(f"the preset {preset!r} is of {values['method']}; got the method {method!r}")
-    if "+" in method:  # options of a preset belong to its own method
+    if "+" in method and "options" in values:  # options of a preset belong to its own method
         values = {**values, "options": {f"{values.get('method')}.{k}": v for k, v in values.get("options", {}).items()}}
     values = merged(values, {"method": method, "dataset": dataset})
     return configure(merged(merged(values, given), settings(changes, known)))
@@ -53,6 +53,25 @@ def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence
         if key not in used:
             raise unknown("option of these attacks", key, every)
     return made
+
+
+def test_time_options(name: str | None, changes: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
+    """(options of the test-time method, the other changes): those written "name.option=value" are the method's.
+
+    Raises:
+        UsageError: no such test-time method or option.
+    """
+    if name is None:
+        return {}, list(changes)
+    from ironclip import testtime
+
+    known = testtime.options(name)
+    mine = [change for change in changes if change.startswith(f"{name}.")]
+    found = {key.removeprefix(f"{name}."): value for key, value in values_of(mine).items()}
+    for key in found:
+        if key not in known:
+            raise unknown(f"option of {name}", key, known)
+    return found, [change for change in changes if change not in mine]
 
 
 def open_target(target: str, dataset: str | None, *, device: str) -> tuple[RunFolder, Any]:

@@ -1,0 +1,59 @@
+"""Test-time methods, one file a method. A file `<name>.py` that sets METHOD is the method `<name>`; nothing else to register.
+
+A method adapts inside the call, from a fresh start for every image, on top of any base: zero-shot or a trained defence. On the
+command line it is written last: `zero_shot+rtpt`, or `rtpt` alone for the same. How to add one:
+
+- subclass `_base.TestTimeMethod`: keyword-only options, checked at construction, always `seed`; write
+  `logits(base, images, keys)`;
+- `base` is the `AdaptedClassifier` below: its backbone, classes, adaptation, head and text features are borrowed, never changed;
+- draw every random number from `tensors.generator(key, ...)` with the image's own key, which is made of the seed and the image
+  itself. So the result depends neither on the batch nor on the order, and no state is left behind;
+- stay differentiable with respect to the images (detach what was tuned): an attack on the classifier is then the adaptive
+  attack with a stopped gradient. What else an attacker would differentiate goes into `surrogates`;
+- `passes` says how many image-encoder passes an image costs; batches are split by it so that memory stays bounded.
+"""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ironclip.errors import unknown
+
+if TYPE_CHECKING:
+    from ironclip.types import TestTime
+
+NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
+
+__all__ = ["NAMES", "build", "method", "options"]
+
+
+def method(name: str) -> "type[TestTime]":
+    """The class behind a method's name.
+
+    Raises:
+        UsageError: no such method; names the nearest one.
+    """
+    if name not in NAMES:
+        raise unknown("test-time method", name, NAMES)
+    return importlib.import_module(f"ironclip.testtime.{name}").METHOD
+
+
+def options(name: str) -> dict[str, Any]:
+    """Every option of a method with its default."""
+    parameters = inspect.signature(method(name)).parameters.values()
+    return {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY}
+
+
+def build(name: str, given: Mapping[str, Any] | None = None) -> "TestTime":
+    """The method `name` with these options.
+
+    Raises:
+        UsageError: unknown method or option, or values the method refuses.
+    """
+    known = options(name)
+    for key in given or {}:
+        if key not in known:
+            raise unknown(f"option of {name}", key, known)
+    return method(name)(**dict(given or {}))

@@ -1,0 +1,129 @@
+"""What all test-time methods share: keys made of the images, the classifier around a method, and bounded memory."""
+
+import hashlib
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from ironclip.backbones import AdaptedClassifier, ScaledCosine
+from ironclip.errors import UsageError
+from ironclip.options import check_whole
+from ironclip.tensors import key
+from ironclip.types import BackboneSpec, Classifier, TestTime
+
+MEMORY = 1 << 30  # bytes that the activations of one chunk may take, roughly
+
+
+class TestTimeMethod(TestTime):
+    """A test-time method as a function `logits(base, images, keys)`; see the room's docstring for what it must keep.
+
+    Args:
+        seed: of the random views or noise.
+    """
+
+    passes: int = 1
+    """Image-encoder passes an image costs."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        check_whole("seed", seed, 0)
+        self.seed = seed
+
+    @abstractmethod
+    def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, K] logits of images [B, 3, H, W], differentiable with respect to them; keys [B] seed their randomness."""
+
+    def __call__(self, base: Classifier) -> "AdaptingClassifier":
+        if not isinstance(base, AdaptedClassifier):
+            raise UsageError(f"a test-time method needs a classifier made by assemble as its base; got {type(base).__name__}")
+        self.check(base)
+        return AdaptingClassifier(self, base)
+
+    def check(self, base: AdaptedClassifier) -> None:
+        """UsageError where this base cannot carry the method. Default: any can."""
+        return None
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """What else an attacker would differentiate, besides the classifier and its base. Default: nothing."""
+        return ()
+
+
+class AdaptingClassifier(nn.Module):
+    """images [B, 3, H, W] in [0, 1] -> logits [B, K]; adapts inside the call and leaves nothing behind.
+
+    Args:
+        method: what is done to an image.
+        base: the classifier below; borrowed.
+        logits: another function (base, images, keys) -> logits in place of the method's own, for surrogates.
+    """
+
+    def __init__(
+        self,
+        method: TestTimeMethod,
+        base: AdaptedClassifier,
+        logits: Callable[[AdaptedClassifier, Tensor, Sequence[int]], Tensor] | None = None,
+    ) -> None:
+        super().__init__()
+        self.method, self.base, self.classes, self.backbone = method, base, base.classes, base.backbone
+        self._logits = logits or method.logits
+
+    def forward(self, images: Tensor) -> Tensor:
+        if not len(images):
+            return self.base(images)
+        keys = image_keys(images, self.method.seed)
+        size = chunk_size(self.backbone.spec, self.method.passes, graph=images.requires_grad and torch.is_grad_enabled())
+        parts = list(zip(images.split(size), (keys[at : at + size] for at in range(0, len(keys), size)), strict=True))
+        if len(parts) > 1 and images.requires_grad and torch.is_grad_enabled():
+            return torch.cat([checkpoint(self._logits, self.base, x, k, use_reentrant=False) for x, k in parts])
+        return torch.cat([self._logits(self.base, x, k) for x, k in parts])
+
+
+def image_keys(images: Tensor, seed: int) -> list[int]:
+    """One key an image [B, 3, H, W], made of the seed and its pixels at 8 bits.
+
+    A classifier is a function of the image alone, so its randomness must be, too: not of the place in a batch. An attacker meets
+    fresh randomness in every step, and a picture that fooled the method once fools it again.
+    """
+    levels = (images.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous()
+    digests = [hashlib.blake2b(row.numpy().tobytes(), digest_size=7).digest() for row in levels]
+    return [key(seed, int.from_bytes(digest, "little")) for digest in digests]
+
+
+def chunk_size(spec: BackboneSpec, passes: int, *, graph: bool) -> int:
+    """How many images run at once so that their activations take about `MEMORY` bytes; at least one.
+
+    Args:
+        passes: image-encoder passes an image.
+        graph: activations of all layers are kept for a backward pass.
+    """
+    tokens = spec.image_tokens or (spec.resolution // 4) ** 2 // 8
+    a_layer = 4 * (16 * tokens * spec.image_width + 2 * tokens * tokens * max(1, spec.image_width // 64))
+    kept = a_layer * (max(spec.image_layers, 4) if graph else 1) + 24 * spec.resolution**2 * (4 if graph else 2)
+    return max(1, MEMORY // (kept * passes))
+
+
+def features_of(base: AdaptedClassifier, views: Tensor) -> Tensor:
+    """[B, V, E] unit features of views [B, V, 3, H, W], in chunks that are recomputed in a backward pass if one is not enough."""
+    rows = views.flatten(0, 1)
+    graph = rows.requires_grad and torch.is_grad_enabled()
+    parts = rows.split(chunk_size(base.backbone.spec, 1, graph=graph))
+    if len(parts) > 1 and graph:
+        features = [checkpoint(base.encode_image, part, use_reentrant=False) for part in parts]
+    else:
+        features = [base.encode_image(part) for part in parts]
+    return F.normalize(torch.cat(features), dim=-1).unflatten(0, views.shape[:2])
+
+
+def plain_head(base: AdaptedClassifier, name: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """The base's scaled cosine as a function (unit features [..., N, E], unit text features [..., K, E]) -> logits [..., N, K].
+
+    Raises:
+        UsageError: the base has a classification head of its own, which reads more than one feature vector.
+    """
+    head = base.head
+    if not isinstance(head, ScaledCosine):
+        raise UsageError(f"{name} compares features with class prompts; the head {type(head).__name__} of its base does not")
+    return lambda features, text: head.logit_scale * features @ text.transpose(-1, -2) + head.logit_bias

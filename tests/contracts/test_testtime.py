@@ -1,0 +1,131 @@
+"""What every test-time method must keep, run over every file of `ironclip.testtime`: a new method is tested by existing."""
+
+import copy
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from ironclip.attacks.pgd import PGD
+from ironclip.backbones import assemble
+from ironclip.backbones.tiny import tiny_backbone
+from ironclip.errors import UsageError
+from ironclip.testtime import NAMES, build, method, options
+from ironclip.types import Adaptation, Context, TestTime
+
+CLASSES = ("cat", "golden_retriever", "school bus", "tram")
+SMALL = {"views": 8, "copies": 4, "steps": 1}
+every_method = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_backbone()
+
+
+@pytest.fixture(scope="module")
+def base(backbone):
+    with torch.no_grad():
+        return assemble(backbone, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(1)) / 255
+
+
+def make(name: str, **more) -> TestTime:
+    return build(name, {key: value for key, value in SMALL.items() if key in options(name)} | more)
+
+
+@every_method
+def test_the_file_declares_one_method_with_documented_options(name):
+    assert issubclass(method(name), TestTime)
+    for option in options(name):
+        documented = " ".join(kind.__doc__ or "" for kind in method(name).__mro__)
+        assert f"{option}:" in documented or f"{option}," in documented, option
+
+
+@every_method
+def test_an_unknown_option_names_the_nearest(name):
+    with pytest.raises(UsageError, match="did you mean 'seed'"):
+        build(name, {"seeed": 1})
+    with pytest.raises(UsageError, match="seed must be a whole number"):
+        build(name, {"seed": -1})
+
+
+@every_method
+def test_one_at_a_time_equals_the_batch_in_any_order(name, base, images):
+    classifier = make(name)(base)
+    with torch.no_grad():
+        whole = classifier(images)
+        alone = torch.cat([classifier(image[None]) for image in images])
+        back = classifier(images.flip(0)).flip(0)
+        empty = classifier(images[:0])
+    assert whole.shape == (4, len(CLASSES))
+    assert_close(alone, whole, atol=2e-4, rtol=0)
+    assert_close(back, whole, atol=2e-4, rtol=0)
+    assert empty.shape == (0, len(CLASSES))
+
+
+@every_method
+def test_nothing_is_left_behind(name, base, images):
+    classifier = make(name)(base)
+    random = torch.get_rng_state()
+    before = copy.deepcopy(base.state_dict())
+    text = base.text_features.clone()
+    with torch.no_grad():
+        first = classifier(images)
+        classifier(1 - images)
+        again = classifier(images)
+    assert torch.equal(first, again)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert torch.equal(base.text_features, text)
+    assert all(torch.equal(value, before[key]) for key, value in base.state_dict().items())
+    assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+@every_method
+def test_gradients_reach_the_pixels_and_an_attack_raises_the_loss(name, base, images):
+    classifier = make(name)(base)
+    with torch.no_grad():
+        labels = classifier(images).argmax(1)
+    leaf = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(classifier(leaf).sum(), leaf)
+    assert slope.isfinite().all()
+    assert (slope.flatten(1).abs().amax(1) > 0).all()
+    adv = PGD(eps=16 / 255, steps=4)(classifier, images, labels)
+    with torch.no_grad():
+        drop = classifier(images).gather(1, labels[:, None]) - classifier(adv).gather(1, labels[:, None])
+    assert drop.mean() > 0
+    assert base.backbone.image_weight(base.backbone.spec.image_weights[0]).grad is None
+
+
+@every_method
+def test_it_stands_on_a_learned_context_and_image_edits(name, backbone, images):
+    vectors = backbone.embed_text(["a photo of a"]).embeddings[0, 1:5].clone()
+
+    def edit(layer, tokens):
+        return tokens * 1.05 if layer == 0 else tokens
+
+    edit.changes_output = False
+    with torch.no_grad():
+        plain = assemble(backbone, CLASSES, Adaptation(context=Context(vectors + 0.1)))
+        edited = assemble(backbone, CLASSES, Adaptation(context=Context(vectors + 0.1), image_edits=(edit,)))
+        assert not torch.allclose(make(name)(plain)(images), make(name)(edited)(images), atol=1e-4)
+
+
+@every_method
+def test_surrogates_are_classifiers_with_gradients(name, base, images):
+    above = make(name)
+    classifier = above(base)
+    for surrogate in (classifier.base, *above.surrogates(classifier)):
+        leaf = images[:2].clone().requires_grad_()
+        logits = surrogate(leaf)
+        assert logits.shape == (2, len(CLASSES))
+        assert torch.autograd.grad(logits.sum(), leaf)[0].abs().amax() > 0
+
+
+def test_the_base_must_be_one_of_ours():
+    with pytest.raises(UsageError, match="made by assemble"):
+        build("aom")(torch.nn.Identity())
