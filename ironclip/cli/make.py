@@ -49,6 +49,9 @@ def report(
     markdown: Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown table.")] = None,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="Write the numbers.")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "ironclip report",
+    matrix: Annotated[
+        bool, typer.Option("--matrix", help="Methods as rows, data sets as columns, mean and deviation over seeds.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """A table of runs, on the terminal and in the formats asked for."""
@@ -62,6 +65,9 @@ def report(
     for target in targets:
         inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
         folders += inside if inside and not (target / "config.yaml").exists() else [target]
+    if matrix:
+        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv)
+        return
     shown = [view for folder in folders for view in views.read(RunFolder.open(folder))]
     if not shown:
         raise UsageError(f"nothing is evaluated yet in {', '.join(map(str, targets))}; run `ironclip evaluate` first")
@@ -80,6 +86,30 @@ def report(
         print(formats.as_json(table))
     else:
         out.print(formats.terminal(table))
+
+
+def _matrix(runs: list[Any], latex: Path | None, markdown: Path | None, as_csv: Path | None) -> None:
+    """Tables of all evaluations of these runs."""
+    from ironclip.files import write_text
+    from ironclip.report import formats
+    from ironclip.report.matrix import Entry, cells, long, matrices
+
+    found = [(run, place.record()) for run in runs for place in run.evaluations()]
+    tables = matrices(Entry(record, run.config) for run, record in found if record is not None)
+    if not tables:
+        raise UsageError("nothing is evaluated yet in these folders; run `ironclip evaluate` or `ironclip grid run` first")
+    grids = [cells(matrix) for matrix in tables]
+    texts = {
+        latex: "\n".join(formats.latex(each, label=f"tab:ironclip{number}") for number, each in enumerate(grids, 1)),
+        markdown: "\n".join(formats.markdown(each) for each in grids),
+        as_csv: long(tables),
+    }
+    for path, text in texts.items():
+        if path is not None:
+            write_text(path, text)
+            err.print(f"wrote {path}", markup=False)
+    for each in grids:
+        out.print(formats.terminal(each))
 
 
 @app.command()

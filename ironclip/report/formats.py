@@ -82,12 +82,12 @@ def grid(table: Sequence[Row]) -> Grid:
     return Grid(head, tuple(body), 1 + sum(column.title != "n" for column in shown), caption(table), starts)
 
 
-def terminal(table: Sequence[Row]) -> "Table":
+def terminal(table: Sequence[Row] | Grid) -> "Table":
     """A rich table; print it with a rich console."""
     from rich.table import Table
     from rich.text import Text
 
-    cells = grid(table)
+    cells = table if isinstance(table, Grid) else grid(table)
     made = Table(caption=Text(cells.caption), caption_justify="left", caption_style="dim")
     for place, title in enumerate(cells.head):
         made.add_column(Text(title), justify="left" if place < cells.words else "right", overflow="fold")
@@ -105,7 +105,7 @@ def terminal(table: Sequence[Row]) -> "Table":
     return made
 
 
-def markdown(table: Sequence[Row]) -> str:
+def markdown(table: Sequence[Row] | Grid) -> str:
     """A pipe table with its caption below."""
     marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
 
@@ -113,13 +113,13 @@ def markdown(table: Sequence[Row]) -> str:
         parts = (marks[cell.rank].format(_markdown(cell.text)), cell.interval, f"({cell.note})" if cell.note else "")
         return " ".join(part for part in parts if part)
 
-    cells = grid(table)
+    cells = table if isinstance(table, Grid) else grid(table)
     lines = [cells.head, [":--" if place < cells.words else "--:" for place in range(len(cells.head))]]
     lines += [[write(cell) for cell in line] for line in cells.body]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_markdown(cells.caption)}\n"
 
 
-def latex(table: Sequence[Row], label: str = "tab:ironclip") -> str:
+def latex(table: Sequence[Row] | Grid, label: str = "tab:ironclip") -> str:
     """A `table` environment; needs \\usepackage{booktabs} and, for names that are not ASCII, a UTF-8 engine."""
     marks = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
 
@@ -127,7 +127,7 @@ def latex(table: Sequence[Row], label: str = "tab:ironclip") -> str:
         extra = " ".join(part for part in (cell.interval, f"({cell.note})" if cell.note else "") if part)
         return marks[cell.rank].format(tex(cell.text)) + (rf" {{\scriptsize {tex(extra)}}}" if extra else "")
 
-    cells = grid(table)
+    cells = table if isinstance(table, Grid) else grid(table)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(cells.caption)}}}", rf"\label{{{label}}}"]
     lines += [rf"\begin{{tabular}}{{{'l' * cells.words}{'r' * (len(cells.head) - cells.words)}}}", r"\toprule"]
     lines += [" & ".join(tex(title) for title in cells.head) + r" \\", r"\midrule"]
