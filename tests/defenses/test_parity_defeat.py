@@ -153,7 +153,7 @@ def test_loss_terms_and_gradients_at_the_stored_images(world):
 def test_logits_and_codes_at_the_stored_images(world):
     _, case, batch = world
     defense = learned(world)
-    classifier, _, found = looked(world, defense, case[0]["train.adversarial_images"].to(batch.images.dtype))
+    _, _, found = looked(world, defense, case[0]["train.adversarial_images"].to(batch.images.dtype))
     assert_matches(case, "train.logits_fused", defense.branch.fuse(found.of_class, found.of_shield, found.weight))
     side = case[1]["constants"]["grid"]
     assert_matches(case, "train.code_indices", defense.shield.quantiser.nearest(found.made.latent).unflatten(1, (side, side)))
