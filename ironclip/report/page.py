@@ -130,7 +130,7 @@ def _section(view: RunView, name: str) -> _Section:
         view=view,
         training=figures.training_curve(view.log),
         diagnostics=figures.diagnostic_curve(view.log),
-        pictures=tuple(_picture(panel) for panel in view.panels),
+        pictures=tuple(picture(panel) for panel in view.panels),
         classes=tuple(sorted(record.per_class, key=lambda c: (_part(c.robust, c), _part(c.clean, c), c.name))),
         attacks=tuple((attack_words(a), a.attacked, a.broken, a.survivors) for a in record.attacks),
         facts=tuple((title, value) for title, value in _facts(record) if value),
@@ -155,7 +155,8 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     ]
 
 
-def _picture(panel: Panel) -> _Picture:
+def picture(panel: Panel) -> _Picture:
+    """A panel with its pictures as data URIs and its answers in words."""
     change, gain = pictures.difference(panel.clean, panel.adversarial)
     images = (
         (pictures.data_uri(panel.clean), "clean", f"clean picture of {panel.label}"),

@@ -1,0 +1,44 @@
+"""All diagnostics in their order."""
+
+from collections.abc import Callable
+
+from ironclip.audit import forward, gradients, honesty, strength
+from ironclip.audit.lab import Lab
+from ironclip.audit.results import Verdict
+
+Check = Callable[[Lab], Verdict]
+
+CHECKS: dict[str, Check] = {
+    "D1": gradients.dead_gradients,
+    "D2": forward.output_type,
+    "D3": forward.randomness,
+    "D4": forward.dynamic,
+    "D5": forward.class_count,
+    "D6": strength.radius_sweep,
+    "D7": strength.strength_order,
+    "D8": strength.black_box,
+    "D9": honesty.label_leak,
+    "D10": strength.noise,
+    "D11": strength.convergence,
+    "D12": strength.loss_spread,
+    "D13": gradients.finite_differences,
+    "D14": honesty.unperturbed,
+    "D16": forward.same_object,
+    "D17": honesty.gain_of_adapting,
+    "D15": honesty.budget,
+}
+"""Name -> check. The budget comes last: it looks at the pictures of all the others."""
+
+
+def diagnose(lab: Lab, *, callback: Callable[[int, int], None] = lambda done, total: None) -> tuple[Verdict, ...]:
+    """The verdicts D1 .. D17, in the order of their numbers."""
+    if not len(lab):
+        return tuple(
+            Verdict(id=name, title="not run", level="not applicable", text="the classifier gets no image right")
+            for name in CHECKS
+        )
+    found = []
+    for done, check in enumerate(CHECKS.values(), 1):
+        found.append(check(lab))
+        callback(done, len(CHECKS))
+    return tuple(sorted(found, key=lambda verdict: int(verdict.id[1:])))

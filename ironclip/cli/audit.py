@@ -1,0 +1,126 @@
+"""The verb audit: how robust a classifier is, and whether the number can be trusted."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.cli.common import Device, Json, Limit, Progress, app, command, emit, out, pick_device, table
+from ironclip.errors import UsageError
+from ironclip.threat import format_eps, parse_eps
+
+
+@app.command()
+def audit(
+    target: Annotated[
+        str,
+        typer.Argument(help="A run's folder, a backbone, or module:function: class names -> classifier."),
+    ],
+    data: Annotated[str | None, typer.Option("--data", help="The data set; a run knows its own.")] = None,
+    eps: Annotated[str, typer.Option("--eps", help="Radii, separated by commas.")] = "1/255,2/255,4/255,8/255",
+    require: Annotated[
+        list[str] | None, typer.Option("--require", help="'robust>=0.4@4/255' or 'clean>=0.8'; exit status 1 if not met.")
+    ] = None,
+    limit: Limit = None,
+    attack: Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; default: AutoAttack after PGD.")] = "",
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Options of the attacks, e.g. steps=100, restarts=5.")
+    ] = None,
+    diagnostics: Annotated[int, typer.Option(help="Images the 17 diagnostics take; 0: none.")] = 256,
+    steps: Annotated[int, typer.Option(help="Steps of PGD in the diagnostics.")] = 100,
+    transfer: Annotated[str, typer.Option(help="Backbones to make transfer pictures on, separated by commas.")] = "",
+    resolution: Annotated[int, typer.Option(help="Pixels a side, for a module:function that does not say it.")] = 224,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 50,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a one-file page.")] = None,
+    robustbench: Annotated[Path | None, typer.Option("--robustbench", help="Write RobustBench's model-info JSON.")] = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="The audit's folder; default: a name in audits/.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the attacks' randomness.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure robust accuracy over several radii, and run 17 diagnostics that say whether it can be trusted."""
+    from ironclip.audit.results import Requirement
+
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
+    for option, value, least in (("--diagnostics", diagnostics, 0), ("--steps", steps, 1), ("--batch-size", batch_size, 1)):
+        if value < least:
+            raise UsageError(f"{option} is a whole number of at least {least}; got {value}")
+    radii = sorted({parse_eps(part) for part in eps.split(",")})
+    requirements = [Requirement.parse(text).among(tuple(radii)) for text in require or []]
+    from ironclip.protocols.audit import audit as run_audit
+    from ironclip.protocols.audit_target import open_target
+
+    where = pick_device(device)
+    opened = open_target(target, data, device=where, resolution=resolution, transfer=_names(transfer))
+    shown: dict[str, Progress] = {}
+
+    def tell(what: str, event: dict[str, Any]) -> None:
+        line = shown.setdefault(what, Progress(f"audit {what}", quiet=as_json))
+        line.count(event["done"], event["total"]) if event["event"] == "check" else line(event)
+
+    report, curve, run = run_audit(
+        opened,
+        radii,
+        names=_names(attack),
+        changes=changes or [],
+        requirements=requirements,
+        limit=limit,
+        split=split,
+        batch_size=batch_size,
+        diagnostics=diagnostics,
+        steps=steps,
+        seed=seed,
+        device=where,
+        out=out_folder,
+        command=command(),
+        progress=tell,
+    )
+    if html is not None or robustbench is not None:
+        _write(report, curve, html, robustbench)
+    if as_json:
+        emit(report.model_dump(mode="json"))
+    else:
+        _print(report, run.path, html)
+    if not all(met.met for met in report.requirements):
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _write(report: Any, curve: Any, html: Path | None, robustbench: Path | None) -> None:
+    from ironclip.audit.export import robustbench_info
+    from ironclip.files import write_json, write_text
+    from ironclip.report.audit_page import audit_page
+    from ironclip.report.views import panels
+
+    if html is not None:
+        shown = [(eps, panels([example], report.record.data.classes)[0]) for eps, example in curve.examples]
+        write_text(html, audit_page(report, shown))
+    if robustbench is not None:
+        write_json(robustbench, robustbench_info(report))
+
+
+def _print(report: Any, folder: Path, html: Path | None) -> None:
+    data = report.record.data
+    out.print(f"audit of {report.target} on {data.name}, {report.record.images} images", markup=False)
+    rows = [["0 (clean)", str(report.clean), "", ""]]
+    for radius in report.radii:
+        broke = ", ".join(f"{attack.name} {attack.broken} of {attack.attacked}" for attack in radius.attacks)
+        carried = f"; {radius.carried} broken at a smaller radius" if radius.carried else ""
+        rows.append([format_eps(radius.eps), str(radius.robust), broke + carried, f"{radius.seconds:.0f} s"])
+    out.print(table("", ["eps", "robust, worst case", "broken by", "cost"], rows))
+    if report.verdicts:
+        title = f"diagnostics on {report.diagnosed} images at {format_eps(report.diagnostic_eps)}"
+        cells = [[v.id, v.level, v.title, "" if v.value is None else f"{v.value:.4g}", v.text] for v in report.verdicts]
+        out.print(table(title, ["", "verdict", "check", "value", "what it means"], cells))
+    if report.draws > 1:
+        out.print(f"the classifier is random: every attack step averages {report.draws} draws", markup=False)
+    if report.surrogates:
+        out.print(f"{report.surrogates} surrogate(s) of the target were attacked too", markup=False)
+    for met in report.requirements:
+        out.print(f"requirement {met}", markup=False)
+    out.print(f"folder: {folder}" + (f"\npage: {html}" if html else ""), markup=False)

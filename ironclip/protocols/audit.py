@@ -1,0 +1,226 @@
+"""The audit of a classifier: curve over the radii, diagnostics, requirements, one folder that can be gone on with."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ironclip import attacks
+from ironclip.attacks.eot import EOT, Averaged
+from ironclip.audit.diagnose import diagnose
+from ironclip.audit.faults import check_target
+from ironclip.audit.forward import RANDOM, spread
+from ironclip.audit.lab import Lab
+from ironclip.audit.measure import Curve, Pictures, measure
+from ironclip.audit.results import AuditReport, Requirement
+from ironclip.data import EvalSet
+from ironclip.errors import DataError, UsageError
+from ironclip.protocols.audit_target import Target
+from ironclip.protocols.few_shot import PREPROCESSING
+from ironclip.protocols.resolve import named_attacks
+from ironclip.runs.folder import RunFolder
+from ironclip.runs.pictures import Example
+from ironclip.runs.records import DataFacts, Setup, canonical_hash
+from ironclip.scoring import full_precision
+from ironclip.tensors import evaluating, frozen
+from ironclip.threat import Knowledge, Threat, format_eps
+from ironclip.types import Attack
+
+DRAWS = 20
+Progress = Callable[[str, dict[str, Any]], None]
+
+
+def standard(eps: float, *, seed: int = 0, full: bool = False, changes: Sequence[str] = ()) -> dict[str, Attack]:
+    """The attacks of an audit at one radius.
+
+    AutoAttack after PGD where the catalogue has it; else PGD with five restarts, with cross-entropy and with the margin.
+
+    Args:
+        full: no early stop: for pictures that are handed to another predictor, and for random classifiers.
+    """
+    mode = "full" if full else "compact"
+    if "autoattack" in attacks.CATALOGUE:
+        return named_attacks(["pgd", "autoattack"], eps, seed, [f"mode={mode}", *changes])
+    made = named_attacks(["pgd"], eps, seed, ["restarts=5", f"mode={mode}", *changes])
+    return made | {
+        "pgd-margin": named_attacks(["pgd"], eps, seed, ["restarts=5", f"mode={mode}", "loss=margin", *changes])["pgd"]
+    }
+
+
+def audit(
+    target: Target,
+    radii: Sequence[float],
+    *,
+    names: Sequence[str] = (),
+    changes: Sequence[str] = (),
+    requirements: Sequence[Requirement] = (),
+    limit: int | None = None,
+    split: str = "test",
+    batch_size: int = 50,
+    diagnostics: int = 256,
+    steps: int = 100,
+    diagnostic_eps: float | None = None,
+    seed: int = 0,
+    keep_examples: int = 8,
+    device: str = "cpu",
+    out: Path | None = None,
+    root: Path = Path("audits"),
+    command: str = "",
+    progress: Progress = lambda what, event: None,
+) -> tuple[AuditReport, Curve, RunFolder]:
+    """The report, the curve behind it, and the folder in which both lie (`audit.json` and records).
+
+    Args:
+        names: attacks of the catalogue; default: `standard`. changes: their options as key=value.
+        diagnostics: how many images the diagnostics take (at most those there are); 0: none.
+        steps: of the strong attack in the diagnostics.
+        diagnostic_eps: radius of the diagnostics; default: the largest audited one up to 4/255, else the smallest.
+        progress: gets what is going on, and its events.
+    """
+    if not radii:
+        raise UsageError("an audit needs at least one radius, for example --eps 4/255")
+    for requirement in requirements:
+        requirement.among(tuple(radii))
+    pictures = EvalSet(target.dataset, split, resolution=target.resolution, limit=limit)
+    first = pictures.batch(range(min(8, len(pictures)))).to(device)
+    classifier, classes = target.classifier, target.dataset.classes
+    everyone = (classifier, *target.surrogates, *target.sources)
+    with ExitStack() as stack:
+        for context in (evaluating(*everyone), full_precision()):
+            stack.enter_context(context)
+        check_target(classifier, first.images, first.labels, classes)
+        stack.enter_context(frozen(*everyone))
+        for number, surrogate in enumerate(target.surrogates, 1):
+            if surrogate(first.images).shape != (len(first), len(classes)):
+                raise UsageError(f"surrogate {number} of the target returns no logits [{len(first)}, {len(classes)}]")
+        draws = DRAWS if spread(classifier, first.images)[0] > RANDOM else 1
+
+        def made(eps: float) -> dict[str, Attack]:
+            full = bool(target.surrogates) or draws > 1
+            found = named_attacks(names, eps, seed, changes) if names else standard(eps, seed=seed, full=full, changes=changes)
+            return {name: Averaged(attack, draws) for name, attack in found.items()} if draws > 1 else found
+
+        made(max(radii))
+        knowledge: Knowledge = "adaptive" if target.surrogates else "white-box"
+        setup = Setup.model_validate(
+            dict(
+                target.facts,
+                data=_data_facts(target, split),
+                threat=Threat(eps=max(radii), knowledge=knowledge, resolution=target.resolution),
+                seed=seed,
+                command=command,
+            )
+        )
+        run = _folder(target, setup, first.images, out, root)
+        with run.lock():
+            setup = setup.model_copy(update={"environment": run.save_environment(device), "config_hash": run.config_hash})
+            curve = measure(
+                run, setup, classifier, made, pictures, radii, surrogates=target.surrogates, batch_size=batch_size,
+                keep_examples=keep_examples, device=device, callback=lambda eps, event: progress(format_eps(eps), event),
+            )  # fmt: skip
+            eps = diagnostic_eps if diagnostic_eps is not None else _diagnostic_radius(radii)
+            lab = None
+            if diagnostics:
+                lab = _lab(target, curve, pictures, diagnostics, draws, eps, steps, seed, batch_size, device, knowledge)
+            verdicts = (
+                diagnose(
+                    lab, callback=lambda done, total: progress("diagnostics", {"event": "check", "done": done, "total": total})
+                )
+                if lab is not None
+                else ()
+            )
+            clean = curve.records[0].clean
+            report = AuditReport(
+                target=target.name,
+                clean=clean,
+                radii=curve.radii,
+                verdicts=verdicts,
+                requirements=tuple(requirement.check(clean, curve.radii) for requirement in requirements),
+                surrogates=len(target.surrogates),
+                draws=draws,
+                diagnosed=0 if lab is None else len(lab),
+                diagnostic_eps=eps,
+                seconds={"attacks": sum(r.seconds for r in curve.radii)},
+                record=curve.records[-1],
+            )
+            write_report(run, report)
+    return report, curve, run
+
+
+def write_report(run: RunFolder, report: AuditReport) -> Path:
+    """The report as audit.json in the folder."""
+    from ironclip.files import write_json
+
+    path = run.path / "audit.json"
+    write_json(path, report.model_dump(mode="json"))
+    return path
+
+
+def examples_of(curve: Curve, many: int) -> list[Example]:
+    """The cheapest broken pictures: those of the smallest radius first."""
+    return [example for _, example in curve.examples][:many]
+
+
+def _diagnostic_radius(radii: Sequence[float]) -> float:
+    usual = [eps for eps in radii if eps <= 4 / 255 + 1e-9]
+    return max(usual) if usual else min(radii)
+
+
+def _data_facts(target: Target, split: str) -> DataFacts:
+    dataset = target.dataset
+    return DataFacts(
+        name=dataset.name,
+        split=split,
+        split_hash=dataset.sha256,
+        classes=dataset.classes,
+        label_space=len(dataset.classes),
+        preprocessing=PREPROCESSING,
+        available=len(dataset.items(split)),
+    )
+
+
+def _folder(target: Target, setup: Setup, images: Tensor, out: Path | None, root: Path) -> RunFolder:
+    """A run folder of this classifier: told from others by its logits on some images, whatever it is made of."""
+    with torch.no_grad():
+        logits = target.classifier(images)
+    print_ = hashlib.sha256(repr([[round(v, 2) for v in row] for row in logits.tolist()]).encode()).hexdigest()
+    config = {
+        "method": f"audit-{target.name}",
+        "dataset": target.dataset.name,
+        "backbone": setup.backbone.name,
+        "shots": setup.shots,
+        "seed": setup.seed,
+        "logits": print_,
+        "data": setup.data.model_dump(mode="json"),
+        "options": canonical_hash(dict(setup.options)),
+    }
+    return RunFolder.create(config, out=out, root=root)
+
+
+def _lab(
+    target: Target, curve: Curve, pictures: Pictures, many: int, draws: int, eps: float, steps: int, seed: int,
+    batch_size: int, device: str, knowledge: str,
+) -> Lab:  # fmt: skip
+    """The diagnostics' bench: the first `many` images that are right, and the wrong ones among those before the last of them."""
+    rows = {index: row for row, index in enumerate(pictures.indices.tolist())}
+    ordered = sorted(curve.samples, key=lambda sample: rows[sample.index])
+    right = [sample for sample in ordered if sample.right][:many]
+    wrong = [sample for sample in ordered if not sample.right][: max(1, many // 2)]
+
+    def these(samples: Sequence[Any]) -> tuple[Tensor, Tensor, Tensor]:
+        batch = pictures.batch([rows[sample.index] for sample in samples]).to(device)
+        return batch.images, batch.labels, batch.indices
+
+    if not right:
+        raise DataError("the classifier gets no image right, so there is nothing to attack; are the classes in order?")
+    images, labels, indices = these(right)
+    attacked = EOT(target.classifier, draws) if draws > 1 else target.classifier
+    return Lab(
+        target.classifier, attacked, images, labels, indices, these(wrong), eps, steps=steps, seed=seed, batch_size=batch_size,
+        draws=draws, sources=target.sources, base=target.base, knowledge=knowledge,
+        reported=torch.tensor([sample.clean for sample in (*right, *wrong)]),
+    )  # fmt: skip

@@ -1,0 +1,185 @@
+"""What an audit can be made of: a run, zero-shot classification by a backbone, or somebody else's `module:function`.
+
+The function behind `module:function` (or `file.py:function`) is called once with the class names of the data, a tuple of
+strings (or with nothing, if it takes nothing), and returns a callable: images [B, 3, H, W] float32 in [0, 1] -> logits
+[B, K]. A module may be named in its place. Attributes of the callable are honoured where they are there: `resolution`
+(pixels a side, else --resolution), `surrogates` (callables that an adaptive attacker would differentiate instead) and
+`base` (what a test-time method stands on).
+"""
+
+import importlib
+import importlib.util
+import inspect
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ironclip.audit.faults import External
+from ironclip.backbones import assemble
+from ironclip.backbones.loading import check_device, load
+from ironclip.data import Dataset, open_dataset
+from ironclip.errors import IronclipError, UsageError
+from ironclip.protocols.few_shot import Experiment, open_experiment, open_run
+from ironclip.protocols.resolve import resolve
+from ironclip.runs.records import BackboneFacts
+from ironclip.types import Adaptation, Classifier
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is audited, on which data.
+
+    Args:
+        surrogates: what else an attacker would differentiate; attacked too.
+        sources: undefended classifiers, for transfer pictures in the diagnostics.
+        base: what a test-time method stands on.
+        facts: of the record: method, options, backbone, shots, split_seed, seed.
+    """
+
+    name: str
+    classifier: Classifier
+    dataset: Dataset
+    resolution: int
+    surrogates: tuple[Classifier, ...]
+    sources: tuple[Classifier, ...]
+    base: Classifier | None
+    facts: Mapping[str, Any]
+
+
+def open_target(
+    name: str, data: str | None, *, device: str = "cpu", resolution: int = 224, transfer: Sequence[str] = ()
+) -> Target:
+    """The target of this name.
+
+    Args:
+        resolution: pixels a side for a foreign classifier that does not say its own.
+        transfer: backbones on which transfer pictures are made besides.
+
+    Raises:
+        UsageError: no run, backbone, module or function of this name, or data missing.
+    """
+    where, _, attribute = name.rpartition(":")
+    if attribute.isidentifier() and where and not Path(name).exists() and not name.startswith("hf-hub:"):
+        target = _foreign(name, where, attribute, data, device, resolution)
+    else:
+        target = _own(name, data, device)
+    sources = []
+    with torch.no_grad():
+        for other in transfer:
+            backbone = load(other, device=device)
+            if backbone.spec.resolution != target.resolution:
+                sizes = f"{backbone.spec.resolution} and {target.resolution} pixels"
+                raise UsageError(f"transfer pictures from {other!r} do not fit: the models see {sizes}")
+            sources.append(assemble(backbone, target.dataset.classes, Adaptation(templates=target.dataset.templates)))
+    return replace(target, sources=(*target.sources, *sources))
+
+
+def _own(name: str, data: str | None, device: str) -> Target:
+    path = Path(name)
+    if path.exists() and (path.name == "last" or (path / "config.yaml").exists()):
+        if data is not None:
+            raise UsageError("a run knows its data set; leave out --data")
+        experiment = open_run(path, device=device)[1]
+    elif data is None:
+        raise UsageError(f"{name!r} is no run; for a backbone or module:function add --data")
+    else:
+        experiment = open_experiment(resolve("zero_shot", data, given={"backbone": name}), device=device)
+    classifier = experiment.classifier
+    surrogates, sources, base = _beside(experiment, classifier)
+    config, spec = experiment.config, experiment.backbone.spec
+    facts = {
+        "method": config.method,
+        "options": config.options,
+        "backbone": BackboneFacts(name=spec.name, sha256=spec.sha256),
+        "shots": config.shots if experiment.defense.learns else None,
+        "split_seed": config.split_seed if experiment.defense.learns else None,
+    }
+    return Target(name, classifier, experiment.dataset, spec.resolution, surrogates, sources, base, facts)
+
+
+def _beside(
+    experiment: Experiment, classifier: Classifier
+) -> tuple[tuple[Classifier, ...], tuple[Classifier, ...], Classifier | None]:
+    """(surrogates, undefended classifiers, base of the test-time method)."""
+    method = getattr(experiment, "test_time", None)
+    plain: tuple[Classifier, ...] = ()
+    if experiment.config.method != "zero_shot":
+        with torch.no_grad():
+            templates = Adaptation(templates=experiment.dataset.templates)
+            plain = (assemble(experiment.backbone, experiment.dataset.classes, templates),)
+    if method is None:
+        return experiment.defense.surrogates(classifier), plain, None
+    base: Classifier = classifier.base  # type: ignore[attr-defined]
+    return (*method.surrogates(classifier), base, *experiment.defense.surrogates(base)), plain, base
+
+
+def _foreign(name: str, where: str, attribute: str, data: str | None, device: str, resolution: int) -> Target:
+    if data is None:
+        raise UsageError(f"{name!r} is somebody else's classifier; name the data with --data")
+    found = _imported(where, attribute)
+    dataset = open_dataset(data)
+    function = found if isinstance(found, nn.Module) else _made(name, found, dataset.classes)
+    if isinstance(function, nn.Module):
+        function.to(check_device(device))
+    side = getattr(function, "resolution", resolution)
+    if not isinstance(side, int) or side < 1:
+        raise UsageError(f"the target's resolution is a number of pixels; got {side!r}")
+
+    def wrapped(each: Any) -> External:
+        return External(each, dataset.classes)
+
+    base = getattr(function, "base", None)
+    surrogates = getattr(function, "surrogates", ())
+    surrogates = surrogates() if callable(surrogates) else surrogates
+    facts = {"method": name, "backbone": BackboneFacts(name="external"), "options": {}}
+    return Target(
+        name,
+        wrapped(function),
+        dataset,
+        side,
+        tuple(map(wrapped, surrogates)),
+        (wrapped(base),) if base is not None else (),
+        wrapped(base) if base is not None else None,
+        facts,
+    )
+
+
+def _imported(where: str, attribute: str) -> Any:
+    """The object behind `module:attribute` or `file.py:attribute`; modules are looked for from the current folder on."""
+    try:
+        if where.endswith(".py"):
+            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
+            if spec is None or spec.loader is None or not Path(where).is_file():
+                raise UsageError(f"{where}: no such file")
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            if "" not in sys.path and str(Path.cwd()) not in sys.path:
+                sys.path.insert(0, str(Path.cwd()))
+            module = importlib.import_module(where)
+    except IronclipError:
+        raise
+    except Exception as error:  # whatever a foreign module may raise
+        raise UsageError(f"cannot import {where!r}: {type(error).__name__}: {error}") from None
+    if not hasattr(module, attribute):
+        raise UsageError(f"{where!r} has no {attribute!r}")
+    return getattr(module, attribute)
+
+
+def _made(name: str, maker: Any, classes: tuple[str, ...]) -> Any:
+    if not callable(maker):
+        raise UsageError(f"{name!r} is no function; expected one that takes the class names and returns a classifier")
+    try:
+        made = maker(classes) if inspect.signature(maker).parameters else maker()
+    except IronclipError:
+        raise
+    except Exception as error:  # whatever a foreign function may raise
+        raise UsageError(f"{name}(classes) fails: {type(error).__name__}: {error}") from None
+    if not callable(made):
+        raise UsageError(f"{name}(classes) returns {type(made).__name__}; expected a callable images -> logits")
+    return made

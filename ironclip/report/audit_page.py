@@ -1,0 +1,60 @@
+"""An audit as one self-contained HTML page: curve, what broke what, verdicts, the cheapest broken pictures."""
+
+import json
+from collections.abc import Sequence
+
+from ironclip.audit.results import LEVELS, AuditReport
+from ironclip.report import figures
+from ironclip.report.page import picture
+from ironclip.report.tables import interval, percent
+from ironclip.report.views import Panel, Point, RunView
+from ironclip.threat import format_eps
+
+NAMES = {"pass": "passed", "warn": "warnings", "fail": "failed", "not applicable": "not applicable"}
+
+
+def audit_page(report: AuditReport, shown: Sequence[tuple[float, Panel]] = (), *, title: str = "") -> str:
+    """The whole page; the caller writes it.
+
+    Args:
+        shown: (radius, picture before and after), the smallest radius first.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    points = (Point(0.0, report.clean), *(Point(radius.eps, radius.robust) for radius in report.radii if radius.eps > 0))
+    environment = Environment(
+        loader=PackageLoader("ironclip.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"percent": percent, "interval": interval, "eps": format_eps}
+    verdicts = sorted(report.verdicts, key=lambda verdict: LEVELS.index(verdict.level))
+    counts = {NAMES[level]: sum(verdict.level == level for verdict in verdicts) for level in LEVELS}
+    return environment.get_template("audit.html.j2").render(
+        title=title or f"Audit of {report.target}",
+        report=report,
+        summary=summary(report),
+        chart=figures.eps_curve([RunView(report.record, curve=points)], [report.target]),
+        verdicts=verdicts,
+        counts=", ".join(f"{count} {name}" for name, count in counts.items() if count),
+        pictures=[(eps, picture(panel)) for eps, panel in shown],
+        record=json.dumps(report.model_dump(mode="json"), indent=1, ensure_ascii=False),
+    )
+
+
+def summary(report: AuditReport) -> str:
+    """What was found, in two sentences."""
+    last, data, norm = report.radii[-1], report.record.data, report.record.threat.norm
+    said = (
+        f"On {report.record.images} of {data.available} pictures of {data.name}, {percent(report.clean.value)} % are right, and "
+        f"{percent(last.robust.value)} % stay right under every attack of radius {format_eps(last.eps)} ({norm})."
+    )
+    failed = [verdict.id for verdict in report.verdicts if verdict.level == "fail"]
+    if failed:
+        return f"{said} Do not trust this number: {', '.join(failed)} failed."
+    warned = [verdict.id for verdict in report.verdicts if verdict.level == "warn"]
+    if warned:
+        return f"{said} Read the warnings first: {', '.join(warned)}."
+    return f"{said} No diagnostic raised an alarm." if report.verdicts else f"{said} No diagnostic was run."
