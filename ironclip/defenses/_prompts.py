@@ -45,7 +45,7 @@ class IndependentPrompts(nn.Module):
         self.image_prompts: ImagePrompts | None = None
         self.context: nn.Parameter | None = None
         self.text_prompts: TextPrompts | None = None
-        self.template = f"{init} {{}}."
+        self.template = init if "{}" in init else f"{init} {{}}."
         if sides != "text":
             if not spec.image_tokens:
                 raise UnsupportedEdit(

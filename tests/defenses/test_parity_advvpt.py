@@ -1,0 +1,71 @@
+"""AdvVPT against the released code (xinwong/Multimodal-Adversarial-Prompt-Tuning): forward, half-batch step, PGD-10."""
+
+from functools import partial
+
+import pytest
+import torch
+import torch.nn.functional as F
+from parity import assert_matches, load_case
+from reference import reference_backbone
+
+from ironclip.attacks.pgd import PGD
+from ironclip.backbones import assemble
+from ironclip.defenses.adv_vpt import AdvVPT
+from ironclip.types import Batch
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
+def world(request, shared):
+    """(backbone, case, batch, defence with the stored prompts) in one precision."""
+    dtype = DTYPES[request.param]
+    case = tensors, notes = load_case(shared / "parity" / "advvpt", dtype)
+    sizes = notes["constants"]
+    backbone = reference_backbone(shared / "parity", dtype)
+    batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(4), tuple(sizes["classes"]))
+    defense = AdvVPT(backbone, batch.classes, length=sizes["vision_tokens"], depth=sizes["depth"], mix="half")
+    prompts = torch.stack([tensors[f"p.vision_prompt_{layer}"] for layer in range(sizes["depth"])])
+    defense.load_state_dict({"prompts.image_prompts.tokens": prompts})
+    return backbone, case, batch, defense
+
+
+def pgd(world, which: str, rows: slice) -> partial:
+    tensors, notes = world[1]
+    return partial(PGD(**{k: v for k, v in notes["constants"][which].items() if k != "mode"}, keep="last"),
+                   noise=tensors["noise"][rows])  # fmt: skip
+
+
+def test_features_and_logits(world):
+    backbone, case, batch, defense = world
+    features, logits = assemble(backbone, batch.classes, defense.adaptation(backbone, batch.classes)).features_and_logits(
+        batch.images
+    )
+    assert_matches(case, "image_features", F.normalize(features, dim=-1))
+    assert_matches(case, "logits", logits)
+
+
+def test_the_training_step_attacks_the_second_half(world):
+    backbone, case, batch, defense = world
+    seen = []
+
+    def attack(function, images, labels, **given):
+        seen.append(pgd(world, "train", slice(2, 4))(function, images, labels, **given))
+        assert torch.equal(given["indices"], batch.indices[2:])
+        return seen[0]
+
+    terms = defense.loss(backbone, batch, attack)
+    assert terms.keys() == {"half_ce"}
+    assert_matches(case, "training_images", torch.cat([batch.images[:2], seen[0]]))
+    assert_matches(case, "loss", terms["half_ce"])
+    (gradient,) = torch.autograd.grad(terms["half_ce"], list(defense.parameters()))
+    for layer in range(2):
+        assert_matches(case, f"grad.vision_prompt_{layer}", gradient[layer])
+
+
+def test_ten_steps_of_pgd_through_the_prompts(world):
+    backbone, case, batch, defense = world
+    classifier = assemble(backbone, batch.classes, defense.adaptation(backbone, batch.classes)).detached()
+    adv = pgd(world, "pgd10", slice(None))(classifier, batch.images, batch.labels)
+    assert_matches(case, "pgd10_images", adv)
+    assert_matches(case, "pgd10_logits", classifier(adv))
