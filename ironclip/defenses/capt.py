@@ -1,0 +1,197 @@
+"""CAPT: consistency-guided adversarial prompt tuning with a frozen model as second teacher.
+
+Source: arXiv 2405.11154, "Revisiting the Robust Generalization of Adversarial Prompt Tuning"; no official code was found, so
+results are "our CAPT". [paper]: deep prompts in both towers, cross-entropy on clean images, a TRADES-like consistency of both
+views, a second consistency with the frozen model's view of the clean image, and an adaptive weight alpha between the two.
+[inferred], all options: the formula of alpha, the weight lambda, the direction of KL, which frozen model, prompt length, depth
+and coupling, and the inner attack.
+
+With p, p_adv the adapted model's predictions of both views and p_frz the frozen model's of the clean one:
+
+    L = CE(clean) + lambda * mean( (1 - alpha) KL(p || p_adv) + alpha KL(p_frz || p_adv) )
+
+Gradients flow through p and p_adv; alpha [B] and p_frz are constants. The mean of alpha is logged as `alpha_cons`.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ironclip.backbones import DEFAULT_TEMPLATE, assemble
+from ironclip.defenses._coupled import CoupledPrompts
+from ironclip.defenses._frozen import SAME, FrozenClip
+from ironclip.defenses._prompts import IndependentPrompts
+from ironclip.errors import UsageError
+from ironclip.losses import kl_each
+from ironclip.options import check_choice, check_number
+from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, Loss, check_classes
+
+EPSILON = 1e-8
+
+
+def ratio(frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
+    """p_frz[y] / (p_frz[y] + p[y]): one half where both are equally sure of the truth, less where the tuned model is surer."""
+    theirs, ours = _of_truth(frozen, labels), _of_truth(tuned, labels)
+    return theirs / (theirs + ours + EPSILON)
+
+
+def frozen_conf(frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
+    """p_frz[y]: the frozen model's confidence in the truth alone."""
+    return _of_truth(frozen, labels)
+
+
+def ce_softmin(frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
+    """Softmin of both cross-entropies; the same function as `ratio` up to its guard."""
+    losses = torch.stack([cross_entropy(logits, labels, reduction="none") for logits in (frozen, tuned)])
+    return (-losses).softmax(0)[0]
+
+
+def batch_acc(frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
+    """The frozen model's accuracy on this batch, the same for every image."""
+    return (frozen.argmax(1) == labels).to(frozen.dtype).mean().expand(len(labels))
+
+
+ALPHAS: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "ratio": ratio,
+    "frozen_conf": frozen_conf,
+    "ce_softmin": ce_softmin,
+    "batch_acc": batch_acc,
+}
+"""(frozen logits [B, K], tuned logits [B, K], labels [B]) -> alpha [B] in [0, 1], both logits of clean images."""
+
+KLS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "ref||adv": lambda adv, reference: kl_each(adv, reference),
+    "adv||ref": lambda adv, reference: kl_each(reference, adv),
+}
+"""(adversarial logits, reference logits) -> KL [B]."""
+
+DESIGNS: dict[str, Callable[..., CoupledPrompts | IndependentPrompts]] = {
+    "coupled": CoupledPrompts,
+    "independent": IndependentPrompts,
+    "text": partial(IndependentPrompts, sides="text"),
+    "image": partial(IndependentPrompts, sides="image"),
+}
+
+
+class CAPT(Defense):
+    """Deep multi-modal prompts with adaptive consistency.
+
+    Args:
+        prompts: "coupled" (text prompts, mapped to image prompts), "independent" (both towers), "text" or "image" alone.
+        length: P, prompts a layer.
+        depth: J, prompted layers; default: nine, or all of a tower that has fewer.
+        init: the words before the class name; the first P of them become the text prompts of the first layer.
+        lam: lambda, weight of both consistency terms; 0: clean prompt tuning, no image is attacked.
+        alpha_mode: weight of the frozen model: "ratio", "frozen_conf", "ce_softmin", "batch_acc", or "constant" (`alpha`).
+        alpha: the weight under "constant".
+        kl: "ref||adv" is KL(reference || adversarial) as in TRADES' code; "adv||ref" the other direction.
+        guide: the frozen model: "same_backbone", the name of another one such as "ViT-B-32/openai", or "none" (alpha is 0).
+        templates: the frozen model's prompts.
+        inner: what the inner attack raises: "ce", or "kl" from the clean prediction (needs a random start).
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        prompts: Literal["coupled", "independent", "text", "image"] = "coupled",
+        length: int = 2,
+        depth: int | None = None,
+        init: str = "a photo of a",
+        lam: float = 3.0,
+        alpha_mode: Literal["ratio", "frozen_conf", "ce_softmin", "batch_acc", "constant"] = "ratio",
+        alpha: float | None = None,
+        kl: Literal["ref||adv", "adv||ref"] = "ref||adv",
+        guide: str = SAME,
+        templates: Sequence[str] = (DEFAULT_TEMPLATE,),
+        inner: Literal["ce", "kl"] = "ce",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        classes = check_classes(classes)
+        for option, value, choices in (
+            ("prompts", prompts, tuple(DESIGNS)),
+            ("alpha_mode", alpha_mode, (*ALPHAS, "constant")),
+            ("kl", kl, tuple(KLS)),
+            ("inner", inner, ("ce", "kl")),
+        ):
+            check_choice(option, value, choices)
+        check_number("lam", lam, 0)
+        if (alpha is None) == (alpha_mode == "constant"):
+            raise UsageError(f"alpha goes with alpha_mode='constant', and only with it; got {alpha!r} and {alpha_mode!r}")
+        if alpha is not None:
+            check_number("alpha", alpha, 0, 1)
+        if guide == "none" and (alpha_mode != "ratio" or alpha):
+            raise UsageError("guide='none' has no frozen model to weigh; leave out alpha_mode and alpha")
+        self.lam, self.alpha_mode, self.alpha, self.kl, self.inner = lam, alpha_mode, alpha, kl, inner
+        self.guide = None if guide == "none" else FrozenClip(guide, backbone, classes, templates)
+        self.prompts = DESIGNS[prompts](backbone, length=length, depth=depth, init=init, generator=generator)
+        self.to(backbone.device, backbone.dtype)
+        self._noted: dict[str, float] = {}
+        with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context
+            assemble(backbone, classes, self.adaptation(backbone, classes))
+
+    def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
+        return self.prompts.adaptation()
+
+    def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
+        if self.guide is not None:
+            self.guide.ready(backbone)
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        classifier = assemble(backbone, batch.classes, adaptation or self.adaptation(backbone, batch.classes))
+        images, labels = batch.images, batch.labels
+        clean = classifier(images)
+        terms = {"clean_ce": cross_entropy(clean, labels)}
+        if self.lam == 0:
+            return terms
+        rising = None if self.inner == "ce" else kl_from(clean, attack)
+        adv = classifier(attack(classifier.detached(), images, labels, indices=batch.indices, loss=rising))
+        divergence = KLS[self.kl]
+        if self.guide is None:
+            return {**terms, "consistency_kl": self.lam * divergence(adv, clean).mean()}
+        frozen = self.guide.logits(backbone, images, batch.classes)
+        alpha = self._alpha(frozen, clean.detach(), labels)
+        self._noted = {"alpha_cons": float(alpha.mean())}
+        return {
+            **terms,
+            "consistency_kl": self.lam * ((1 - alpha) * divergence(adv, clean)).mean(),
+            "guidance": self.lam * (alpha * divergence(adv, frozen)).mean(),
+        }
+
+    def diagnostics(self) -> dict[str, float]:
+        return self._noted
+
+    def _alpha(self, frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
+        if self.alpha is not None:
+            return torch.full_like(tuned[:, 0], self.alpha)
+        return ALPHAS[self.alpha_mode](frozen, tuned, labels)
+
+
+def kl_from(clean: Tensor, attack: Attack) -> Loss:
+    """The loss of an inner attack that moves away from these clean logits [B, K].
+
+    Raises:
+        UsageError: the attack starts at the clean image, where this loss has no gradient.
+    """
+    if getattr(attack, "start", "") == "zero":
+        raise UsageError(
+            "an inner attack on KL needs a random start, it has no gradient at the clean image; set attack.start=uniform"
+        )
+    target = clean.detach()
+    return lambda adv, labels: kl_each(adv, target)
+
+
+def _of_truth(logits: Tensor, labels: Tensor) -> Tensor:
+    """[B] probability of the true class."""
+    return logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+
+
+METHOD = CAPT
