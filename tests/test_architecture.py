@@ -11,7 +11,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the ground up; rooms in one brace do not import each other, except the loops as LOOPS says.
 ORDER = [
     {"errors"}, {"options"}, {"files"},
-    {"threat"}, {"schedule"}, {"presets"}, {"types"}, {"tensors"}, {"losses"}, {"backbones"}, {"attacks"},
+    {"threat"}, {"schedule"}, {"presets"}, {"types"}, {"tensors"}, {"views"}, {"losses"}, {"backbones"}, {"attacks"},
     {"defenses"}, {"testtime"}, {"data"}, {"runs"}, {"training", "evaluation", "scoring"}, {"audit"}, {"pretraining"},
     {"protocols"}, {"grid"}, {"report"}, {"serve"}, {"catalogue"}, {"cli"},
 ]  # fmt: skip
