@@ -1,5 +1,7 @@
 """One function per loss term. Attack losses give one value per image, training terms a mean."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -47,6 +49,13 @@ def targeted_dlr_each(logits: Tensor, labels: Tensor, targets: Tensor) -> Tensor
 def kl_each(logits: Tensor, target: Tensor) -> Tensor:
     """[B] KL(softmax(target) || softmax(logits)) in nats; target [B, K] logits are a constant if detached."""
     return F.kl_div(logits.log_softmax(1), target.log_softmax(1), reduction="none", log_target=True).sum(1)
+
+
+def js_each(logits: Tensor, other: Tensor) -> Tensor:
+    """[B] Jensen-Shannon divergence between the softmaxes of logits [B, K] in nats; 0 to ln 2, symmetric."""
+    first, second = logits.log_softmax(1), other.log_softmax(1)
+    middle = torch.stack([first, second]).logsumexp(0) - math.log(2)
+    return ((first.exp() * (first - middle)).sum(1) + (second.exp() * (second - middle)).sum(1)) / 2
 
 
 def kl_to_clean(adv: Tensor, clean: Tensor) -> Tensor:

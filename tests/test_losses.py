@@ -12,6 +12,7 @@ from ironclip.losses import (
     ATTACK_LOSSES,
     cross_entropy_each,
     dlr_each,
+    js_each,
     kl_each,
     kl_to_clean,
     margin_each,
@@ -105,3 +106,12 @@ def test_gradients_of_attack_losses(name):
 @pytest.mark.parametrize("loss", [kl_each, kl_to_clean, squared_distance_each])
 def test_gradients_flow_through_both_arguments(loss):
     assert gradcheck(loss, (drawn(seed=1)[0].requires_grad_(), drawn(seed=2)[0].requires_grad_()))
+
+
+def test_jensen_shannon_is_symmetric_bounded_and_the_mean_of_two_kls():
+    first, second = torch.tensor([[2.0, 0.0, -1.0], [90.0, 0.0, 0.0]]), torch.tensor([[0.0, 1.0, 0.5], [0.0, 90.0, 0.0]])
+    middle = (first.softmax(1) + second.softmax(1)).div(2).clamp_min(1e-30).log()
+    assert_close(js_each(first, second), (kl_each(middle, first) + kl_each(middle, second)) / 2, atol=1e-6, rtol=1e-5)
+    assert_close(js_each(first, second), js_each(second, first))
+    assert float(js_each(first, second)[1]) == pytest.approx(math.log(2))
+    assert torch.equal(js_each(first, first), torch.zeros(2))
