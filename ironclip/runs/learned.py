@@ -1,12 +1,14 @@
 """Tensors on the disk: what was learned, and the state of a training that was interrupted. Never a pickle."""
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 from safetensors.torch import load_file, save
 from torch import Tensor
 
@@ -51,6 +53,7 @@ def save_learned(path: Path, learned: Learned) -> None:
         "method": learned.method,
         "options": json.dumps(learned.options, sort_keys=True, allow_nan=False),
         "classes": json.dumps(learned.classes),
+        "crc32": json.dumps(checksums(learned.tensors), sort_keys=True),
     }
     _write(path, learned.tensors, metadata)
 
@@ -62,9 +65,11 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
         base_sha256: hash of the backbone at hand; None: not compared.
 
     Raises:
-        CheckpointError: no such file, not one of ours, or learned on other frozen weights.
+        CheckpointError: no such file, not one of ours, learned on other frozen weights, or a bit of a tensor has flipped.
     """
     tensors, metadata = _read(path)
+    if "crc32" in metadata and json.loads(metadata["crc32"]) != checksums(tensors):
+        raise CheckpointError(f"{path} is damaged: its tensors are not those that were written; train again or copy it again")
     try:
         if metadata["format"] != FORMAT:
             raise CheckpointError(f"{path} has format {metadata['format']}; this version reads format {FORMAT}")
@@ -80,6 +85,12 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
     if base_sha256 is not None:
         learned.check_base(base_sha256)
     return learned
+
+
+def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
+    """CRC-32 of the bytes of each tensor: safetensors itself notices no flipped bit, and in a mask every bit is a weight."""
+    flat = {name: tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for name, tensor in tensors.items()}
+    return {name: zlib.crc32(values.numpy().tobytes()) for name, values in flat.items()}
 
 
 def save_state(path: Path, state: Any) -> None:

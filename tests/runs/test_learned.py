@@ -82,3 +82,13 @@ def test_pictures_come_back(tmp_path):
     (again,) = load_examples(tmp_path / "e")
     assert torch.equal(again.adversarial, picture.adversarial)
     assert (again.index, again.attack, again.prediction) == (7, "pgd", 0)
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    path = tmp_path / "l"
+    save_learned(path, LEARNED)
+    content = bytearray(path.read_bytes())
+    content[-3] ^= 1
+    path.write_bytes(bytes(content))
+    with pytest.raises(CheckpointError, match="its tensors are not those that were written"):
+        load_learned(path)
