@@ -107,8 +107,8 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     radii = [parse_eps(part) for part in eps.split(",")]
-    from ironclip.protocols.few_shot import evaluate as run_evaluation
-    from ironclip.protocols.few_shot import with_test_time
+    from ironclip.protocols.experiment import with_test_time
+    from ironclip.protocols.measure import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
 
     adapts, rest = test_time_options(test_time, changes or [])

@@ -18,8 +18,10 @@ from ironclip.grid.file import Measure
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
 from ironclip.protocols.config import RunConfig
-from ironclip.protocols.few_shot import Experiment, evaluate, open_experiment, open_run, train
-from ironclip.protocols.resolve import named_attacks
+from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
+from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.measure import evaluate
+from ironclip.protocols.resolve import named_attacks, test_time_options
 from ironclip.runs.folder import RunFolder
 
 Callback = Callable[[dict[str, Any]], None]
@@ -83,8 +85,12 @@ def run_cell(cell: Cell, out: Path, *, device: str = "cpu") -> RunFolder:
 
 
 def _measure(run: RunFolder, experiment: Experiment, measure: Measure, eps: float) -> None:
-    changes = [f"{key}={value}" for key, value in measure.set.items()]
+    adapts, changes = test_time_options(measure.test_time, [f"{key}={value}" for key, value in measure.set.items()])
     attacks = named_attacks(measure.attacks, eps, measure.seed, changes)
+    if measure.data is not None or measure.subset is not None:
+        experiment = transferred(experiment, measure.data, measure.subset or "all")
+    if measure.test_time is not None:
+        experiment = with_test_time(experiment, measure.test_time, adapts)
     evaluate(
         run,
         experiment,
@@ -104,6 +110,8 @@ def _command(run: RunFolder, measure: Measure, eps: float) -> str:
 
     words = ["ironclip", "evaluate", str(run.path), "--attack", ",".join(measure.attacks), "--eps", format_eps(eps)]
     words += ["--knowledge", measure.knowledge] if measure.knowledge != "white-box" else []
+    words += ["--data", measure.data] if measure.data else []
+    words += ["--test-time", measure.test_time] if measure.test_time else []
     words += ["--limit", str(measure.limit)] if measure.limit else []
     return " ".join([*words, *(f"--set {key}={value}" for key, value in measure.set.items())])
 

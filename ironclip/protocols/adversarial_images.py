@@ -12,7 +12,7 @@ from ironclip import attacks
 from ironclip.data import EvalSet
 from ironclip.errors import UsageError
 from ironclip.files import write_json, write_whole
-from ironclip.protocols.few_shot import Experiment
+from ironclip.protocols.experiment import Experiment
 from ironclip.scoring import quantised
 from ironclip.tensors import evaluating, frozen
 from ironclip.threat import Threat

@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ironclip.protocols.few_shot import evaluate, open_run, train
+from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.measure import evaluate
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.runs.folder import RunFolder
 

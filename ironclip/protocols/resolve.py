@@ -81,7 +81,8 @@ def open_target(target: str, dataset: str | None, *, device: str) -> tuple[RunFo
     Raises:
         UsageError: neither a run nor a backbone, a backbone without a data set, or a defence that fits its own classes alone.
     """
-    from ironclip.protocols.few_shot import open_run, train, transferred
+    from ironclip.protocols.experiment import transferred
+    from ironclip.protocols.few_shot import open_run, train
 
     path = Path(target)
     if path.exists() and (path.name == "last" or (path / "config.yaml").exists()):

@@ -1,0 +1,118 @@
+"""A configuration with everything it names loaded, and what can be made of it without training: other data, other classes, a
+test-time method on top."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import torch
+
+from ironclip import defenses, testtime
+from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
+from ironclip.backbones.loading import load
+from ironclip.data import Dataset, base_to_new, few_shot, open_dataset
+from ironclip.errors import UsageError
+from ironclip.protocols import methods
+from ironclip.protocols.config import RunConfig
+from ironclip.tensors import generator
+from ironclip.types import Classifier, Defense, TestTime
+
+INIT = 1  # keeps the draw of starting values apart from other uses of the seed
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence, test-time method.
+
+    `trained_on` names the data the defence was trained on where they are others.
+    """
+
+    config: RunConfig
+    dataset: Dataset
+    backbone: ClipBackbone
+    defense: Defense
+    test_time: TestTime | None = None
+    trained_on: str = ""
+
+    @property
+    def base(self) -> AdaptedClassifier:
+        """The trained classifier, without a test-time method."""
+        with torch.no_grad():
+            return assemble(self.backbone, self.dataset.classes, self.defense.adaptation(self.backbone, self.dataset.classes))
+
+    @property
+    def classifier(self) -> Classifier:
+        return self.base if self.test_time is None else self.test_time(self.base)
+
+
+def open_experiment(
+    config: RunConfig, *, device: str = "cpu", backbone: ClipBackbone | None = None, dataset: Dataset | None = None
+) -> Experiment:
+    """Load what the configuration names; fails before any work is done.
+
+    Raises:
+        UsageError, DataError, CheckpointError: a name, an option, a split or a file that cannot be used.
+    """
+    if dataset is None:
+        dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
+    trained, above = methods.split(config.method)
+    options, adapts = methods.divide(config.method, config.options)
+    parts = [defenses.method(name) for name in trained.split("+")]
+    if any(part.learns for part in parts) and config.shots is not None:
+        dataset = few_shot(dataset, config.shots, config.split_seed, strict=config.strict_shots)
+    if config.subset != "all":
+        dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
+    backbone = backbone or load(config.backbone, weights=config.weights, device=device)
+    for key in defenses.options(trained):
+        part, _, option = key.rpartition(".")
+        if option == "templates" and (part or trained) != "hep":
+            options.setdefault(key, dataset.templates)
+    draw = generator(config.seed, INIT)
+    defense = defenses.build(trained, backbone, dataset.classes, generator=draw, given=options)
+    test_time = testtime.build(above, adapts) if above else None
+    return Experiment(config, dataset, backbone, defense.to(backbone.device), test_time)
+
+
+def with_test_time(experiment: Experiment, name: str, given: Mapping[str, Any] | None = None) -> Experiment:
+    """The same experiment with a test-time method on top; its configuration names it, nothing is trained again.
+
+    Raises:
+        UsageError: it has one already, or the name or an option is unknown.
+    """
+    config = experiment.config
+    if experiment.test_time is not None:
+        raise UsageError(f"{config.method} holds a test-time method already; leave out {name!r}")
+    method = testtime.build(name, given)
+    options = config.options if "+" in config.method else {f"{config.method}.{k}": v for k, v in config.options.items()}
+    options = options | {f"{name}.{k}": v for k, v in (given or {}).items()}
+    config = config.model_copy(update={"method": f"{config.method}+{name}", "options": options})
+    return replace(experiment, config=config, test_time=method)
+
+
+def transferred(experiment: Experiment, name: str | None = None, subset: Literal["all", "base", "new"] = "all") -> Experiment:
+    """What was learned, on other data or other classes: with their names and hand-written prompts, and nothing trained again.
+
+    Args:
+        name: another data set; None: the one trained on.
+        subset: which of its classes.
+
+    Raises:
+        UsageError: no such data, or a defence that fits the classes alone for which it was learned.
+    """
+    trained = experiment.config
+    config = trained.model_copy(
+        update={"dataset": name or trained.dataset, "classes": None if name else trained.classes, "subset": subset}
+    )
+    dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
+    if subset != "all":
+        dataset = base_to_new(dataset)[0 if subset == "base" else 1]
+    # Built for its own classes, so that a defence which depends on them notices; the prompts are those of the other data.
+    own = replace(experiment.dataset, templates=dataset.templates)
+    moved = open_experiment(
+        trained.model_copy(update={"shots": None, "subset": "all"}), backbone=experiment.backbone, dataset=own
+    )
+    moved.defense.load_learned(experiment.defense.learned())
+    with torch.no_grad():
+        moved.defense.adaptation(experiment.backbone, dataset.classes)
+    source = experiment.dataset.name + ("" if trained.subset == "all" else f" {trained.subset}")
+    return replace(moved, config=config, dataset=dataset, trained_on=source)

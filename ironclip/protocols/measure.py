@@ -1,0 +1,119 @@
+"""One evaluation of a run: which classifiers an attacker is handed, and what the record says about the set-up."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ironclip import attacks
+from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.data import EvalSet
+from ironclip.evaluation import evaluate_into, settings
+from ironclip.protocols import methods
+from ironclip.protocols.experiment import Experiment
+from ironclip.protocols.few_shot import training_attack
+from ironclip.runs.folder import RunFolder
+from ironclip.runs.pictures import Example
+from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
+from ironclip.threat import Knowledge, Threat, format_eps
+from ironclip.types import Adaptation, Attack, Classifier
+
+Callback = Callable[[dict[str, Any]], None]
+PREPROCESSING = "shorter side bicubic antialiased, centre crop"
+
+
+def evaluate(
+    run: RunFolder,
+    experiment: Experiment,
+    named: Mapping[str, Attack],
+    *,
+    eps: float,
+    knowledge: Knowledge = "white-box",
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = 100,
+    keep_examples: int = 0,
+    command: str = "",
+    callback: Callback | None = None,
+) -> tuple[Record, list[Example]]:
+    """The record of one evaluation of a run, resumed or read where it exists; holds the run's lock meanwhile.
+
+    Args:
+        named: attacks by name, all of radius eps.
+        knowledge: "white-box"; "adaptive": against the surrogates of the defence, too; "static": the pictures are made
+            against the classifier below the test-time method, or without one against zero-shot classification.
+        limit: number of test images, classes in proportion, a larger limit containing every smaller one.
+    """
+    config, spec = experiment.config, experiment.backbone.spec
+    pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
+    defense = experiment.defense
+    parameters = sum(p.numel() for p in defense.parameters())
+    trained = [entry for entry in run.entries() if entry.get("event") == "epoch"]
+    setup = Setup(
+        method=methods.full(config.method),
+        options=config.options,
+        backbone=BackboneFacts(name=spec.name, sha256=spec.sha256),
+        data=DataFacts(
+            name=experiment.dataset.name,
+            split=split,
+            split_hash=experiment.dataset.sha256,
+            classes=experiment.dataset.classes,
+            subset=config.subset,
+            label_space=len(experiment.dataset.classes),
+            preprocessing=PREPROCESSING,
+            available=len(experiment.dataset.items(split)),
+        ),
+        threat=Threat(eps=eps, knowledge=knowledge, resolution=spec.resolution),
+        shots=config.shots if parameters else None,
+        split_seed=config.split_seed if parameters else None,
+        seed=config.seed,
+        trained_on=experiment.trained_on if parameters else "",
+        training_attack=attacks.describe(training_attack(config)) if parameters else None,
+        training_flags=tuple(trained[-1]["flags"]) if trained else (),
+        config_hash=run.config_hash,
+        cost=Cost(
+            trainable_parameters=parameters,
+            learned_bytes=sum(t.numel() * t.element_size() for t in defense.learned().values()),
+        ),
+        environment=run.environment,
+        command=command,
+    )
+    classifier = experiment.classifier
+    surrogates = _surrogates(experiment, classifier, knowledge)
+    with run.lock():
+        place = settings(setup, named, len(surrogates), images=len(pictures))
+        if experiment.test_time is not None:
+            place |= {"method": setup.method, "options": dict(setup.options)}
+        subset = "" if config.subset == "all" else f"{config.subset}-"
+        elsewhere = f"{experiment.dataset.name}-{subset}" if experiment.trained_on else ""
+        added = f"{methods.split(config.method)[1]}-" if config.method != run.config["method"] else ""
+        name = f"{elsewhere}{added}{'+'.join(named)}-{format_eps(eps)}"
+        folder = run.evaluation(place, name, apart=bool(elsewhere or added))
+        return evaluate_into(
+            folder,
+            setup,
+            classifier,
+            named,
+            pictures.batches(batch_size),
+            surrogates=surrogates,
+            keep_examples=keep_examples,
+            timing=Timing(train_seconds=sum(entry["seconds"] for entry in trained)),
+            total=len(pictures),
+            device=experiment.backbone.device,
+            callback=callback,
+        )
+
+
+def _surrogates(experiment: Experiment, classifier: Classifier, knowledge: Knowledge) -> tuple[Classifier, ...]:
+    """Which classifiers an attack of this knowledge is handed besides (static: instead of) the evaluated one."""
+    above = experiment.test_time
+    if knowledge == "static" and above is None:
+        templates = Adaptation(templates=experiment.dataset.templates)
+        return (assemble(experiment.backbone, experiment.dataset.classes, templates),)
+    if above is None:
+        return experiment.defense.surrogates(classifier) if knowledge == "adaptive" else ()
+    below: AdaptedClassifier = classifier.base  # type: ignore[attr-defined]
+    below.name = "base"  # type: ignore[assignment]
+    if knowledge == "static":
+        return (below,)
+    if knowledge == "adaptive":
+        return (*above.surrogates(classifier), below, *experiment.defense.surrogates(below))
+    return ()
