@@ -12,20 +12,42 @@ from ironclip.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from ironclip.attacks.apgd import APGD as APGD
+    from ironclip.attacks.autoattack import AutoAttack as AutoAttack
     from ironclip.attacks.cw import CW as CW
+    from ironclip.attacks.di import DI as DI
     from ironclip.attacks.fab import FAB as FAB
+    from ironclip.attacks.feature import Feature as Feature
     from ironclip.attacks.fgsm import FGSM as FGSM
+    from ironclip.attacks.mim import MIM as MIM
     from ironclip.attacks.pgd import PGD as PGD
+    from ironclip.attacks.square import Square as Square
+    from ironclip.attacks.transfer import Transfer as Transfer
     from ironclip.types import Attack
 
 CATALOGUE = {
     "apgd": ("APGD", "Auto-PGD: momentum and steps that halve by themselves; untargeted or towards several classes"),
+    "autoattack": ("AutoAttack", "apgd-ce, apgd-t, fab-t and square in turn; nothing to tune"),
     "cw": ("CW", "projected ascent on the margin between the true and the largest wrong logit"),
+    "di": ("DI", "ascent on randomly resized and padded copies, so that pictures fool other models too"),
+    "feature": ("Feature", "label-free: moves the image embedding as far as the radius allows (FARE, AdvPT)"),
     "fab": ("FAB", "nearest misclassified point by projections onto the linearised decision boundary"),
     "fgsm": ("FGSM", "one step along the sign of the gradient; a sanity check"),
+    "mim": ("MIM", "sign steps along an accumulated gradient, for pictures that are handed to other models"),
     "pgd": ("PGD", "projected gradient ascent with restarts; keeps the best or the last point"),
+    "square": ("Square", "random squares of +-eps that are kept where they lower the margin; needs scores only"),
+    "transfer": ("Transfer", "pictures made on another backbone with the same class names"),
 }
 """name of the attack and of its file -> (class, one line for listings)."""
+
+MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "apgd-ce": ("apgd", {"loss": "ce", "mode": "compact"}),
+    "apgd-dlr": ("apgd", {"loss": "dlr", "mode": "compact"}),
+    "apgd-t": ("apgd", {"loss": "dlr", "targets": 9, "mode": "compact"}),
+    "fab": ("fab", {"mode": "compact"}),
+    "fab-t": ("fab", {"targets": 9, "mode": "compact"}),
+    "square": ("square", {"mode": "compact"}),
+}
+"""name of a member of AutoAttack -> (attack, the options that make it this member)."""
 
 
 def build(name: str, /, **options: Any) -> "Attack":

@@ -84,7 +84,8 @@ def fab(
         wanted = ranked_targets(clean, labels, targets) if targets else None
         count = 1 if wanted is None else len(wanted)
         best = Best(images, labels, False)
-        best.fooled = ~right
+        if mode == "compact":
+            best.fooled = ~right
         towards, distance = torch.zeros_like(images), torch.full_like(best.values, torch.inf)
         for restart in range(restarts):
             rows = everyone[right] if mode == "full" else everyone[~best.fooled]
@@ -215,8 +216,7 @@ def _boundary(
 ) -> tuple[Tensor, Tensor]:
     """([R] target's logit minus the true one, its slope [R, ...]); without targets, of the class whose boundary is nearest."""
     if targets is not None:
-        margin = partial(TARGETED["margin"], labels=labels, targets=targets[rows])
-        return value_and_slope(function, lambda logits: margin(logits), points, names)[1:]
+        return value_and_slope(function, lambda logits: TARGETED["margin"](logits, labels, targets[rows]), points, names)[1:]
     with torch.enable_grad():
         leaf = points.detach().requires_grad_()
         logits = function(leaf)

@@ -10,6 +10,7 @@ from ironclip.attacks._climb import climb
 from ironclip.attacks._goal import Part, ranked_targets
 from ironclip.attacks.apgd import start
 from ironclip.attacks.fab import approach
+from ironclip.attacks.square import Draws, search, side
 from ironclip.losses import cross_entropy_each, dlr_each, targeted_dlr_each
 
 
@@ -135,6 +136,26 @@ def test_fab(case):
         if wanted is not None:
             assert_matches(case[:2], f"{name}_adv", shaped)
         assert_matches(case[:2], f"{name}_distance", (shaped - images).abs().amax((-3, -2, -1)))
+
+
+def test_square(case):
+    tensors, notes, network = case
+    images, labels = tensors["x"], tensors["y"]
+    right = network(images).argmax(1) == labels
+    images, labels = images[right], labels[right]
+    queries = notes["constants"]["square"]["queries"]
+    corners = torch.stack([tensors["square_row"], tensors["square_col"]], dim=1).long()
+    draws = Draws(
+        tensors["square_stripes"].to(images),
+        corners.expand(len(images), -1, -1),
+        tensors["square_sign"].to(images).expand(len(images), -1, -1),
+    )
+    sides = [side(query, 0.8, *images.shape[-2:]) for query in range(queries)]
+    best, spent = search(network, images, labels, labels, draws, sides, notes["constants"]["eps"], early=True)
+    assert_matches(case[:2], "square_robust", ~best.fooled)
+    assert_matches(case[:2], "square_best", best.adv)
+    assert_matches(case[:2], "square_margin", -best.values)
+    assert_matches(case[:2], "square_queries", spent.double())
 
 
 def broken(network, adv, labels):

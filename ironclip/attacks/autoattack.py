@@ -1,0 +1,125 @@
+"""AutoAttack: a fixed sequence of attacks without a parameter to tune; an image is robust if it withstands all of them.
+
+Source: Croce & Hein 2020 (arXiv 2003.01690); versions and constants [code: fra31/auto-attack]. Deviations: those of its members
+(`apgd`, `fab`, `square`); any number of classes from two, with min(9, K - 1) targets. An evaluation runs `AutoAttack.members`
+one by one, so that its record says which of them broke an image; this function finds the same images broken. With fewer
+steps, queries or members it is not AutoAttack: do not call it so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ironclip.attacks import MEMBERS, build, describe, inputs
+from ironclip.attacks._goal import Best, Mode, clean_logits, scores
+from ironclip.attacks._options import AttackOptions
+from ironclip.losses import margin_each
+from ironclip.options import check_choice
+from ironclip.types import Attack, Images
+
+Version = Literal["standard", "plus", "rand"]
+VERSIONS: dict[str, dict[str, dict[str, Any]]] = {
+    "standard": {"apgd-ce": {}, "apgd-t": {}, "fab-t": {}, "square": {}},
+    "plus": {
+        "apgd-ce": {"restarts": 5},
+        "apgd-dlr": {"restarts": 5},
+        "fab": {"restarts": 5, "targets": 0},
+        "square": {},
+        "apgd-t": {},
+        "fab-t": {},
+    },
+    "rand": {"apgd-ce": {"eot": 20}, "apgd-dlr": {"eot": 20}},
+}
+"""version -> members in the order in which they run -> options that differ from the member's own."""
+
+
+def autoattack(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    version: Version = "standard",
+    steps: int = 100,
+    queries: int = 5000,
+    mode: Mode = "compact",
+    eval_mode: bool = True,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+) -> Tensor:
+    """Images in the l-infinity ball and in [0, 1]: misclassified ones where any member found one.
+
+    Args:
+        function: images -> logits [B, K]; a module's parameters are frozen meanwhile.
+        images: [B, C, H, W] in [0, 1], float32.
+        labels: [B] true classes.
+        eps: radius in the unit of the images.
+        version: "standard": apgd-ce, apgd-t, fab-t, square. "plus": also apgd-dlr and untargeted fab, with 5 restarts. "rand",
+            for random functions: apgd-ce and apgd-dlr with 20 gradients a step.
+        steps: iterations of apgd and fab.
+        queries: of square.
+        mode: "compact": each member meets the images that withstood all before it, and images wrong at first come back
+            unchanged, as in the released code. "full": every member, every image, every step; for images that another
+            function will see.
+        eval_mode: run a module in eval mode; False keeps the caller's mode.
+        seed: with the index, the key of each image's draws.
+        indices: [B] positions in the data set; default 0 .. B-1.
+
+    Raises:
+        UsageError, DataError, NonFinite: as `apgd`.
+    """
+    attack = AutoAttack(eps, version, steps, queries, mode, eval_mode, seed)
+    images = inputs.check_images(images)
+    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+    if not len(images):
+        return images
+    everyone = torch.arange(len(images), device=images.device)
+    with inputs.borrowed(function, eval_mode):
+        best = Best(images, labels, False)
+        best.fooled = (clean_logits(function, images, labels, positions).argmax(1) != labels) & (mode == "compact")
+        for member in attack.members.values():
+            rows = everyone if mode == "full" else everyone[~best.fooled]
+            if not len(rows):
+                break
+            adv = member(function, images[rows], labels[rows], indices=positions[rows])
+            outputs = scores(function, adv)
+            best.offer(rows, positions[rows], adv, outputs, margin_each(outputs, labels[rows]))
+    return best.adv
+
+
+@dataclass(frozen=True)
+class AutoAttack(AttackOptions, runs=autoattack):
+    """`autoattack` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    version: Version = "standard"
+    steps: int = 100
+    queries: int = 5000
+    mode: Mode = "compact"
+    eval_mode: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("version", self.version, get_args(Version))
+        check_choice("mode", self.mode, get_args(Mode))
+
+    @property
+    def members(self) -> dict[str, Attack]:
+        """The attacks by name, in the order in which they run."""
+        own = {"steps": self.steps, "queries": self.queries}
+        made: dict[str, Attack] = {}
+        for name, options in VERSIONS[self.version].items():
+            kind, settings = MEMBERS[name]
+            shared: dict[str, Any] = {"mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
+            length = "queries" if kind == "square" else "steps"
+            made[name] = build(kind, eps=self.eps, **settings | options | shared | {length: own[length]})
+        return made
+
+    @property
+    def derived(self) -> dict[str, Any]:
+        """Constants that follow from the options: those of all members."""
+        return {"members": {name: describe(member) for name, member in self.members.items()}}

@@ -1,0 +1,183 @@
+"""Square attack: random squares of +-eps that are kept where they lower the margin; needs scores only.
+
+Source: Andriushchenko et al. 2020 (arXiv 1912.00049); constants [code: fra31/auto-attack]. Deviations: every image has its own
+squares and signs (the released code draws them once for the whole batch, so that results depend on the batch); squares reach
+the last row and column, as in the paper (the released code draws corners below height - side, so they never do).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import get_args
+
+import torch
+from torch import Tensor
+
+from ironclip.attacks import inputs
+from ironclip.attacks._goal import Best, Mode, clean_logits, scores
+from ironclip.attacks._options import AttackOptions
+from ironclip.errors import DataError
+from ironclip.losses import margin_each
+from ironclip.options import check_choice, check_number
+from ironclip.tensors import generator, project, require_finite
+from ironclip.types import Images
+
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+
+
+def square(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    queries: int = 5000,
+    restarts: int = 1,
+    p_init: float = 0.8,
+    mode: Mode = "full",
+    eval_mode: bool = True,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+    draws: "Draws | None" = None,
+) -> Tensor:
+    """Images in the l-infinity ball and in [0, 1] with the largest margin that the queries found.
+
+    Args:
+        function: images -> logits [B, K]; no gradient is asked for.
+        images: [B, C, H, W] in [0, 1], float32 (float64 for reference runs).
+        labels: [B] true classes.
+        eps: radius in the unit of the images.
+        queries: forward passes of each run, the start not counted.
+        restarts: runs from fresh stripes.
+        p_init: share of the image that the first squares cover; halved after 10, 50, 200, 500, 1000, 2000, 4000, 6000 and
+            8000 queries, whatever their number.
+        mode: "full": every image, every query. "compact": an image leaves once it is misclassified, which leaves the robust
+            accuracy as it is if the function is deterministic and treats each image alone.
+        eval_mode: run a module in eval mode; False keeps the caller's mode.
+        seed: with the index and the restart, the key of each image's squares.
+        indices: [B] positions in the data set; default 0 .. B-1.
+        draws: in place of those of the first restart.
+
+    Raises:
+        UsageError: an option that cannot be right, or a function that returns no logits.
+        DataError: images outside [0, 1], not float or not [B, C, H, W]; labels that name no class; too few draws.
+        NonFinite: logits are NaN or infinite.
+    """
+    options = Square(eps, queries, restarts, p_init, mode, eval_mode, seed)
+    eps = options.eps
+    images = inputs.check_images(images)
+    if images.ndim != 4:
+        raise DataError(f"squares need images [B, C, H, W]; got shape {tuple(images.shape)}")
+    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+    if draws is not None and draws.corners.shape != (len(images), queries, 2):
+        raise DataError(f"expected draws for {queries} queries of each of {len(images)} images")
+    if not len(images):
+        return images
+    everyone = torch.arange(len(images), device=images.device)
+    sides = [side(query, p_init, *images.shape[-2:]) for query in range(queries)]
+    with inputs.borrowed(function, eval_mode):
+        clean = clean_logits(function, images, labels, positions)
+        best = Best(images, labels, False)
+        if mode == "compact":
+            best.fooled = clean.argmax(1) != labels
+        for restart in range(restarts):
+            rows = everyone if mode == "full" else everyone[~best.fooled]
+            if not len(rows):
+                break
+            if draws is not None and restart == 0:
+                drawn = draws.those(rows)
+            else:
+                drawn = draw(images[rows], positions[rows], sides, seed, restart)
+            run, _ = search(function, images[rows], labels[rows], positions[rows], drawn, sides, eps, early=mode == "compact")
+            best.take(rows, run.adv, run.values, run.fooled)
+    return best.adv
+
+
+@dataclass(frozen=True)
+class Square(AttackOptions, runs=square):
+    """`square` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    queries: int = 5000
+    restarts: int = 1
+    p_init: float = 0.8
+    mode: Mode = "full"
+    eval_mode: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("mode", self.mode, get_args(Mode))
+        check_number("p_init", self.p_init, 0, 1, above=True)
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Everything random: stripes [B, C, 1, W] and signs [B, Q, C] of +-1, corners [B, Q, 2] (top row, left column)."""
+
+    stripes: Tensor
+    corners: Tensor
+    signs: Tensor
+
+    def those(self, rows: Tensor) -> "Draws":
+        return Draws(self.stripes[rows], self.corners[rows], self.signs[rows])
+
+
+def side(query: int, p_init: float, height: int, width: int) -> int:
+    """Side in pixels of the square of this query, counted from 0."""
+    share = p_init / 2 ** sum(query > passed for passed in HALVINGS)
+    return min(max(round(math.sqrt(share * height * width)), 1), height, width)
+
+
+def draw(images: Tensor, positions: Tensor, sides: Sequence[int], seed: int, restart: int) -> Draws:
+    """The draws of each image from its own generator; those for fewer queries are a part of those for more."""
+    channels, height, width = images.shape[1:]
+    stripes, numbers = [], []
+    for position in positions.tolist():
+        own = generator(seed, position, restart)
+        stripes.append(torch.rand(channels, 1, width, generator=own))
+        numbers.append(torch.rand(len(sides), 2 + channels, generator=own))
+    drawn, room = torch.stack(numbers), torch.tensor([[height - side + 1, width - side + 1] for side in sides])
+    corners = (drawn[..., :2] * room).long()
+    signs, starts = ((part < 0.5).to(images) * 2 - 1 for part in (drawn[..., 2:], torch.stack(stripes)))
+    return Draws(starts, corners.to(images.device), signs)
+
+
+def search(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    names: Tensor,
+    draws: Draws,
+    sides: Sequence[int],
+    eps: float,
+    *,
+    early: bool,
+) -> tuple[Best, Tensor]:
+    """One run: the best point of each image, and how many queries were spent on it, the start included.
+
+    Args:
+        early: drop an image once it is misclassified.
+    """
+    best, spent = Best(images, labels, False), torch.zeros_like(labels)
+    rows = torch.arange(len(images), device=images.device)
+    down, across = (torch.arange(size, device=images.device) for size in images.shape[-2:])
+
+    def query(points: Tensor) -> None:
+        points = project(points, images[rows], eps)
+        outputs = scores(function, points)
+        require_finite("the output", outputs.isfinite().all(1), names[rows])
+        best.offer(rows, names[rows], points, outputs, margin_each(outputs, labels[rows]))
+        spent[rows] += 1
+
+    query(images + eps * draws.stripes)
+    for number, length in enumerate(sides):
+        if early:
+            rows = rows[~best.fooled[rows]]
+        if not len(rows):
+            break
+        top, left = draws.corners[rows, number, :, None].unbind(1)
+        inside_rows, inside_columns = ((place >= edge) & (place < edge + length) for place, edge in ((down, top), (across, left)))
+        window = (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]).to(images)
+        query(best.adv[rows] + 2 * eps * draws.signs[rows, number, :, None, None] * window)
+    return best, spent
