@@ -1,0 +1,74 @@
+"""FARE: fine-tune the image tower so that features of perturbed images stay where the original put the clean ones. No labels.
+
+Source: arXiv 2402.12336; official code chs20/RobustVLM (train/adversarial_training_clip.py, train/pgd_train.py). Objective and
+inner attack: squared distance of the features, which are not normalised, summed over their axis [paper] [code].
+
+The code's inner attack has a momentum of 0.9 on signs: v <- sign(0.9 v + sign(slope)). Because |0.9 v| < 1 this is the sign of
+the slope wherever that is not exactly zero, so plain sign steps reach the same images and are used here. The code starts outside
+[0, 1] and clips from the first step on; here the start is clipped too.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.losses import squared_distance_each
+from ironclip.options import check_flags, check_number
+from ironclip.types import Adaptation, Attack, Backbone, Batch
+
+
+class FARE(FineTuning):
+    """Robust features without labels; class names are needed for classification alone.
+
+    Args:
+        tune, interpolation, lora_rank, lora_alpha, templates: see `_finetune.FineTuning`.
+        clean_weight: w in w clean + (1 - w) adversarial, the clean term for unperturbed images; the paper's is 0 [code].
+        trades: the adversarial term's target is the tuned tower's own clean feature, held constant, not the original's [code].
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        tune: str | Sequence[str] = "all",
+        interpolation: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        templates: Sequence[str] = (TEMPLATE,),
+        clean_weight: float = 0.0,
+        trades: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, classes, tune=tune, interpolation=interpolation,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, templates=templates, generator=generator,
+        )  # fmt: skip
+        check_number("clean_weight", clean_weight, 0, 1)
+        check_flags(trades=trades)
+        self.clean_weight, self.trades = clean_weight, trades
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        tuned, weight = self.classifier(backbone, batch.classes, adaptation), self.clean_weight
+        with torch.no_grad():
+            original = self.original(backbone, batch.classes).encode_image(batch.images)
+            target = tuned.encode_image(batch.images) if self.trades else original
+        terms = {}
+        if weight < 1:
+            rows = torch.arange(len(batch), device=target.device)  # in place of labels: which target belongs to an image
+
+            def distance(features: Tensor, rows: Tensor) -> Tensor:
+                return squared_distance_each(features, target[rows])
+
+            adv = attack(tuned.detached().encode_image, batch.images, rows, indices=batch.indices, loss=distance)
+            terms["adv_features"] = (1 - weight) * distance(tuned.encode_image(adv), rows).mean()
+        if weight:
+            terms["clean_features"] = weight * squared_distance_each(tuned.encode_image(batch.images), original).mean()
+        return terms
+
+
+METHOD = FARE

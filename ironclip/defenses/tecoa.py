@@ -1,0 +1,62 @@
+"""TeCoA: fine-tune the image tower on adversarial images against the text features of the class names.
+
+Source: arXiv 2212.07016; official code cvlab-columbia/ZSRobust4FoundationModel (finetuning.py). Objective: cross-entropy of
+adversarial images over the training classes [paper] [code]. Deviations from the code: the inner attack runs in float32 and
+differentiates pixels alone (there half precision with unscaled losses, whose small slopes become zero, and slopes that add
+to the weights' gradients); the last epoch is kept (there the best on other data sets' test images).
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.options import check_number
+from ironclip.types import Adaptation, Attack, Backbone, Batch
+
+
+class TeCoA(FineTuning):
+    """Text-guided contrastive adversarial fine-tuning; the other options are those of every fine-tuning method.
+
+    Args:
+        tune, text_tune, interpolation, lora_rank, lora_alpha, templates: see `_finetune.FineTuning`.
+        adv_weight: w in (1 - w) CE(clean) + w CE(adversarial); 1 is the paper's, 0 is fine-tuning on clean images.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        tune: str | Sequence[str] = "all",
+        text_tune: str | Sequence[str] | None = None,
+        interpolation: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        templates: Sequence[str] = (TEMPLATE,),
+        adv_weight: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, classes, tune=tune, text_tune=text_tune, interpolation=interpolation,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, templates=templates, generator=generator,
+        )  # fmt: skip
+        check_number("adv_weight", adv_weight, 0, 1)
+        self.adv_weight = adv_weight
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        tuned, weight = self.classifier(backbone, batch.classes, adaptation), self.adv_weight
+        terms = {}
+        if weight:
+            adv = attack(tuned.detached(), batch.images, batch.labels, indices=batch.indices)
+            terms["adv_ce"] = weight * cross_entropy(tuned(adv), batch.labels)
+        if weight < 1:
+            terms["clean_ce"] = (1 - weight) * cross_entropy(tuned(batch.images), batch.labels)
+        return terms
+
+
+METHOD = TeCoA
