@@ -105,6 +105,7 @@ def ascend(
     kind: str = "linf",
     box: bool = True,
     observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    direction: Callable[[Tensor], Tensor] | None = None,
     names: Tensor | None = None,
 ) -> Tensor:
     """The last iterate of projected steepest ascent on loss(function(.)).
@@ -116,6 +117,7 @@ def ascend(
         images: [B, ...] centre of the ball.
         box: iterates stay in [0, 1]. Without it they stay in the ball only; value and slope are those of the clipped iterate.
         observe: called with every evaluated (clipped) iterate, its outputs and values; not with the returned iterate.
+        direction: gradient -> step of unit length; default: the steepest one.
         names: [B] dataset positions, for error messages.
     """
     adv = start.detach()
@@ -124,7 +126,8 @@ def ascend(
         outputs, values, slope = value_and_slope(function, loss, seen, names)
         if observe is not None:
             observe(seen, outputs, values)
-        adv = project(adv + step_size * steepest(slope, kind), images, eps, kind, box=box)
+        step = steepest(slope, kind) if direction is None else direction(slope)
+        adv = project(adv + step_size * step, images, eps, kind, box=box)
     return adv
 
 

@@ -1,0 +1,86 @@
+"""Transfer: pictures made on another backbone, for a predictor that the attacker does not see.
+
+Zero-shot classification by the source backbone, with the class names of the attacked classifier, is attacked; every image is
+perturbed with all steps (no early stop), as pictures for another predictor must be. That transfer beats the white box
+on the same target is an alarm of masked gradients.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ironclip.attacks import inputs
+from ironclip.attacks._options import AttackOptions
+from ironclip.backbones import ClipBackbone, assemble
+from ironclip.backbones.loading import load
+from ironclip.errors import UsageError
+from ironclip.options import check_choice
+from ironclip.types import Images
+
+INNER = ("pgd", "mim", "di")
+
+
+def transfer(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    source: str = "mini",
+    attack: str = "mim",
+    steps: int = 10,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+) -> Tensor:
+    """Images in the ball and in [0, 1] made on zero-shot classification by the backbone `source`.
+
+    Args:
+        function: only its class names are used: a classifier with `.classes`.
+        source: a backbone's name, as `--backbone` takes it; loaded once.
+        attack: what is run on the source: "pgd" (margin loss, last iterate), "mim" or "di".
+
+    Raises:
+        UsageError: a function without class names, or a source that sees images of another size.
+        CheckpointError: weights that cannot be had.
+    """
+    from ironclip.attacks import build
+
+    checked = Transfer(eps, source, attack, steps, seed)
+    images = inputs.check_images(images)
+    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+    classes = getattr(function, "classes", None)
+    if classes is None:
+        raise UsageError("a transfer attack needs a classifier with class names; this function has no attribute classes")
+    backbone = _backbone(source, str(images.device))
+    if len(images) and images.shape[-1] != backbone.spec.resolution:
+        sizes = f"{backbone.spec.resolution} pixels, the images have {images.shape[-1]}"
+        raise UsageError(f"transfer pictures need a source of the same resolution; {source} sees {sizes}")
+    with torch.no_grad():
+        surrogate = assemble(backbone, tuple(classes))
+    options: dict[str, Any] = {"keep": "last", "loss": "margin"} if attack == "pgd" else {}
+    made = build(attack, eps=checked.eps, steps=steps, seed=seed, **options)
+    return made(surrogate, images, labels, indices=positions)
+
+
+@lru_cache(maxsize=4)
+def _backbone(name: str, device: str) -> ClipBackbone:
+    return load(name, device=device)
+
+
+@dataclass(frozen=True)
+class Transfer(AttackOptions, runs=transfer):
+    """`transfer` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    source: str = "mini"
+    attack: str = "mim"
+    steps: int = 10
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("attack", self.attack, INNER)
