@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -47,7 +47,15 @@ def targets(
     for number, surrogate in enumerate(surrogates, 1):
         name = f"/{getattr(surrogate, 'name', f'surrogate{number}')}"
         functions[name if name not in functions else f"{name}{number}"] = surrogate
-    return [Target(name + suffix, attack, function) for name, attack in attacks.items() for suffix, function in functions.items()]
+    return [
+        Target(name + suffix, attack if suffix == "" and not threat.quantised else _full(attack), function)
+        for name, attack in attacks.items()
+        for suffix, function in functions.items()
+    ]
+
+
+def _full(attack: Attack) -> Attack:
+    return replace(attack, mode="full") if getattr(attack, "mode", None) == "compact" else attack  # type: ignore[type-var]
 
 
 class _ScoresOnly(torch.autograd.Function):

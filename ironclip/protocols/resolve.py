@@ -31,7 +31,11 @@ def resolve(
 
 
 def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Attacks of radius eps by name; each change must be an option of at least one of them."""
+    """Attacks of radius eps by name; each change must be an option of at least one of them.
+
+    `autoattack` stands for its members, one by one, so that a record says which of them broke an image; a member may be named
+    alone, such as apgd-t.
+    """
     from dataclasses import fields
 
     from ironclip import attacks
@@ -41,14 +45,17 @@ def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence
     used: set[str] = set()
     every: set[str] = set()
     for name in [name.strip() for name in names]:
-        kind = attacks.ATTACKS.get(name)
+        base, settings = (name, {}) if name in attacks.CATALOGUE else attacks.MEMBERS.get(name, ("", {}))
+        kind = attacks.ATTACKS.get(base)
         if kind is None:
-            raise unknown("attack", name, attacks.CATALOGUE)
+            raise unknown("attack", name, [*attacks.CATALOGUE, *attacks.MEMBERS])
         known = {field.name for field in fields(kind)}
         every |= known
         mine = {key: value for key, value in options.items() if key in known}
         used |= set(mine)
-        made[name] = attacks.build(name, eps=eps, **({"seed": seed} if "seed" in known else {}), **mine)
+        own = settings | ({"seed": seed} if "seed" in known else {}) | mine
+        attack = attacks.build(base, eps=eps, **own)
+        made |= getattr(attack, "members", {name: attack})
     for key in options:
         if key not in used:
             raise unknown("option of these attacks", key, every)
