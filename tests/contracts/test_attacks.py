@@ -20,7 +20,10 @@ from toys import convnet, linear, pictures, predicted, rowwise
 from ironclip.attacks import ATTACKS, CATALOGUE, build, describe, rebuild
 from ironclip.errors import DataError, IronclipError, NonFinite, UsageError
 
-NAMES = sorted(CATALOGUE)
+# A transfer attack needs a classifier with class names and a source backbone: tests/attacks/test_transfer.py.
+NAMES = sorted(set(CATALOGUE) - {"transfer"})
+LABELLED = [name for name in NAMES if name != "feature"]  # the others raise a distance of embeddings, whatever the label
+OPTIMAL = [name for name in LABELLED if name != "di"]  # follows gradients of resized images, so it misses the corner
 QUICK = {"steps": 9, "restarts": 1, "seed": 3, "queries": 60}
 
 
@@ -154,7 +157,7 @@ def test_margin_and_dlr_ignore_the_scale_of_the_logits(name, loss):
     assert_close(attack(lambda x: model(x) * 10, images, labels), attack(model, images, labels), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OPTIMAL)
 def test_a_linear_model_falls_just_beyond_the_analytic_distance_and_not_before(name):
     """Half-spaces: an image leaves its class within |z_y - z_t| / ||w_y - w_t||_1, where the box is inactive."""
     model = linear(2, dtype=torch.float64)
@@ -170,7 +173,7 @@ def test_a_linear_model_falls_just_beyond_the_analytic_distance_and_not_before(n
         assert (predicted(model, before(model, one, label)) == label).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LABELLED)
 def test_robust_accuracy_falls_with_the_radius_from_clean_accuracy(name):
     model, images = linear(), pictures(60)
     labels = predicted(model, images)
@@ -233,7 +236,7 @@ def test_any_function_of_any_output_can_be_raised(name):
     assert (distance(features(adv), labels) > distance(clean, labels)).all()
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LABELLED)
 def test_an_image_already_wrong_is_attacked_all_the_same(name):
     model, images, labels = scene()
     wrong = (labels + 1) % 5
@@ -284,7 +287,7 @@ BAD_INPUT = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LABELLED)
 @pytest.mark.parametrize(("spoil", "kind", "message"), BAD_INPUT.values(), ids=list(BAD_INPUT))
 def test_bad_input_gives_one_clear_line(name, spoil, kind, message):
     model, images, labels = scene()
@@ -302,7 +305,7 @@ def test_rounding_beyond_the_box_is_tolerated(name):
     assert adv.max() <= 1
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", LABELLED)
 def test_functions_that_are_no_classifier_are_refused(name):
     _, images, labels = scene()
     with pytest.raises(UsageError, match=r"at least two classes; the function returned 1 logit"):
