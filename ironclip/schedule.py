@@ -15,6 +15,8 @@ class Schedule:
         lr: learning rate behind the warm-up.
         warmup_epochs: epochs at the constant `warmup_lr`; the cosine is shifted by them, so it never reaches zero [code].
             Left out where there are no more epochs than these, or nothing would be learned [inferred].
+        warmup_steps: go by the step instead: a linear warm-up over this many, then a cosine to zero at the last step (see
+            `lr_at_step`); `warmup_epochs` and `warmup_lr` are not used then. None: by the epoch.
         clip_norm: largest norm of the gradient of all learned tensors; None: no clipping.
     """
 
@@ -28,12 +30,16 @@ class Schedule:
     warmup_epochs: int = 1
     warmup_lr: float = 1e-5
     clip_norm: float | None = None
+    warmup_steps: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "warmup_epochs"):
             value, least = getattr(self, name), 0 if name == "warmup_epochs" else 1
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
                 raise UsageError(f"{name} must be a whole number of at least {least}; got {value!r}")
+        steps = self.warmup_steps
+        if steps is not None and (isinstance(steps, bool) or not isinstance(steps, int) or steps < 0):
+            raise UsageError(f"warmup_steps must be a whole number of at least 0; got {steps!r}")
         for name in ("lr", "warmup_lr", "clip_norm"):
             value = getattr(self, name)
             if not (name == "clip_norm" and value is None) and not 0 < value < math.inf:
@@ -53,3 +59,15 @@ class Schedule:
             return self.lr
         done = max(epoch - 1 - self.warmup_epochs, 0)
         return self.lr / 2 * (1 + math.cos(math.pi * done / self.epochs))
+
+    def lr_at_step(self, step: int, steps: int) -> float:
+        """Learning rate of step 0, 1, ... of `steps`, by the step: lr (step + 1) / warmup, then lr/2 (1 + cos(pi done)).
+
+        Source: mlfoundations/open_clip's cosine_lr, as in the codes of TeCoA, FARE, TGA-ZSR and PMG-AFT [code].
+        """
+        warmup = self.warmup_steps or 0
+        if step < warmup:
+            return self.lr * (step + 1) / warmup
+        if self.schedule == "constant":
+            return self.lr
+        return self.lr / 2 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))

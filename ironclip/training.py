@@ -42,6 +42,7 @@ def fit(
     resume: State | None = None,
     save: Callable[[State], None] | None = None,
     callback: Callback | None = None,
+    steps_per_epoch: int | None = None,
 ) -> tuple[str, ...]:
     """Minimise the sum of the defence's loss terms in place; return flags: "collapse" if the last epoch collapsed.
 
@@ -55,8 +56,10 @@ def fit(
     Raises:
         NonFinite: a loss term or a gradient is NaN or infinite; names it.
         CheckpointError: the state to go on from is of another defence.
-        UsageError: an epoch without batches.
+        UsageError: an epoch without batches, or a schedule by the step without their number.
     """
+    if schedule.warmup_steps is not None and not steps_per_epoch:
+        raise UsageError("warmup_steps asks for a schedule by the step; pass steps_per_epoch, the number of batches of an epoch")
     say = callback or (lambda event: None)
     state = resume or State()
     groups = defense.parameter_groups(1.0)
@@ -70,13 +73,16 @@ def fit(
     defense.train()
     for epoch in range(state.epoch + 1, schedule.epochs + 1):
         lr = schedule.lr_at(epoch)
-        for group, ratio in zip(optimizer.param_groups, relative, strict=True):
-            group["lr"] = lr * ratio
         inner = seeded(attack, key(seed, epoch))
         sums: dict[str, float] = {}
         noted: dict[str, float] = {}
         seen = steps = constant = 0
         for step, batch in enumerate(batches(epoch), start=1):
+            if schedule.warmup_steps is not None and steps_per_epoch:
+                done = (epoch - 1) * steps_per_epoch + step - 1
+                lr = schedule.lr_at_step(done, schedule.epochs * steps_per_epoch)
+            for group, ratio in zip(optimizer.param_groups, relative, strict=True):
+                group["lr"] = lr * ratio
             terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm)
             seen, steps = seen + len(batch), step
             constant += collapsed(terms, len(batch.classes))

@@ -83,7 +83,35 @@ def test_other_warm_ups_and_the_constant_schedule():
     assert [Schedule(epochs=2, lr=1.0).lr_at(e) for e in (1, 2)] == [1e-5, 1.0]
 
 
+def test_by_the_step_it_is_open_clips_cosine():
+    schedule = Schedule(epochs=3, lr=2.0, warmup_steps=4)
+    rates = [schedule.lr_at_step(step, 12) for step in range(12)]
+    assert rates[:5] == [0.5, 1.0, 1.5, 2.0, 2.0]
+    assert rates[4:] == pytest.approx([1 + math.cos(math.pi * step / 8) for step in range(8)])
+    assert [Schedule(lr=2.0, warmup_steps=2, schedule="constant").lr_at_step(step, 4) for step in range(4)] == [1, 2, 2, 2]
+    assert Schedule(lr=2.0, warmup_steps=0).lr_at_step(0, 5) == 2.0
+
+
+def test_by_the_step_every_step_has_its_rate_also_after_a_resume():
+    schedule, count = {"warmup_steps": 3}, len(list(batches(1)))
+    seen, again, saved = [], [], []
+
+    def note(rates):
+        return lambda event: rates.append(event["lr"]) if event["event"] == "step" else None
+
+    whole, rest = Toy(), Toy()
+    run(whole, schedule=schedule, steps_per_epoch=count, callback=note(seen), save=saved.append)
+    run(rest, schedule=schedule, steps_per_epoch=count, callback=note(again), resume=saved[1])
+    assert seen == [Schedule(epochs=4, lr=0.1, **schedule).lr_at_step(step, 4 * count) for step in range(4 * count)]
+    assert again == seen[2 * count :]
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters()))
+    with pytest.raises(UsageError, match="pass steps_per_epoch"):
+        run(Toy(), schedule=schedule)
+
+
 REFUSED = [
+    ({"warmup_steps": -1}, "warmup_steps must be a whole number of at least 0; got -1"),
+    ({"warmup_steps": 0.5}, "warmup_steps must be a whole number"),
     ({"epochs": 0}, "epochs must be a whole number of at least 1; got 0"),
     ({"epochs": 2.5}, "epochs must be a whole number"),
     ({"batch_size": 0}, "batch_size"),

@@ -94,6 +94,7 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
         resume=State(**saved) if saved is not None else None,
         save=lambda state: run.save_state({"epoch": state.epoch, "tensors": dict(state.tensors), "flags": state.flags}),
         callback=tell,
+        steps_per_epoch=data.steps(schedule.batch_size),
     )
 
 
