@@ -202,7 +202,8 @@ def _key(entry: Entry) -> tuple[Any, ...]:
 
 
 def _data(record: Record) -> str:
-    return record.data.name if record.data.subset == "all" else f"{record.data.name} {record.data.subset}"
+    name, subset = record.data.name, record.data.subset
+    return name if subset == "all" or name.endswith(subset) else f"{name} {subset}"
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
