@@ -46,10 +46,9 @@ def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence
     every: set[str] = set()
     for name in [name.strip() for name in names]:
         base, settings = (name, {}) if name in attacks.CATALOGUE else attacks.MEMBERS.get(name, ("", {}))
-        kind = attacks.ATTACKS.get(base)
-        if kind is None:
+        if not base:
             raise unknown("attack", name, [*attacks.CATALOGUE, *attacks.MEMBERS])
-        known = {field.name for field in fields(kind)}
+        known = {field.name for field in fields(getattr(attacks, attacks.CATALOGUE[base][0]))}
         every |= known
         mine = {key: value for key, value in options.items() if key in known}
         used |= set(mine)
