@@ -31,3 +31,14 @@ def check_flags(**flags: object) -> None:
     for option, value in flags.items():
         if not isinstance(value, bool):
             raise UsageError(f"{option} must be true or false; got {value!r}")
+
+
+def check_templates(templates: str | Sequence[str]) -> tuple[str, ...]:
+    """The prompts as a tuple; UsageError where there is none, or one has no place for the class name."""
+    given = (templates,) if isinstance(templates, str) else tuple(templates)
+    if not given:
+        raise UsageError("templates must hold at least one prompt with {} for the class name; got none")
+    for template in given:
+        if not isinstance(template, str) or "{}" not in template:
+            raise UsageError(f"a template needs {{}} where the class name goes; got {template!r}")
+    return given

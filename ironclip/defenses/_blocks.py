@@ -135,7 +135,7 @@ def starting_words(
 
 
 class ImagePrompts(nn.Module):
-    """`AppendedPrompts` that owns its tokens, drawn from N(0, 0.02^2).
+    """`AppendedPrompts` that owns its tokens, drawn from N(0, std^2).
 
     Args:
         depth: J.
@@ -146,10 +146,11 @@ class ImagePrompts(nn.Module):
     appends = True
 
     def __init__(
-        self, depth: int, length: int, width: int, *, layers: int, before_ln_pre: bool, generator: torch.Generator | None = None
-    ) -> None:
+        self, depth: int, length: int, width: int, *, layers: int, before_ln_pre: bool, std: float = 0.02,
+        generator: torch.Generator | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.tokens = normal(depth, length, width, generator=generator)
+        self.tokens = normal(depth, length, width, std=std, generator=generator)
         self.layers, self.before_ln_pre = layers, before_ln_pre
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor:

@@ -5,9 +5,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier, assemble, load
+from ironclip.backbones import AdaptedClassifier, assemble, load
 from ironclip.backbones.prompts import fill
 from ironclip.errors import UsageError
+from ironclip.options import check_templates
 from ironclip.types import Adaptation, Backbone
 
 SAME = "same_backbone"
@@ -29,7 +30,7 @@ class FrozenClip:
                 f"the frozen model is {SAME!r} or the name of a backbone, for example 'ViT-B-32/openai'; got {source!r}"
             )
         self.source = source
-        self.templates = (templates,) if isinstance(templates, str) else tuple(templates) or (DEFAULT_TEMPLATE,)
+        self.templates = check_templates(templates)
         for template in self.templates:
             backbone.tokenize(fill(template, classes))  # fails here, not in the first step, where a prompt does not fit
         self._other: Backbone | None = None

@@ -23,12 +23,13 @@ from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import DEFAULT_TEMPLATE, assemble
 from ironclip.defenses._coupled import CoupledPrompts
+from ironclip.defenses._families import kl_from
 from ironclip.defenses._frozen import SAME, FrozenClip
 from ironclip.defenses._prompts import IndependentPrompts
 from ironclip.errors import UsageError
 from ironclip.losses import kl_each
 from ironclip.options import check_choice, check_number
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, Loss, check_classes
+from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, check_classes
 
 EPSILON = 1e-8
 
@@ -173,20 +174,6 @@ class CAPT(Defense):
         if self.alpha is not None:
             return torch.full_like(tuned[:, 0], self.alpha)
         return ALPHAS[self.alpha_mode](frozen, tuned, labels)
-
-
-def kl_from(clean: Tensor, attack: Attack) -> Loss:
-    """The loss of an inner attack that moves away from these clean logits [B, K].
-
-    Raises:
-        UsageError: the attack starts at the clean image, where this loss has no gradient.
-    """
-    if getattr(attack, "start", "") == "zero":
-        raise UsageError(
-            "an inner attack on KL needs a random start, it has no gradient at the clean image; set attack.start=uniform"
-        )
-    target = clean.detach()
-    return lambda adv, labels: kl_each(adv, target)
 
 
 def _of_truth(logits: Tensor, labels: Tensor) -> Tensor:

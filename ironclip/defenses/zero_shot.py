@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ironclip.backbones import DEFAULT_TEMPLATE
 from ironclip.backbones.prompts import fill
-from ironclip.errors import UsageError
+from ironclip.options import check_templates
 from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, check_classes
 
 
@@ -33,9 +33,7 @@ class ZeroShot(Defense):
     ) -> None:
         super().__init__()
         classes = check_classes(classes)
-        self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
-        if not self.templates:
-            raise UsageError("templates must hold at least one prompt with {} for the class name; got none")
+        self.templates = check_templates(templates)
         for template in self.templates:
             backbone.tokenize(fill(template, classes))  # fails here, not later, where a prompt does not fit
 
