@@ -39,12 +39,12 @@ class TestTimeMethod(TestTime):
     def __call__(self, base: Classifier) -> "AdaptingClassifier":
         if not isinstance(base, AdaptedClassifier):
             raise UsageError(f"a test-time method needs a classifier made by assemble as its base; got {type(base).__name__}")
-        self.check(base)
-        return AdaptingClassifier(self, base)
+        return AdaptingClassifier(self, self.stand(base))
 
-    def check(self, base: AdaptedClassifier) -> None:
-        """UsageError where this base cannot carry the method. Default: any can."""
-        return None
+    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+        """The classifier below as the method needs it, such as one with context words in place of templates: what a static
+        attack is made on. UsageError where this base cannot carry the method. Default: the base itself."""
+        return base
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """What else an attacker would differentiate, besides the classifier and its base. Default: nothing."""
@@ -58,15 +58,20 @@ class AdaptingClassifier(nn.Module):
         method: what is done to an image.
         base: the classifier below; borrowed.
         logits: another function (base, images, keys) -> logits in place of the method's own, for surrogates.
+        passes: image-encoder passes of that function.
     """
+
+    name: str
 
     def __init__(
         self,
         method: TestTimeMethod,
         base: AdaptedClassifier,
         logits: Callable[[AdaptedClassifier, Tensor, Sequence[int]], Tensor] | None = None,
+        passes: int | None = None,
     ) -> None:
         super().__init__()
+        self.passes = passes or method.passes
         self.method, self.base, self.classes, self.backbone = method, base, base.classes, base.backbone
         self._logits = logits or method.logits
 
@@ -74,7 +79,7 @@ class AdaptingClassifier(nn.Module):
         if not len(images):
             return self.base(images)
         keys = image_keys(images, self.method.seed)
-        size = chunk_size(self.backbone.spec, self.method.passes, graph=images.requires_grad and torch.is_grad_enabled())
+        size = chunk_size(self.backbone.spec, self.passes, graph=images.requires_grad and torch.is_grad_enabled())
         parts = list(zip(images.split(size), (keys[at : at + size] for at in range(0, len(keys), size)), strict=True))
         if len(parts) > 1 and images.requires_grad and torch.is_grad_enabled():
             return torch.cat([checkpoint(self._logits, self.base, x, k, use_reentrant=False) for x, k in parts])

@@ -33,8 +33,9 @@ class AOM(TestTimeMethod):
         check_number("step", step, 0)
         self.sigma, self.copies, self.step, self.passes = sigma, copies, step, copies + 1
 
-    def check(self, base: AdaptedClassifier) -> None:
+    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "aom")
+        return base
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         noise = torch.stack([torch.randn(self.copies, *images.shape[1:], generator=generator(key)) for key in keys])

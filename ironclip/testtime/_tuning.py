@@ -1,0 +1,162 @@
+"""The engine under all methods that tune context words at test time, for many images at once."""
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from ironclip.backbones import AdaptedClassifier
+from ironclip.options import check_choice, check_flags, check_number, check_whole
+from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, share
+from ironclip.types import Classifier
+from ironclip.views import random_views
+
+GRADIENTS = ("stop", "full")
+FEW = 8  # views of the surrogate with a fixed prompt
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """What tuning found for B images.
+
+    Args:
+        features: [B, V, E] unit image features of the views; view 0 is the image.
+        start: [B, V, K] logits with the start context.
+        selected: [B, n] the views whose loss was lowered.
+        context: [B, M, D] (or [B, K, M, D]) the tuned context; the start where there is no step.
+        text: [B, K, E] unit text features of it.
+        logits: [B, V, K] of all views with it.
+    """
+
+    features: Tensor
+    start: Tensor
+    selected: Tensor
+    context: Tensor
+    text: Tensor
+    logits: Tensor
+
+
+class PromptTuning(TestTimeMethod):
+    """Views, selection, a few steps on the context, an answer. A method says what is lowered and how views are joined.
+
+    Args:
+        views: V, the image itself included.
+        augmix: AugMix on the random crops; the published runs switch it off on the ImageNet family.
+        select: share of the views, those of lowest entropy, on which the loss is taken.
+        steps: of AdamW; 0: no tuning.
+        lr, weight_decay: of AdamW.
+        prompt: words to start from; None: "a photo of a", or the context that the base has learned.
+        gradient: what an attacker differentiates: "stop" holds the tuned context constant, "full" goes through the tuning too.
+    """
+
+    def __init__(
+        self,
+        *,
+        views: int = 64,
+        augmix: bool = True,
+        select: float = 0.1,
+        steps: int = 1,
+        lr: float = 5e-3,
+        weight_decay: float = 0.01,
+        prompt: str | None = None,
+        gradient: str = "stop",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(seed=seed)
+        check_whole("views", views, 1)
+        check_flags(augmix=augmix)
+        check_number("select", select, 0, 1, above=True)
+        check_whole("steps", steps, 0)
+        check_number("lr", lr, 0)
+        check_number("weight_decay", weight_decay, 0)
+        check_choice("gradient", gradient, GRADIENTS)
+        self.views, self.augmix, self.select, self.steps = views, augmix, select, steps
+        self.lr, self.weight_decay, self.prompt, self.gradient = lr, weight_decay, prompt, gradient
+        self.passes = views
+
+    @abstractmethod
+    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
+        """[B] what is lowered: logits [B, n, K] of the selected views, text features [B, K, E]."""
+
+    @abstractmethod
+    def answer(self, tuned: Tuned) -> Tensor:
+        """[B, K] logits of the images."""
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """[B, n] the views on which the loss is taken, from their logits [B, V, K] with the start context."""
+        return most_confident(logits, share(self.select, logits.shape[1]))
+
+    def pictures(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, V, 3, S, S] the views, the image first."""
+        found = random_views(images, keys, self.views - 1, augmix=self.augmix)
+        return torch.cat([images[:, None], found.blended], dim=1)
+
+    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+        plain_head(base, "prompt tuning")
+        return Prompted(base, self.prompt)
+
+    def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        assert isinstance(base, Prompted)
+        return self.answer(self.tune(base, features_of(base, self.pictures(base, images, keys))))
+
+    def tune(self, base: Prompted, features: Tensor) -> Tuned:
+        """The tuned context of each image, a fresh start for every one.
+
+        Args:
+            features: [B, V, E] unit features of the views; they may carry a graph.
+        """
+        head, whole = plain_head(base, "prompt tuning"), self.gradient == "full" and features.requires_grad
+        seen = features if whole else features.detach()
+        first = base.text_features
+        start = head(features, first)
+        selected = self.choose(start.detach())
+        chosen = picked(seen, selected)
+        context, step = base.start.expand(len(features), *base.start.shape), AdamW(self.lr, self.weight_decay)
+        with torch.set_grad_enabled(True), sdpa_kernel(SDPBackend.MATH if whole else list(FASTEST)):
+            for number in range(self.steps):
+                slope = self._first_slope(base, chosen, whole) if number == 0 else self._slope(base, context, chosen, whole)
+                context = step(context, slope)
+                context = context if whole else context.detach()
+            if self.steps == 0:
+                text = first.expand(len(features), *first.shape)
+            elif whole:
+                text = base.encode(context)
+            else:
+                with torch.no_grad():
+                    text = base.encode(context)
+        return Tuned(features, start, selected, context, text, head(features, text))
+
+    def _first_slope(self, base: Prompted, chosen: Tensor, whole: bool) -> Tensor:
+        """[B, M, D] gradients at the start, by one product with the shared text graph for each image."""
+        text = base.text_features.expand(len(chosen), *base.text_features.shape).clone().requires_grad_()
+        loss = self.objective(plain_head(base, "prompt tuning")(chosen, text), text).sum()
+        (cotangents,) = torch.autograd.grad(loss, text, create_graph=whole)
+        return base.pull(cotangents, create_graph=whole)
+
+    def _slope(self, base: Prompted, context: Tensor, chosen: Tensor, whole: bool) -> Tensor:
+        """[B, M, D] gradients at contexts that differ from image to image."""
+        leaf = context if whole and context.requires_grad else context.detach().clone().requires_grad_()
+        text = base.encode(leaf)
+        loss = self.objective(plain_head(base, "prompt tuning")(chosen, text), text).sum()
+        return torch.autograd.grad(loss, leaf, create_graph=whole)[0]
+
+    def fixed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, K] mean logits of the image and a few views with the start context: what an attacker can have cheaply."""
+        found = random_views(images, keys, min(FEW, self.views - 1), augmix=self.augmix)
+        features = features_of(base, torch.cat([images[:, None], found.blended], dim=1))
+        return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """Views with the prompt fixed, fresh in every step (T-VSS's adaptive attack); the classifier itself is attacked with
+        its tuned context, gradient stopped or whole as the option says."""
+        assert isinstance(classifier, AdaptingClassifier)
+        surrogate = AdaptingClassifier(self, classifier.base, self.fixed, passes=1 + FEW)
+        surrogate.name = "views"
+        return (surrogate,)
+
+
+FASTEST = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)

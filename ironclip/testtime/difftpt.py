@@ -1,0 +1,76 @@
+"""DiffTPT: TPT with generated views beside the random ones, filtered by how much their predictions look like the image's.
+
+Source: arXiv 2308.06038, chunmeifeng/DiffTPT. The diffusion model is not part of this package: `generator` names a function
+(images [B, 3, S, S], keys, count) -> [B, count, 3, S, S] in [0, 1], which must be differentiable for white-box attacks to pass
+through it. Without one no generated views are added, which the published method does not offer.
+"""
+
+import importlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ironclip.errors import UsageError
+from ironclip.options import check_number, check_whole
+from ironclip.testtime._prompts import Prompted, marginal_entropy, most_confident, picked, share
+from ironclip.testtime._tuning import PromptTuning, Tuned
+
+Generator = Callable[[Tensor, Sequence[int], int], Tensor]
+
+
+class DiffTPT(PromptTuning):
+    """Marginal entropy over views that look like the image and are confident.
+
+    Args:
+        generator: a function, or "module:function"; None: no generated views.
+        generated: views asked of the generator.
+        similar: share of the other views kept, those whose logits have the largest cosine with the image's.
+        select: share of what is left that the loss is taken on.
+    """
+
+    def __init__(
+        self, *, generator: str | Generator | None = None, generated: int = 63, similar: float = 0.8, select: float = 0.3,
+        **options: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(select=select, **options)
+        check_whole("generated", generated, 0)
+        check_number("similar", similar, 0, 1, above=True)
+        self.generator = _function(generator) if isinstance(generator, str) else generator
+        self.generated, self.similar = generated if generator is not None else 0, similar
+        self.passes = self.views + self.generated
+
+    def pictures(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
+        views = super().pictures(base, images, keys)
+        if self.generator is None or not self.generated:
+            return views
+        made = self.generator(images, keys, self.generated)
+        wanted = (len(images), self.generated, *images.shape[1:])
+        if made.shape != wanted:
+            raise UsageError(f"the generator must return views of shape {wanted}; got {tuple(made.shape)}")
+        return torch.cat([views, made], dim=1)
+
+    def choose(self, logits: Tensor) -> Tensor:
+        alike = F.cosine_similarity(logits[:, 1:], logits[:, :1], dim=-1)
+        kept = 1 + alike.argsort(dim=1, descending=True, stable=True)[:, : int(self.similar * alike.shape[1])]
+        kept = torch.cat([kept.new_zeros(len(kept), 1), kept], dim=1)
+        return kept.gather(1, most_confident(picked(logits, kept), share(self.select, kept.shape[1])))
+
+    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
+        return marginal_entropy(logits)
+
+    def answer(self, tuned: Tuned) -> Tensor:
+        return tuned.logits[:, 0]
+
+
+def _function(name: str) -> Generator:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError):
+        raise UsageError(f"generator is a function as module:function; cannot find {name!r}") from None
+
+
+METHOD = DiffTPT

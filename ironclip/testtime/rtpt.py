@@ -1,0 +1,45 @@
+"""R-TPT: per image, lower the entropy of each confident view, then let views vote by how many others are near.
+
+Source: arXiv 2504.11195, TomSheng21/R-TPT (`rtpt.py`). Pointwise entropy drops from TPT's objective the term that makes views
+agree, which under attack drags clean views to attacked ones. Deviations: every image starts fresh, also for the attack (released:
+the attack meets the prompt of the image before); a view is never its own neighbour (released: rounding decides, `legacy_mask`);
+clean and attacked views both come from the model's crop (released: clean ones from the file).
+"""
+
+from typing import Any
+
+from torch import Tensor
+
+from ironclip.options import check_flags, check_number, check_whole
+from ironclip.testtime._prompts import entropy, neighbour_weights
+from ironclip.testtime._tuning import PromptTuning, Tuned
+
+
+class RTPT(PromptTuning):
+    """Mean entropy of single views; the answer is the sum of all views' tuned logits, weighted by reliability.
+
+    Args:
+        neighbours: nearest views that vouch for a view; at most V - 1 are used.
+        temperature: of the softmax over their mean cosine.
+        legacy_mask: leave out similarities of at least 1 instead of the view itself, as released.
+    """
+
+    def __init__(self, *, neighbours: int = 20, temperature: float = 0.01, legacy_mask: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        check_whole("neighbours", neighbours, 1)
+        check_number("temperature", temperature, 0, above=True)
+        check_flags(legacy_mask=legacy_mask)
+        self.neighbours, self.temperature, self.legacy_mask = neighbours, temperature, legacy_mask
+
+    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
+        return entropy(logits).mean(-1)
+
+    def weights(self, features: Tensor) -> Tensor:
+        """[B, V] reliability of the views."""
+        return neighbour_weights(features, self.neighbours, self.temperature, legacy_mask=self.legacy_mask)
+
+    def answer(self, tuned: Tuned) -> Tensor:
+        return (self.weights(tuned.features)[..., None] * tuned.logits).sum(1)
+
+
+METHOD = RTPT

@@ -1,0 +1,42 @@
+"""TPT-Ensemble: the mean prediction over random views, without tuning unless asked for. [inferred]
+
+Source: the row "Ensemble" (R-TPT's tables) or "TPT-Ensemble" (A-TPT's); its averaging rule is not published. Here the start
+prompt and the mean of the softmax vectors of all AugMix views; the options are the other readings.
+"""
+
+import math
+from typing import Any
+
+from torch import Tensor
+
+from ironclip.options import check_choice
+from ironclip.testtime._prompts import marginal_entropy, picked
+from ironclip.testtime._tuning import PromptTuning, Tuned
+
+
+class TPTEnsemble(PromptTuning):
+    """The reference of the family: its views and no step.
+
+    Args:
+        reduce: "prob": the mean of the softmax vectors (its logarithm is returned); "logit": the mean of the logits.
+        over: "all" views, or the "confident" ones that `select` keeps.
+        steps: 0: the start prompt [inferred]; 1: TPT's tuned prompt.
+    """
+
+    def __init__(self, *, reduce: str = "prob", over: str = "all", steps: int = 0, **options: Any) -> None:
+        super().__init__(steps=steps, **options)
+        check_choice("reduce", reduce, ("prob", "logit"))
+        check_choice("over", over, ("all", "confident"))
+        self.reduce, self.over = reduce, over
+
+    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
+        return marginal_entropy(logits)
+
+    def answer(self, tuned: Tuned) -> Tensor:
+        logits = tuned.logits if self.over == "all" else picked(tuned.logits, tuned.selected)
+        if self.reduce == "logit":
+            return logits.mean(1)
+        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+
+
+METHOD = TPTEnsemble

@@ -1,0 +1,124 @@
+"""TPT, C-TPT and R-TPT against values of the released codes: features, selection, loss, gradients, context, logits, weights."""
+
+import pytest
+import torch
+from parity import assert_matches, load_case
+from reference import reference_backbone
+
+from ironclip.backbones import assemble, splice
+from ironclip.testtime import build
+from ironclip.testtime._base import features_of
+from ironclip.testtime._prompts import dispersion, entropy, neighbour_weights, picked
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+METHODS = ("tpt", "ctpt", "rtpt")
+
+
+@pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
+def backbone(request, shared):
+    return reference_backbone(shared / "parity", DTYPES[request.param])
+
+
+@pytest.fixture(params=METHODS)
+def world(request, shared, backbone):
+    """(method's name, base with the tunable prompt, unit features of the stored views [1, V, E], case)."""
+    case = load_case(shared / "parity" / request.param, backbone.dtype)
+    tensors, notes = case
+    with torch.no_grad():
+        base = make(request.param, case).stand(assemble(backbone, notes["constants"]["classes"]))
+        features = features_of(base, tensors["views"].to(backbone.dtype)[None])
+    return request.param, base, features, case
+
+
+def make(name, case, **options):
+    sizes = case[1]["constants"]
+    if "lambda" in sizes:
+        options["weight"] = sizes["lambda"]
+    if "neighbours" in sizes:
+        options |= {"neighbours": sizes["neighbours"], "temperature": sizes["temperature"]}
+    return build(name, {"views": sizes["views"], "select": sizes["selection_ratio"], "lr": sizes["lr"], **options})
+
+
+def test_the_start_is_the_stored_context_and_prompt(world):
+    _, base, _, case = world
+    ids = splice(base.backbone, base.classes, base.context).ids
+    assert torch.equal(base.start, case[0]["ctx"])
+    stored = case[0]["tokens"][:, : ids.shape[1]]
+    assert torch.equal(ids.argmax(1), stored.argmax(1))
+    assert_matches(case, "text_features_initial", base.text_features)
+    if "dispersion" in case[0]:
+        assert_matches(case, "dispersion", dispersion(base.text_features))
+
+
+def test_selection_loss_and_gradient_of_the_first_step(world):
+    name, base, features, case = world
+    method = make(name, case)
+    tuned = method.tune(base, features)
+    assert_matches(case, "logits_initial", tuned.start[0])
+    assert_matches(case, "view_entropy", entropy(tuned.start[0]))
+    assert_matches(case, "selected", tuned.selected[0])
+    chosen = picked(features, tuned.selected)
+    loss = method.objective(picked(tuned.start, tuned.selected), base.text_features[None])
+    if name == "ctpt":  # the stored loss is the one without the dispersion
+        loss = loss + method.weight * dispersion(base.text_features)
+    assert_matches(case, "loss", loss[0])
+    assert_matches(case, "gradient", method._first_slope(base, chosen, False)[0])
+
+
+def test_one_step_reaches_the_stored_context_and_logits(world):
+    name, base, features, case = world
+    tuned = make(name, case).tune(base, features)
+    assert_matches(case, "ctx_tuned", tuned.context[0])
+    assert_matches(case, "logits_tuned", tuned.logits[0])
+
+
+def test_two_steps_keep_the_selection_and_reach_the_stored_context(world):
+    name, base, features, case = world
+    method, slopes = make(name, case, steps=2), []
+    whole = method._slope
+
+    def spy(*args):
+        slopes.append(whole(*args))
+        return slopes[-1]
+
+    method._slope = spy
+    tuned = method.tune(base, features)
+    assert_matches(case, "selected", tuned.selected[0])
+    assert_matches(case, "gradient_second_step", slopes[0][0])
+    assert_matches(case, "ctx_tuned_2steps", tuned.context[0])
+    assert_matches(case, "logits_tuned_2steps", tuned.logits[0])
+
+
+def test_the_shared_graph_gives_the_gradient_of_autograd(world):
+    name, base, features, case = world
+    method = make(name, case)
+    chosen = picked(features, method.tune(base, features).selected)
+    context = base.start[None]
+    difference = method._first_slope(base, chosen, False) - method._slope(base, context, chosen, False)
+    assert difference.abs().amax() < (1e-10 if base.backbone.dtype == torch.float64 else 2e-5)
+
+
+def test_the_ensemble_of_rtpt_with_the_diagonal_left_out(shared, backbone):
+    case = load_case(shared / "parity" / "rtpt", backbone.dtype)
+    tensors, notes = case
+    method = make("rtpt", case)
+    with torch.no_grad():
+        base = method.stand(assemble(backbone, notes["constants"]["classes"]))
+        features = features_of(base, tensors["views"].to(backbone.dtype)[None])
+    similarity = features[0] @ features[0].T
+    assert_matches(case, "similarity", similarity)
+    weights = method.weights(features)[0]
+    assert_matches(case, "reliability_weight_diagonal_masked", weights)
+    assert_matches(case, "prediction_diagonal_masked", method.answer(method.tune(base, features))[0])
+    two = make("rtpt", case, steps=2)
+    assert_matches(case, "prediction_diagonal_masked_2steps", two.answer(two.tune(base, features))[0])
+    assert abs(float(weights.sum()) - 1) < 1e-5
+
+
+def test_the_released_neighbour_rule_counts_what_rounds_below_one():
+    features = torch.eye(4, dtype=torch.float64)[None].repeat(1, 1, 1)
+    features[0, 0] *= 1 - 1e-9  # its own similarity is now below 1, so the released rule makes it its own neighbour
+    kept = neighbour_weights(features, 1, 1.0, legacy_mask=True)
+    assert kept[0, 0] > kept[0, 1]
+    right = neighbour_weights(features, 1, 1.0)
+    assert torch.allclose(right, torch.full_like(right, 0.25))
