@@ -43,6 +43,17 @@ class Surrogate(nn.Module):
         return self.view(images)
 
 
+class Features(Surrogate):
+    """A surrogate with `encode_image` [B, F], which an attack on features pushes away from its clean value."""
+
+    def __init__(self, name: str, classifier: Any, view: View, features: View) -> None:
+        super().__init__(name, classifier, view)
+        self.features = features
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        return self.features(images).flatten(1)
+
+
 def of_head(classifier: AdaptedClassifier, head: ShieldHead, templates: Sequence[str]) -> tuple[Classifier, ...]:
     """Each branch, each with the other held constant, both in balance, other gradients of the choice of codes, transfer."""
 
@@ -80,11 +91,16 @@ def of_head(classifier: AdaptedClassifier, head: ShieldHead, templates: Sequence
         "balanced": partial(balanced, share=SHARES[0]),
         "shield-branch": lambda images: branches(images).of_shield,
         "class-held": partial(one_held, shield=False),
-        **_other_assignments(fused),
+        **_soft(fused),
         **{f"balanced-{share:g}": partial(balanced, share=share) for share in SHARES[1:]},
-        "patches": patches,
     }
-    return (*(Surrogate(name, classifier, view) for name, view in views.items()), transfer(classifier, templates))
+    smooth = partial(fused, assign=unquantised)
+    return (
+        *(Surrogate(name, classifier, view) for name, view in views.items()),
+        Features("unquantised", classifier, smooth, lambda images: branches(images).made.latent),
+        Features("patches", classifier, patches, lambda images: head.grid(observe(images))),
+        transfer(classifier, templates),
+    )
 
 
 def of_pixels(classifier: AdaptedClassifier, shield: PixelShield, templates: Sequence[str]) -> tuple[Classifier, ...]:
@@ -97,14 +113,18 @@ def of_pixels(classifier: AdaptedClassifier, shield: PixelShield, templates: Seq
         twin.adaptation = replace(classifier.adaptation, pixels=tuple(pixels))
         return twin(images)
 
-    views: dict[str, View] = {"without-shield": partial(through, assign=None), **_other_assignments(through)}
-    return (*(Surrogate(name, classifier, view) for name, view in views.items()), transfer(classifier, templates))
+    views: dict[str, View] = {"without-shield": partial(through, assign=None), **_soft(through)}
+    smooth = partial(through, assign=unquantised)
+    return (
+        *(Surrogate(name, classifier, view) for name, view in views.items()),
+        Features("unquantised", classifier, smooth, lambda images: shield.shield.encode(shield.grid(images))),
+        transfer(classifier, templates),
+    )
 
 
-def _other_assignments(run: Callable[..., Tensor]) -> dict[str, View]:
-    """Soft assignments (the hard value with a soft gradient), and none at all."""
-    soft = {f"soft-{tau:g}": partial(run, assign=soft_assignment(tau)) for tau in TEMPERATURES}
-    return {**soft, "unquantised": partial(run, assign=unquantised)}
+def _soft(run: Callable[..., Tensor]) -> dict[str, View]:
+    """The hard value with the gradient of soft assignments."""
+    return {f"soft-{tau:g}": partial(run, assign=soft_assignment(tau)) for tau in TEMPERATURES}
 
 
 def transfer(classifier: AdaptedClassifier, templates: Sequence[str]) -> Surrogate:

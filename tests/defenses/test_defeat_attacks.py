@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch.testing import assert_close
 
+from ironclip.attacks import build as build_attack
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.defenses import build
@@ -77,6 +78,18 @@ def test_a_balanced_gradient_is_the_sum_of_unit_gradients(world, batch, name, sh
     _, found = world
     unit = [F.normalize(slope(found[part], batch).flatten(1), dim=1) for part in ("shield-held", "class-held")]
     assert_close(slope(found[name], batch).flatten(1), share * unit[0] + (1 - share) * unit[1], atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("name", "width"), [("unquantised", 16 * 8), ("patches", 16 * 16)])
+def test_an_attack_on_features_meets_latents_and_patches(world, batch, name, width):
+    _, found = world
+    features = found[name].encode_image(batch.images)
+    assert features.shape == (8, width)
+    assert found[name].encode_image.__self__ is found[name]  # so an attack knows whose parameters to freeze
+    adv = build_attack("feature", eps=4 / 255, steps=3, seed=0)(found[name], batch.images, batch.labels)
+    moved = (found[name].encode_image(adv) - features).square().sum(1)
+    noise = PGD(eps=4 / 255, steps=0, keep="last")(found[name], batch.images, batch.labels)
+    assert (moved > (found[name].encode_image(noise) - features).square().sum(1)).all()
 
 
 def test_a_surrogate_treats_each_image_alone(world, batch):
