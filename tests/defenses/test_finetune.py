@@ -380,15 +380,18 @@ def test_the_frozen_guide_stays_plain_clip_in_a_stack(backbone, batch):
 # ---- other precisions and bad options
 
 
+@pytest.fixture(scope="module")
+def double():
+    return tiny_backbone().double()
+
+
 @every_method
-def test_float64_and_bfloat16(batch, name):
-    double = tiny_backbone().double()
+def test_float64_and_bfloat16(backbone, double, batch, name):
     wide = type(batch)(batch.images.double(), batch.labels, batch.indices, batch.classes)
     defense = build(name, double, batch.classes)
     assert {p.dtype for p in defense.parameters()} == {torch.float64}
     assert all(term.dtype == torch.float64 for term in defense.loss(double, wide, STILL).values())
-    single = tiny_backbone()
-    rough = classifier(build(name, single, batch.classes), single, batch.classes, precision="bfloat16")(batch.images)
+    rough = classifier(build(name, backbone, batch.classes), backbone, batch.classes, precision="bfloat16")(batch.images)
     assert rough.dtype == torch.float32
     assert (rough - defense.original(double, batch.classes)(wide.images)).abs().max() < 0.7
 
