@@ -41,7 +41,7 @@ def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence
     from ironclip import attacks
 
     options = values_of(changes)
-    made = {}
+    made: dict[str, Any] = {}
     used: set[str] = set()
     every: set[str] = set()
     for name in [name.strip() for name in names]:
