@@ -7,16 +7,16 @@ Lean: the same with CLIP's parameters frozen.
 
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks import harness, plain
-from benchmarks.apt_step import ATTACK, EPS, Step, compare
+from benchmarks import harness, plain, steps
+from benchmarks.apt_step import ATTACK
 from ironclip.defenses.defeat import DEFEAT
+from ironclip.types import Batch
 
 RELEASED: dict[str, Any] = {"pre_norm": "none", "decay": 0, "start": "uniform", "revive_below": 0, "commitment": 0.025}
 HAND = "a photo of a {}."
@@ -46,14 +46,14 @@ def measure(
     """
     row = harness.Row("DEFEAT step", f"{name}, C={count}, B={size}")
     exact = _paths(name, count, size, torch.float64, sizes)
-    row.deviations = compare(exact["ours"](), exact["plain"](), tolerance)
+    row.deviations = steps.compare(exact["ours"](), exact["plain"](), tolerance)
     if rounds:
         paths = _paths(name, count, size, torch.float32, sizes)
         row.seconds = harness.seconds({path: run for path, run in paths.items() if lean or path != "lean"}, rounds)
     return row
 
 
-def _paths(name: str, count: int, size: int, dtype: torch.dtype, sizes: Mapping[str, int]) -> dict[str, Callable[[], Step]]:
+def _paths(name: str, count: int, size: int, dtype: torch.dtype, sizes: Mapping[str, int]) -> dict[str, Callable[[], steps.Step]]:
     models = plain.pair(name, dtype)
     classes = plain.class_names(count)
     batch, noise = plain.random_batch(models, classes, size)
@@ -61,28 +61,11 @@ def _paths(name: str, count: int, size: int, dtype: torch.dtype, sizes: Mapping[
     defense = DEFEAT(models.backbone, classes, generator=torch.Generator().manual_seed(2), **options).to(dtype)
     _spread(defense)
 
-    def ours() -> Step:
-        adv: list[Tensor] = []
+    def outer(towers: PlainDefeat, batch: Batch, adv: Tensor) -> Tensor:
+        return towers.loss(adv, batch.labels)
 
-        def attack(*args: object, **options: object) -> Tensor:
-            adv.append(ATTACK(*args, **options, noise=noise))  # type: ignore[arg-type]
-            return adv[0]
-
-        defense.zero_grad(set_to_none=True)
-        loss = torch.stack(list(defense.loss(models.backbone, batch, attack).values())).sum()
-        loss.backward()
-        return loss, adv[0], {name: p.grad.clone() for name, p in defense.named_parameters() if p.grad is not None}
-
-    def reference(towers: PlainDefeat) -> Step:
-        adv = plain.plain_pgd(towers, batch.images, batch.labels, noise, eps=EPS, step=2 * EPS / 3, steps=3, box=False)
-        loss = towers.loss(adv, batch.labels)
-        loss.backward()
-        gradients = {name: p.grad.clone() for name, p in towers.learned.items() if p.grad is not None}
-        towers.zero_grad(set_to_none=True)
-        return loss, adv, gradients
-
-    given, frozen = PlainDefeat(models.plain, defense, classes), PlainDefeat(models.lean, defense, classes)
-    return {"plain": partial(reference, given), "ours": ours, "lean": partial(reference, frozen)}
+    towers = lambda model: PlainDefeat(model, defense, classes)  # noqa: E731
+    return steps.paths(models, batch, noise, defense, ATTACK, towers, outer=outer)
 
 
 @torch.no_grad()

@@ -6,15 +6,13 @@ recomputed in every inner step, `.backward()` to every parameter. Lean: the same
 
 import sys
 from collections.abc import Iterable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmarks import harness, plain
-from benchmarks.apt_step import Step, compare
+from benchmarks import harness, plain, steps
 from ironclip.attacks import PGD
 from ironclip.defenses.nap import NAP
 
@@ -36,93 +34,37 @@ def measure(
     *,
     lean: bool = True,
     dtype: torch.dtype = torch.float32,
-    tolerance: tuple[float, float, float] = (1e-5, 1e-3, 1e-3),
+    tolerance: steps.Tolerance = steps.TOLERANCE,
 ) -> harness.Row:
     """Equality of loss, all learned gradients and adversarial pixels within `tolerance`, then the times (none for 0 rounds)."""
     models = plain.pair(name, dtype)
     classes = plain.class_names(count)
     batch, noise = plain.random_batch(models, classes, size)
-    defense = _moved(NAP(models.backbone, classes, generator=torch.Generator().manual_seed(2)).to(dtype))
-    given, frozen = PlainNap(models.plain, defense, classes), PlainNap(models.lean, defense, classes)
-
-    def ours() -> Step:
-        adv: list[Tensor] = []
-
-        def attack(*args: object, **options: object) -> Tensor:
-            adv.append(ATTACK(*args, **options, noise=noise))  # type: ignore[arg-type]
-            return adv[0]
-
-        defense.zero_grad(set_to_none=True)
-        loss = torch.stack(list(defense.loss(models.backbone, batch, attack).values())).sum()
-        loss.backward()
-        return loss, adv[0], {name: p.grad.clone() for name, p in defense.named_parameters() if p.grad is not None}
-
-    def reference(towers: PlainNap) -> Step:
-        adv = plain.plain_pgd(towers, batch.images, batch.labels, noise, eps=EPS, step=EPS, steps=2, box=True)
-        loss = F.cross_entropy(towers(adv), batch.labels)
-        loss.backward()
-        gradients = {name: p.grad.clone() for name, p in towers.learned.items() if p.grad is not None}
-        towers.zero_grad(set_to_none=True)
-        return loss, adv, gradients
-
+    # The start of the refiners is the identity, where most gradients are zero.
+    defense = steps.moved(NAP(models.backbone, classes, generator=torch.Generator().manual_seed(2)).to(dtype))
+    runs = steps.paths(models, batch, noise, defense, ATTACK, lambda model: PlainNap(model, defense, classes))
     row = harness.Row("NAP step", f"{name}, C={count}, B={size}")
-    row.deviations = compare(ours(), reference(given), tolerance)
-    if rounds:
-        paths: dict[str, harness.Path] = {"plain": partial(reference, given), "ours": ours}
-        if lean:
-            paths["lean"] = partial(reference, frozen)
-        row.seconds = harness.seconds(paths, rounds)
-    return row
+    return steps.measured(row, runs, rounds, lean=lean, tolerance=tolerance)
 
 
-def _moved(defense: NAP) -> NAP:
-    """The defence with its refiners away from zero, where every gradient is alive."""
-    drawn = torch.Generator().manual_seed(4)
-    with torch.no_grad():
-        for parameter in defense.parameters():
-            parameter.add_(0.02 * torch.randn(parameter.shape, generator=drawn).to(parameter))
-    return defense
-
-
-class PlainNap(plain.PlainPrompts):
+class PlainNap(plain.PlainDeep):
     """NAP-Tuning's two towers with copies of what the defence has learned (arXiv 2506.12706; full prompt depth)."""
+
+    before_ln_pre = False
 
     def __init__(self, model: Any, defense: NAP, classes: Sequence[str]) -> None:
         assert defense.context is not None
-        template = defense.template.removeprefix("{ctx} ")
-        super().__init__(model, defense.context, classes, template)
-        self.learned = {name: nn.Parameter(p.detach().clone()) for name, p in defense.named_parameters()}
-        self.words = self.learned["context"]
-        self.copies = nn.ParameterList(self.learned.values())
+        super().__init__(model, defense.context, dict(defense.named_parameters()), classes, defense.template)
+
+    def prompts(self, side: str, layer: int) -> Tensor:
+        if side == "image":
+            return self.learned["image_prompts.tokens"][layer]
+        return self.learned["text_prompts.tokens"][layer - 1] if layer else self.learned["context"]
 
     def refine(self, side: str, layer: int, tokens: Tensor) -> Tensor:
         first, second = (f"{side}_refiners.refiners.{layer}.net.{i}" for i in (0, 2))
         hidden = F.gelu(F.linear(tokens, self.learned[f"{first}.weight"], self.learned[f"{first}.bias"]))
         return tokens + F.linear(hidden, self.learned[f"{second}.weight"], self.learned[f"{second}.bias"])
-
-    def text(self) -> Tensor:
-        model, count, classes = self.model, len(self.words), len(self.embeddings)
-        positions = model.positional_embedding
-        tokens = self.embeddings + positions
-        for layer, block in enumerate(model.transformer.resblocks):
-            refined = self.refine("text", layer, tokens)
-            fresh = self.learned["text_prompts.tokens"][layer - 1] if layer else self.words + positions[1 : 1 + count]
-            fresh = fresh.expand(classes, -1, -1)
-            tokens = torch.cat([refined[:, :1], fresh, refined[:, 1 + count :]], dim=1)
-            tokens = block(tokens, attn_mask=model.attn_mask)
-        tokens = model.ln_final(tokens)
-        return F.normalize(tokens[torch.arange(classes), self.eot] @ model.text_projection, dim=-1)
-
-    def image(self, images: Tensor) -> Tensor:
-        net = self.model.visual
-        patches = net.conv1((images - self.mean) / self.std).flatten(2).transpose(1, 2)
-        start = net.class_embedding.expand(len(images), 1, -1)
-        tokens = net.ln_pre(torch.cat([start, patches], dim=1) + net.positional_embedding)
-        count = tokens.shape[1]
-        for layer, block in enumerate(net.transformer.resblocks):
-            fresh = self.learned["image_prompts.tokens"][layer].expand(len(images), -1, -1)
-            tokens = block(torch.cat([self.refine("image", layer, tokens), fresh], dim=1))[:, :count]
-        return F.normalize(net.ln_post(tokens)[:, 0] @ net.proj, dim=-1)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ gradients gets them from every `.backward()`, also in the inner steps of an atta
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -122,6 +122,7 @@ class PlainPrompts(nn.Module):
     def __init__(self, model: Any, words: Tensor, classes: Sequence[str], template: str = "{}.") -> None:
         super().__init__()
         self.model, self.words = model, nn.Parameter(words.detach().clone())
+        self.learned = {"context": self.words}
         places = " ".join(["X"] * len(words))
         texts = [f"{places} {template.replace('{}', name)}" for name in classes]
         ids = tokenizer(model.context_length)(texts)
@@ -148,19 +149,86 @@ class PlainPrompts(nn.Module):
 
 
 def plain_pgd(
-    classifier: nn.Module, images: Tensor, labels: Tensor, noise: Tensor, *, eps: float, step: float, steps: int, box: bool
+    classifier: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    noise: Tensor,
+    *,
+    eps: float,
+    step: float,
+    steps: int,
+    box: bool,
+    objective: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """The last iterate of projected ascent on the cross-entropy, by `.backward()`.
+    """The last iterate of projected ascent by `.backward()`, which reaches the classifier's parameters, too.
 
     Args:
+        objective: images -> scalar to raise; default: the cross-entropy of the labels.
         box: iterates stay in [0, 1]; without it they stay in the ball and are clipped when looked at, as in APT's code.
     """
     delta = eps * noise
     for _ in range(steps):
         seen = (images + delta).clamp(0, 1).requires_grad_()
-        F.cross_entropy(classifier(seen), labels).backward()
+        (F.cross_entropy(classifier(seen), labels) if objective is None else objective(seen)).backward()
         assert seen.grad is not None
         delta = (seen if box else images + delta).detach() + step * seen.grad.sign() - images
         delta = delta.clamp(-eps, eps)
     classifier.zero_grad(set_to_none=True)
     return (images + delta).clamp(0, 1)
+
+
+class PlainDeep(PlainPrompts):
+    """Prompts renewed in front of every layer of both towers, written out layer by layer.
+
+    A method says what stands where: `prompts(side, layer)` [P, D] or None where the last outputs stay, and `refine`.
+
+    Args:
+        start: [P, D_t] context of the first text layer.
+        learned: copies of what the defence has learned, under its names.
+        before_ln_pre: the first image prompts pass `ln_pre`.
+    """
+
+    before_ln_pre = True
+
+    def __init__(self, model: Any, start: Tensor, learned: Mapping[str, Tensor], classes: Sequence[str], template: str) -> None:
+        super().__init__(model, start, classes, template.removeprefix("{ctx} "))
+        self.learned = {name: nn.Parameter(tensor.detach().clone()) for name, tensor in learned.items()}
+        self.copies = nn.ParameterList(self.learned.values())
+        del self.words
+
+    def prompts(self, side: str, layer: int) -> Tensor | None:
+        raise NotImplementedError
+
+    def refine(self, side: str, layer: int, tokens: Tensor) -> Tensor:
+        return tokens
+
+    def text(self) -> Tensor:
+        model, classes = self.model, len(self.embeddings)
+        positions = model.positional_embedding
+        tokens = self.embeddings + positions
+        for layer, block in enumerate(model.transformer.resblocks):
+            fresh = self.prompts("text", layer)
+            tokens = self.refine("text", layer, tokens)
+            if fresh is not None:
+                end = 1 + len(fresh)
+                fresh = fresh + positions[1:end] if layer == 0 else fresh
+                tokens = torch.cat([tokens[:, :1], fresh.expand(classes, -1, -1), tokens[:, end:]], dim=1)
+            tokens = block(tokens, attn_mask=model.attn_mask)
+        tokens = model.ln_final(tokens)
+        return F.normalize(tokens[torch.arange(classes), self.eot] @ model.text_projection, dim=-1)
+
+    def image(self, images: Tensor) -> Tensor:
+        net, size = self.model.visual, len(images)
+        patches = net.conv1((images - self.mean) / self.std).flatten(2).transpose(1, 2)
+        tokens = torch.cat([net.class_embedding.expand(size, 1, -1), patches], dim=1) + net.positional_embedding
+        count = tokens.shape[1]
+        first = self.prompts("image", 0)
+        assert first is not None
+        if self.before_ln_pre:
+            tokens = torch.cat([tokens, first.expand(size, -1, -1)], dim=1)
+        tokens = net.ln_pre(tokens)
+        for layer, block in enumerate(net.transformer.resblocks):
+            fresh = None if layer == 0 and self.before_ln_pre else self.prompts("image", layer)
+            extra = tokens[:, count:] if fresh is None else fresh.expand(size, -1, -1)
+            tokens = block(torch.cat([self.refine("image", layer, tokens[:, :count]), extra], dim=1))
+        return F.normalize(net.ln_post(tokens)[:, 0] @ net.proj, dim=-1)

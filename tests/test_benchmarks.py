@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import apt_step, defeat_step, harness, nap_step, pgd_eval, text_tower
+from benchmarks import apt_step, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
 
 EXACT = 1e-9
 
@@ -21,6 +21,11 @@ def test_the_apt_step_equals_the_plain_one_in_float32_within_the_stated_toleranc
 
 def test_the_nap_step_equals_the_plain_one() -> None:
     row = nap_step.measure("tiny", 5, 4, 0, dtype=torch.float64, tolerance=(EXACT, EXACT, 0.0))
+    assert row.deviations.keys() == {"loss", "gradients", "pixels"}
+
+
+def test_the_fap_step_equals_the_plain_one() -> None:
+    row = fap_step.measure("tiny", 5, 4, 0, dtype=torch.float64, tolerance=(EXACT, EXACT, 0.0))
     assert row.deviations.keys() == {"loss", "gradients", "pixels"}
 
 
