@@ -1,7 +1,8 @@
 """Intervals, paired tests and harmonic means. Plain arithmetic: a record is read without scipy."""
 
 import math
-from collections.abc import Iterable
+import random
+from collections.abc import Iterable, Mapping
 from statistics import NormalDist
 
 from ironclip.errors import UsageError
@@ -39,6 +40,36 @@ def mcnemar(only_first: int, only_second: int) -> float:
     n, low = only_first + only_second, min(only_first, only_second)
     log_choose = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(low + 1))
     return min(1.0, 2 * math.fsum(math.exp(value - n * math.log(2)) for value in log_choose))
+
+
+def paired(first: Mapping[int, bool], second: Mapping[int, bool], *, draws: int = 2000, seed: int = 0) -> dict[str, float]:
+    """Two classifiers on the same images: shares that are right, discordant pairs, McNemar's p, and the difference first - second
+    with its 95 % bootstrap interval over images.
+
+    Args:
+        first, second: index of an image -> right or not; images of both are compared.
+
+    Raises:
+        UsageError: no image in common.
+    """
+    common = sorted(first.keys() & second.keys())
+    if not common:
+        raise UsageError("the two classifiers were measured on different images; nothing can be paired")
+    steps = [int(first[index]) - int(second[index]) for index in common]
+    n, draw = len(common), random.Random(seed)
+    means = sorted(sum(draw.choices(steps, k=n)) / n for _ in range(draws))
+    only_first, only_second = steps.count(1), steps.count(-1)
+    return {
+        "images": n,
+        "first": sum(first[index] for index in common) / n,
+        "second": sum(second[index] for index in common) / n,
+        "only_first": only_first,
+        "only_second": only_second,
+        "p": mcnemar(only_first, only_second),
+        "difference": sum(steps) / n,
+        "low": means[int(0.025 * draws)],
+        "high": means[int(0.975 * draws) - 1],
+    }
 
 
 def harmonic(values: Iterable[float]) -> float:

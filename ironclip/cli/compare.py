@@ -1,0 +1,108 @@
+"""The verb compare: runs against published numbers, or two runs against each other on the same pictures."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.cli.common import Json, app, emit, out, table
+from ironclip.errors import UsageError
+
+
+@app.command()
+def compare(
+    targets: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; without --published exactly two runs.")],
+    published: Annotated[bool, typer.Option("--published", help="Beside the papers' numbers.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Compare runs with the papers, or two runs picture by picture (McNemar's test)."""
+    from ironclip.runs.folder import RunFolder
+
+    folders: list[Path] = []
+    for target in targets:
+        inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
+        folders += inside if inside and not (target / "config.yaml").exists() else [target]
+    runs = [RunFolder.open(folder) for folder in folders]
+    if published:
+        _published(runs, as_json)
+        return
+    if len(runs) != 2:
+        raise UsageError(f"two runs are compared picture by picture; got {len(runs)}. For the papers' numbers add --published")
+    _paired(runs[0], runs[1], as_json)
+
+
+def _published(runs: list[Any], as_json: bool) -> None:
+    from ironclip.report.published import compare as against
+
+    records = [record for run in runs for place in run.evaluations() if (record := place.record()) is not None]
+    found = [comparison for record in records for comparison in against(record)]
+    rows: list[dict[str, Any]] = [
+        {
+            "method": each.record.method,
+            "data": each.record.data.name,
+            "metric": each.theirs.metric,
+            "ours": round(100 * each.ours.value, 2),
+            "low": round(100 * each.ours.low, 2),
+            "high": round(100 * each.ours.high, 2),
+            "theirs": each.theirs.value,
+            "std": each.theirs.std,
+            "difference": round(each.difference, 2),
+            "source": f"{each.theirs.paper}, {each.theirs.table}",
+            "differs": list(each.differs),
+        }
+        for each in found
+    ]
+    if as_json:
+        emit(rows)
+        return
+    if not rows:
+        out.print(f"none of the {len(records)} records has a published number for its method and data set")
+        return
+    columns = ["method", "data", "metric", "ours [95 %]", "theirs", "difference", "source", "what differs"]
+    cells = [
+        [
+            row["method"], row["data"], row["metric"], f"{row['ours']:.1f} [{row['low']:.1f}, {row['high']:.1f}]",
+            f"{row['theirs']:.1f}" + (f" ±{row['std']:.1f}" if row["std"] is not None else ""), f"{row['difference']:+.1f}",
+            row["source"], "; ".join(row["differs"]) or "nothing known",
+        ]
+        for row in rows
+    ]  # fmt: skip
+    out.print(table("ours and published, per cent", columns, cells))
+
+
+def _paired(first: Any, second: Any, as_json: bool) -> None:
+    from ironclip.runs.statistics import paired
+
+    results: list[dict[str, Any]] = []
+    for place in first.evaluations():
+        ours = place.record()
+        for other in second.evaluations() if ours is not None else []:
+            theirs = other.record()
+            if theirs is None or _pictures(ours) != _pictures(theirs) or _labels(place) != _labels(other):
+                continue
+            for what in ("right", "robust"):
+                a = {sample.index: getattr(sample, what) for sample in place.samples()}
+                b = {sample.index: getattr(sample, what) for sample in other.samples()}
+                results.append({"threat": str(ours.threat), "what": "clean" if what == "right" else what, **paired(a, b)})
+    if not results:
+        raise UsageError("the two runs have no evaluation on the same pictures under the same threat model")
+    if as_json:
+        emit(results)
+        return
+    columns = ["threat", "what", "images", "first", "second", "only first", "only second", "p (McNemar)", "difference [95 %]"]
+    cells = [
+        [
+            row["threat"], row["what"], str(row["images"]), f"{row['first']:.1%}", f"{row['second']:.1%}", str(row["only_first"]),
+            str(row["only_second"]), f"{row['p']:.3g}", f"{row['difference']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]",
+        ]
+        for row in results
+    ]  # fmt: skip
+    out.print(table(f"first: {first.path.name}\nsecond: {second.path.name}", columns, cells))
+
+
+def _pictures(record: Any) -> tuple[Any, ...]:
+    return record.data.name, record.data.split, record.data.classes, record.images, record.threat
+
+
+def _labels(place: Any) -> dict[int, int]:
+    return {sample.index: sample.label for sample in place.samples()}
