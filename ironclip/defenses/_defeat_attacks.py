@@ -54,8 +54,12 @@ class Features(Surrogate):
         return self.features(images).flatten(1)
 
 
-def of_head(classifier: AdaptedClassifier, head: ShieldHead, templates: Sequence[str]) -> tuple[Classifier, ...]:
-    """Each branch, each with the other held constant, both in balance, other gradients of the choice of codes, transfer."""
+def of_head(classifier: Any, head: ShieldHead) -> tuple[Classifier, ...]:
+    """Each branch, each with the other held constant, both in balance, other gradients of the choice of codes.
+
+    Args:
+        classifier: has `encode_image`, `text_features` and `classes` of an `AdaptedClassifier` with this head.
+    """
 
     def observe(images: Tensor) -> ImageOutput:
         trace = head.observer()
@@ -86,8 +90,8 @@ def of_head(classifier: AdaptedClassifier, head: ShieldHead, templates: Sequence
         return head.cosine(ImageOutput(grid.flatten(0, 1)), classifier.text_features).unflatten(0, grid.shape[:2]).mean(1)
 
     views: dict[str, View] = {
-        "class-branch": lambda images: branches(images).of_class,
         "shield-held": partial(one_held, shield=True),
+        "class-branch": lambda images: branches(images).of_class,
         "balanced": partial(balanced, share=SHARES[0]),
         "shield-branch": lambda images: branches(images).of_shield,
         "class-held": partial(one_held, shield=False),
@@ -99,12 +103,11 @@ def of_head(classifier: AdaptedClassifier, head: ShieldHead, templates: Sequence
         *(Surrogate(name, classifier, view) for name, view in views.items()),
         Features("unquantised", classifier, smooth, lambda images: branches(images).made.latent),
         Features("patches", classifier, patches, lambda images: head.grid(observe(images))),
-        transfer(classifier, templates),
     )
 
 
-def of_pixels(classifier: AdaptedClassifier, shield: PixelShield, templates: Sequence[str]) -> tuple[Classifier, ...]:
-    """The tower without the shield, other gradients of the choice of codes, transfer."""
+def of_pixels(classifier: AdaptedClassifier, shield: PixelShield) -> tuple[Classifier, ...]:
+    """The tower without the shield, and other gradients of the choice of codes."""
 
     def through(images: Tensor, assign: Assign | None) -> Tensor:
         twin = copy.copy(classifier)
@@ -118,7 +121,6 @@ def of_pixels(classifier: AdaptedClassifier, shield: PixelShield, templates: Seq
     return (
         *(Surrogate(name, classifier, view) for name, view in views.items()),
         Features("unquantised", classifier, smooth, lambda images: shield.shield.encode(shield.grid(images))),
-        transfer(classifier, templates),
     )
 
 

@@ -191,9 +191,10 @@ class DEFEAT(Defense):
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         if not isinstance(classifier, AdaptedClassifier):
             raise UsageError("the surrogates of defeat stand on the classifier that `assemble` makes; got another one")
+        bare = _defeat_attacks.transfer(classifier, self.templates)
         if isinstance(self.branch, PixelShield):
-            return _defeat_attacks.of_pixels(classifier, self.branch, self.templates)
-        return _defeat_attacks.of_head(classifier, self.branch, self.templates)
+            return (*_defeat_attacks.of_pixels(classifier, self.branch), bare)
+        return (*_defeat_attacks.of_head(classifier, self.branch), bare)
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """One group [code], or one of matrices and one without weight decay: codes, context, biases, pooling."""
