@@ -5,6 +5,7 @@ from collections.abc import Callable
 from ironclip.audit import forward, gradients, honesty, strength
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
+from ironclip.errors import NonFinite
 
 Check = Callable[[Lab], Verdict]
 
@@ -39,6 +40,9 @@ def diagnose(lab: Lab, *, callback: Callable[[int, int], None] = lambda done, to
         )
     found = []
     for done, check in enumerate(CHECKS.values(), 1):
-        found.append(check(lab))
+        try:
+            found.append(check(lab))
+        except NonFinite as error:  # itself a finding: the attacks of this check cannot be run
+            found.append(Verdict(id=list(CHECKS)[done - 1], title="not finite", level="fail", text=str(error)))
         callback(done, len(CHECKS))
     return tuple(sorted(found, key=lambda verdict: int(verdict.id[1:])))

@@ -9,6 +9,14 @@ from ironclip.audit.results import AuditReport
 from ironclip.errors import UsageError
 from ironclip.threat import format_eps
 
+STANDARD: dict[str, dict[str, int]] = {
+    "apgd-ce": {"steps": 100},
+    "apgd-t": {"steps": 100},
+    "fab-t": {"steps": 100},
+    "square": {"queries": 5000},
+}
+"""The members of AutoAttack's standard version and their full lengths."""
+
 
 def robustbench_info(report: AuditReport, eps: float | None = None) -> dict[str, Any]:
     """The fields that the leaderboard reads; what an audit cannot know is an empty string or None, for you to fill in.
@@ -26,7 +34,10 @@ def robustbench_info(report: AuditReport, eps: float | None = None) -> dict[str,
     if radius is None:
         raise UsageError(f"the audit has no radius {format_eps(eps or 0)}")
     ran = {attack.name.split("/")[0]: attack for attack in radius.attacks}
-    whole = "autoattack" in ran and ran["autoattack"].constants.get("version", "standard") == "standard"
+    whole = all(
+        member in ran and all(ran[member].constants.get(key) == value for key, value in lengths.items())
+        for member, lengths in STANDARD.items()
+    )
     worst = f"{100 * radius.robust.value:.2f}"
     return {
         "link": None,

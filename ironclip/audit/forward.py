@@ -73,7 +73,7 @@ def dynamic(lab: Lab) -> Verdict:
     scale = together.std().clamp_min(1e-6)
     noise = float((again - together).abs().max() / scale)
     company = float((alone - together).abs().max() / scale)
-    mates = company > COMPANY and company > 10 * noise
+    mates = company > COMPANY and noise < COMPANY / 10  # of a random classifier nothing can be said
     reasons = [
         *(["gradients are taken inside the call"] if calls[0] else []),
         *([f"the call changes {changed[0]}"] if changed else []),

@@ -65,6 +65,11 @@ class Lab:
         return len(self.labels)
 
     @property
+    def queries(self) -> int:
+        """Of attacks on scores: AutoAttack's 5000 where the strong attack has 100 steps, fewer in proportion."""
+        return max(100, min(5000, 50 * self.steps))
+
+    @property
     def classes(self) -> int:
         return len(self.classifier.classes)
 

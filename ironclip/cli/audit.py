@@ -22,7 +22,7 @@ def audit(
         list[str] | None, typer.Option("--require", help="'robust>=0.4@4/255' or 'clean>=0.8'; exit status 1 if not met.")
     ] = None,
     limit: Limit = None,
-    attack: Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; default: AutoAttack after PGD.")] = "",
+    attack: Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; default: pgd,autoattack.")] = "",
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Options of the attacks, e.g. steps=100, restarts=5.")
     ] = None,

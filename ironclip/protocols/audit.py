@@ -1,7 +1,7 @@
 """The audit of a classifier: curve over the radii, diagnostics, requirements, one folder that can be gone on with."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ironclip import attacks
 from ironclip.attacks.eot import EOT, Averaged
 from ironclip.audit.diagnose import diagnose
 from ironclip.audit.faults import check_target
@@ -20,7 +19,7 @@ from ironclip.audit.results import AuditReport, Requirement
 from ironclip.data import EvalSet
 from ironclip.errors import DataError, UsageError
 from ironclip.protocols.audit_target import Target
-from ironclip.protocols.few_shot import PREPROCESSING
+from ironclip.protocols.measure import PREPROCESSING
 from ironclip.protocols.resolve import named_attacks
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.pictures import Example
@@ -34,20 +33,27 @@ DRAWS = 20
 Progress = Callable[[str, dict[str, Any]], None]
 
 
-def standard(eps: float, *, seed: int = 0, full: bool = False, changes: Sequence[str] = ()) -> dict[str, Attack]:
-    """The attacks of an audit at one radius.
-
-    AutoAttack after PGD where the catalogue has it; else PGD with five restarts, with cross-entropy and with the margin.
+def standard(
+    eps: float, *, seed: int = 0, borrowed: bool = False, draws: int = 1, changes: Sequence[str] = ()
+) -> dict[str, Attack]:
+    """The attacks of an audit at one radius: PGD, then the members of AutoAttack, each by its name.
 
     Args:
-        full: no early stop: for pictures that are handed to another predictor, and for random classifiers.
+        borrowed: pictures made on a surrogate are handed to another predictor, so no attack stops early.
+        draws: of a random classifier: PGD on their mean, then the version "rand", which averages 20 gradients a step.
     """
-    mode = "full" if full else "compact"
-    if "autoattack" in attacks.CATALOGUE:
-        return named_attacks(["pgd", "autoattack"], eps, seed, [f"mode={mode}", *changes])
-    made = named_attacks(["pgd"], eps, seed, ["restarts=5", f"mode={mode}", *changes])
-    return made | {
-        "pgd-margin": named_attacks(["pgd"], eps, seed, ["restarts=5", f"mode={mode}", "loss=margin", *changes])["pgd"]
+    mode = "full" if borrowed or draws > 1 else "compact"
+    settings = [f"mode={mode}", f"version={'rand' if draws > 1 else 'standard'}", *changes]
+    return expanded(named_attacks(["pgd", "autoattack"], eps, seed, settings), draws)
+
+
+def expanded(found: Mapping[str, Attack], draws: int) -> dict[str, Attack]:
+    """Attacks with their members in their place, and made on the mean of the draws unless they average gradients themselves."""
+    flat: dict[str, Attack] = {}
+    for name, attack in found.items():
+        flat |= getattr(attack, "members", {name: attack})
+    return {
+        name: attack if draws == 1 or getattr(attack, "eot", 1) > 1 else Averaged(attack, draws) for name, attack in flat.items()
     }
 
 
@@ -100,9 +106,9 @@ def audit(
         draws = DRAWS if spread(classifier, first.images)[0] > RANDOM else 1
 
         def made(eps: float) -> dict[str, Attack]:
-            full = bool(target.surrogates) or draws > 1
-            found = named_attacks(names, eps, seed, changes) if names else standard(eps, seed=seed, full=full, changes=changes)
-            return {name: Averaged(attack, draws) for name, attack in found.items()} if draws > 1 else found
+            if names:
+                return expanded(named_attacks(names, eps, seed, changes), draws)
+            return standard(eps, seed=seed, borrowed=bool(target.surrogates), draws=draws, changes=changes)
 
         made(max(radii))
         knowledge: Knowledge = "adaptive" if target.surrogates else "white-box"
