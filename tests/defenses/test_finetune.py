@@ -8,6 +8,7 @@ from open_clip.transformer import VisionTransformer
 from torch.nn.functional import cross_entropy, interpolate, softmax
 from torch.testing import assert_close
 
+from ironclip import presets
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
@@ -19,6 +20,8 @@ from ironclip.defenses.tecoa import TeCoA
 from ironclip.defenses.tga_zsr import TGA, logits_and_map, map_distance
 from ironclip.errors import UsageError
 from ironclip.losses import squared_distance_each
+from ironclip.protocols.config import configure
+from ironclip.protocols.few_shot import training_attack
 from ironclip.training import Schedule, State, fit
 from ironclip.types import Adaptation, Mask, Trace, merge
 
@@ -448,3 +451,18 @@ def test_bad_options_fail_at_construction(backbone, batch, name, given, message)
 def test_the_shared_options_have_the_same_defaults_everywhere():
     shared = {"tune": "all", "interpolation": 1.0, "lora_rank": 0, "lora_alpha": None}
     assert all(shared.items() <= options(name).items() for name in METHODS)
+
+
+PRESETS = [preset for preset in presets.names() if preset.split("/")[0] in METHODS]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_build_their_method_and_their_attack(backbone, batch, name):
+    config = configure({**presets.preset(name), "dataset": "shapes"})
+    defense = build(config.method, backbone, batch.classes, given=config.options)
+    attack = training_attack(config)
+    assert attack.steps == (2 if config.method != "fare" else 4 if name == "fare/quick" else 10)
+    assert defense.loss(backbone, batch, attack)
+    if name.endswith("/published"):
+        assert config.shots is None
+        assert attack.derived["step_size"] == pytest.approx(1 / 255)
