@@ -69,7 +69,7 @@ def open_experiment(
             options.setdefault(key, dataset.templates)
     draw = generator(config.seed, INIT)
     defense = defenses.build(trained, backbone, dataset.classes, generator=draw, given=options)
-    test_time = testtime.build(above, adapts) if above else None
+    test_time = testtime.build(above, adapts, dataset=dataset.name) if above else None
     return Experiment(config, dataset, backbone, defense.to(backbone.device), test_time)
 
 
@@ -82,7 +82,7 @@ def with_test_time(experiment: Experiment, name: str, given: Mapping[str, Any] |
     config = experiment.config
     if experiment.test_time is not None:
         raise UsageError(f"{config.method} holds a test-time method already; leave out {name!r}")
-    method = testtime.build(name, given)
+    method = testtime.build(name, given, dataset=experiment.dataset.name)
     options = config.options if "+" in config.method else {f"{config.method}.{k}": v for k, v in config.options.items()}
     options = options | {f"{name}.{k}": v for k, v in (given or {}).items()}
     config = config.model_copy(update={"method": f"{config.method}+{name}", "options": options})

@@ -26,7 +26,13 @@ if TYPE_CHECKING:
 
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 
-__all__ = ["NAMES", "build", "method", "options"]
+__all__ = ["DOMAINS", "NAMES", "build", "method", "options"]
+
+DOMAINS = {
+    "caltech101": "object", "dtd": "texture", "fgvc_aircraft": "aircraft", "oxford_flowers": "flower", "ucf101": "action",
+    "stanford_cars": "car", "eurosat": "satellite-map", "oxford_pets": "pet",
+}  # fmt: skip
+"""Data set -> word of A-TPT's released prompt "a {word} photo of a" [code: SEU-VIPGroup/A-TPT]; others keep "a photo of a"."""
 
 
 def method(name: str) -> "type[TestTime]":
@@ -51,8 +57,11 @@ def options(name: str) -> dict[str, Any]:
     return found
 
 
-def build(name: str, given: Mapping[str, Any] | None = None) -> "TestTime":
+def build(name: str, given: Mapping[str, Any] | None = None, *, dataset: str = "") -> "TestTime":
     """The method `name` with these options.
+
+    Args:
+        dataset: name of the data set, for the option prompt="domain": the prompt with the word of `DOMAINS`.
 
     Raises:
         UsageError: unknown method or option, or values the method refuses.
@@ -61,4 +70,8 @@ def build(name: str, given: Mapping[str, Any] | None = None) -> "TestTime":
     for key in given or {}:
         if key not in known:
             raise unknown(f"option of {name}", key, known)
-    return method(name)(**dict(given or {}))
+    options_given = dict(given or {})
+    if options_given.get("prompt") == "domain":
+        word = DOMAINS.get(dataset)
+        options_given["prompt"] = f"a {word} photo of a" if word else None
+    return method(name)(**options_given)

@@ -49,7 +49,8 @@ class PromptTuning(TestTimeMethod):
         select: share of the views, those of lowest entropy, on which the loss is taken.
         steps: of AdamW; 0: no tuning.
         lr, weight_decay: of AdamW.
-        prompt: words to start from; None: "a photo of a", or the context that the base has learned.
+        prompt: words to start from; None: "a photo of a", or the context that the base has learned; "domain": that of the
+            data set in A-TPT's code, where the data set is known.
         gradient: what an attacker differentiates: "stop" holds the tuned context constant, "full" goes through the tuning too.
     """
 

@@ -1,0 +1,243 @@
+"""Invariants of A-TPT: maps, zones, limits in which it is R-TPT, total variation, RN50, options."""
+
+import open_clip
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.testing import assert_close
+
+from ironclip.backbones import assemble
+from ironclip.backbones.adapter import ClipBackbone
+from ironclip.backbones.resnet import ResNetTower
+from ironclip.backbones.tiny import tiny_backbone
+from ironclip.errors import UsageError
+from ironclip.testtime import _base, build
+from ironclip.testtime._relevance import (
+    clipped,
+    enlarged,
+    ingredients,
+    relevance_maps,
+    rolled_out,
+    sharpened,
+    total_variation,
+    zones,
+)
+from ironclip.views import random_views
+
+CLASSES = ("cat", "golden_retriever", "school bus", "tram", "oak tree")
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return tiny_backbone(layers=3).double()
+
+
+@pytest.fixture(scope="module")
+def base(backbone):
+    with torch.no_grad():
+        return assemble(backbone, CLASSES)
+
+
+@pytest.fixture(scope="module")
+def images():
+    return (torch.randint(256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1)) / 255).double()
+
+
+def maps_of(base, images, **options):
+    return relevance_maps(base, images, base.text_features, **options)
+
+
+@pytest.mark.parametrize("tokens_at", ["block_input", "after_ln1"])
+def test_maps_of_a_batch_are_those_of_its_images_and_lie_in_the_unit_interval(base, images, tokens_at):
+    whole = maps_of(base, images, tokens_at="after_ln1")
+    alone = torch.cat([maps_of(base, image[None], tokens_at="after_ln1") for image in images])
+    assert_close(alone, whole, atol=1e-8, rtol=0)
+    found = maps_of(base, images, tokens_at=tokens_at)
+    assert found.shape == (3, 4, 4)
+    assert (found.amin((1, 2)) == 0).all()
+    assert (found.amax((1, 2)) > 1 - 1e-3).all()
+
+
+def test_the_partial_graph_gives_the_gradients_of_the_whole_one(base, images):
+    made = ingredients(base, images, base.text_features)
+    from ironclip.types import Trace
+
+    trace = Trace(attention=True)
+    leaf = images.clone().requires_grad_()
+    features = F.normalize(base.encode_image(leaf, trace=trace), dim=-1)
+    scores = 20.0 * features @ base.text_features.T
+    tokens = [trace.inputs[1], trace.inputs[2]]
+    whole = torch.autograd.grad(scores.amax(1).sum(), tokens)
+    assert_close(made.gradients, torch.stack(whole, dim=1), atol=1e-12, rtol=0)
+    assert_close(made.features, features.detach())
+
+
+def test_the_product_at_the_input_of_the_last_block_is_zero_for_patches(base, images):
+    """A patch reaches the score through a norm that hardly sees its scale, so token and gradient are orthogonal."""
+    before = ingredients(base, images, base.text_features, tokens_at="block_input").products.abs()
+    after = ingredients(base, images, base.text_features, tokens_at="after_ln1").products.abs()
+    assert before[:, 1, 1:].mean() < 1e-3 * before[:, 0, 1:].mean()
+    assert after[:, 1, 1:].mean() > 1e-2 * after[:, 0, 1:].mean()
+
+
+def test_maps_do_not_see_the_scale_of_the_logits(images):
+    one = tiny_backbone(layers=3).double()
+    with torch.no_grad():
+        before = maps_of(assemble(one, CLASSES), images, tokens_at="after_ln1")
+        from dataclasses import replace
+
+        one._spec = replace(one.spec, logit_scale=3 * one.spec.logit_scale)
+        assert_close(maps_of(assemble(one, CLASSES), images, tokens_at="after_ln1"), before, atol=1e-5, rtol=0)
+
+
+def test_every_ablation_gives_another_map(base, images):
+    made = ingredients(base, images, base.text_features, tokens_at="after_ln1")
+    kinds = [("token_gradient", "last_two"), ("token_gradient", "last"), ("token_gradient", "previous"),
+             ("attention_gradient", "last_two"), ("attention", "last_two")]  # fmt: skip
+    found = [clipped(rolled_out(made, rollout=r, layers=layers)[:, 1:].unflatten(1, (4, 4)), 0.99) for r, layers in kinds]
+    for at, one in enumerate(found):
+        for other in found[at + 1 :]:
+            assert not torch.allclose(one, other, atol=1e-3)
+    slow = made.attention[0, 1, :, 0].sum(0) / 2
+    assert_close(rolled_out(made, rollout="attention")[0], slow)
+
+
+def test_zones_divide_the_picture_in_the_shares_asked_for():
+    pixels = torch.rand(4, 50, 50, generator=torch.Generator().manual_seed(0))
+    high, low = zones(pixels, 0.2, 0.5)
+    assert not (high & low).any()
+    assert_close(high.double().mean((1, 2)), torch.full((4,), 0.2, dtype=torch.double), atol=1e-3, rtol=0)
+    assert_close(low.double().mean((1, 2)), torch.full((4,), 0.5, dtype=torch.double), atol=1e-3, rtol=0)
+    assert pixels[high].min() > pixels[~high & ~low].max() - 0.05
+
+
+def test_clipping_and_enlarging():
+    maps = torch.rand(2, 7, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    top = clipped(maps, 0.9)
+    for one, out in zip(maps, top):
+        bound = torch.quantile(one, 0.9)
+        slow = one.clamp_max(float(bound))
+        assert_close(out, (slow - slow.min()) / (slow.max() - slow.min() + 1e-8))
+    assert_close(enlarged(torch.ones(1, 4, 4), 32), torch.ones(1, 32, 32))
+    assert_close(sharpened(torch.tensor([[[0.1, 0.2], [0.6, 1.0]]])), torch.tensor([[[0.0, 0.0], [0.25, 1.0]]]))
+
+
+def views_of(base, images, **options):
+    method = build("atpt", {"views": 7, **options})
+    keys = _base.image_keys(images, 0)
+    with torch.no_grad():
+        return method.pictures(method.stand(base), images, keys), random_views(images, keys, 6)
+
+
+def test_limits_in_which_the_views_are_those_of_rtpt(base, images):
+    plain, found = views_of(base, images, guidance=False)
+    assert_close(plain[:, 1:], found.blended)
+    middle, _ = views_of(base, images, p_high=0.0, p_low=0.0)  # one pixel is at the lowest quantile
+    differ = ((middle[:, 1:] - found.blended).abs().amax(2) > 1e-9).double().mean((-2, -1))
+    assert differ.max() <= 0.5
+    assert differ.median() < 0.1
+    crops, _ = views_of(base, images, m_high=1.0, m_low=1.0)
+    assert_close(crops[:, 1:], found.base)
+    guided, _ = views_of(base, images)
+    assert torch.equal(guided[:, 0], images)
+    assert not torch.allclose(guided[:, 1:], found.blended)
+
+
+def test_without_augmix_guidance_changes_nothing_and_costs_nothing(base, images):
+    method = build("atpt", {"views": 7, "augmix": False, "ensemble": "neighbour"})
+    assert method.passes == 7
+    with torch.no_grad():
+        assert_close(method(base)(images), build("rtpt", {"views": 7, "augmix": False})(base)(images))
+
+
+def test_without_guidance_and_with_neighbour_weights_it_is_rtpt(base, images):
+    with torch.no_grad():
+        for variant in ("paper", "code"):
+            method = build("atpt", {"views": 12, "variant": variant, "ensemble": "neighbour", "guidance": False})
+            assert torch.equal(method(base)(images), build("rtpt", {"views": 12})(base)(images))
+        guided = build("atpt", {"views": 12, "ensemble": "neighbour"})(base)(images)
+        assert not torch.allclose(guided, build("rtpt", {"views": 12})(base)(images))
+
+
+def test_total_variation():
+    maps = torch.rand(2, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    slow = sum(abs(maps[0, i + 1, j] - maps[0, i, j]) for i in range(4) for j in range(5))
+    slow += sum(abs(maps[0, i, j + 1] - maps[0, i, j]) for i in range(5) for j in range(4))
+    assert_close(total_variation(maps)[0], slow)
+    assert_close(total_variation(maps.flip(-1) + 3), total_variation(maps))
+    assert total_variation(torch.ones(5, 5)) == 0
+    method = build("atpt", {})
+    weights = method.smoothness(torch.stack([maps[0], torch.ones(5, 5).double()])[None], 20)
+    assert weights[0, 1] > 0.99
+    assert_close(weights.sum(1), torch.ones(1, dtype=torch.float64))
+    literal = build("atpt", {"tv_resolution": "pixel", "tv_norm": "sum", "tv_tau": 1.0})
+    expected = (-total_variation(enlarged(maps, 20))).softmax(0)
+    assert_close(literal.smoothness(maps[None], 20)[0], expected)
+
+
+def test_the_paper_variant_weighs_probabilities_of_the_confident_views(base, images):
+    method = build("atpt", {"views": 12, "select": 0.4})
+    assert method.passes == 12 + 11 + 4
+    prompted, keys = method.stand(base), _base.image_keys(images, 0)
+    with torch.no_grad():
+        pictures = method.pictures(prompted, images, keys)
+        tuned = method.tune(prompted, _base.features_of(prompted, pictures))
+        total = torch.zeros(3, 5, dtype=torch.float64)
+        for b in range(3):
+            chosen = tuned.selected[b]
+            maps = maps_of(prompted, pictures[b, chosen], tokens_at="after_ln1", layer_weights=(1.0, 1.0))
+            weights = (-total_variation(maps) / (2 * 4 * 3) / 0.01).softmax(0)
+            total[b] = (weights[:, None] * tuned.logits[b, chosen].softmax(-1)).sum(0)
+        found = method(base)(images)
+    assert_close(found.exp(), total, atol=1e-6, rtol=0)
+
+
+def test_rn50_uses_grad_cam_and_a_tower_without_attention_is_refused(images):
+    torch.manual_seed(0)
+    visual = open_clip.model.ModifiedResNet([1, 1, 1, 1], output_dim=16, heads=8, image_size=96, width=8)
+    for name, parameter in visual.named_parameters():
+        if name.endswith("bn3.weight"):
+            torch.nn.init.ones_(parameter)
+    text = tiny_backbone()
+    backbone = ClipBackbone(
+        ResNetTower(visual), text.text, text._tokenizer, name="tiny-rn", logit_scale=20.0, activation="gelu", sha256="rn"
+    )
+    pictures = torch.rand(2, 3, 96, 96, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        base = assemble(backbone, CLASSES)
+        maps = maps_of(base, pictures)
+        found = build("atpt", {"views": 4})(base)(pictures)
+    assert maps.shape == (2, 3, 3)
+    assert found.shape == (2, 5)
+    leaf = pictures.clone().requires_grad_()
+    features = visual.layer4(visual.layer3(visual.layer2(visual.layer1(visual.stem((leaf - backbone.mean) / backbone.std)))))
+    features.retain_grad()
+    (F.normalize(visual.attnpool(features), dim=-1) @ base.text_features.T).amax(1).sum().backward()
+    raw = (features.grad.mean((2, 3), keepdim=True) * features).sum(1).relu().detach()
+    assert_close(maps, sharpened(clipped(raw, 0.99)), atol=1e-4, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"variant": "released"}, "variant must be one of paper, code"),
+        ({"ensemble": "mean"}, "ensemble must be one of"),
+        ({"p_high": 0.5, "p_low": 0.6}, "at most 1"),
+        ({"m_high": 1.5}, "m_high"),
+        ({"layer_weights": [1.0]}, "two numbers"),
+        ({"tokens_at": "output"}, "tokens_at"),
+        ({"rollout": "none"}, "rollout"),
+        ({"vote": 0}, "vote"),
+        ({"tv_tau": 0}, "tv_tau"),
+        ({"guidance": 1}, "guidance must be true or false"),
+    ],
+)
+def test_bad_options_fail_at_construction(options, words):
+    with pytest.raises(UsageError, match=words):
+        build("atpt", options)
+
+
+def test_the_domain_prompt_is_that_of_the_data_set(base):
+    assert build("atpt", {"prompt": "domain"}, dataset="dtd").prompt == "a texture photo of a"
+    assert build("rtpt", {"prompt": "domain"}, dataset="food101").prompt is None
+    assert build("atpt", {"prompt": "domain"}, dataset="dtd")(base).base.start.shape[0] == 5
