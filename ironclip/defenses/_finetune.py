@@ -7,6 +7,7 @@ attack: the released codes of TeCoA, TGA-ZSR and PMG-AFT let it add to the gradi
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -34,6 +35,7 @@ class FineTuning(Defense):
         interpolation: k above, WiSE-FT's coefficient (arXiv 2109.01903; `mix_alpha` in TeCoA's code); training does not see it.
         lora_rank: learn changes of this rank of the layers' matrices among those weights; 0: the weights themselves.
         lora_alpha: the low-rank change is scaled by lora_alpha / lora_rank; default: by 1.
+        lr_mult: learning rate of these weights over the run's, for a stack whose prompts need a larger one.
         templates: prompts with `{}` for the class name; several are averaged.
         pixels: what is done to images first, by the tuned and by the original model.
     """
@@ -47,6 +49,7 @@ class FineTuning(Defense):
         interpolation: float,
         lora_rank: int,
         lora_alpha: float | None,
+        lr_mult: float,
         templates: Sequence[str],
         text_tune: str | Sequence[str] | None = None,
         pixels: tuple[Images, ...] = (),
@@ -60,7 +63,8 @@ class FineTuning(Defense):
             check_number("lora_alpha", lora_alpha, 0, above=True)
             if not lora_rank:
                 raise UsageError("lora_alpha scales low-rank changes; set lora_rank, or leave it out")
-        self.interpolation, self.pixels = interpolation, tuple(pixels)
+        check_number("lr_mult", lr_mult, 0, above=True)
+        self.interpolation, self.lr_mult, self.pixels = interpolation, lr_mult, tuple(pixels)
         self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if not self.templates:
             raise UsageError("templates must hold at least one prompt with {} for the class name; got none")
@@ -92,6 +96,9 @@ class FineTuning(Defense):
             templates=self.templates,
             text_weights={} if self.text is None else self._values(self.text, backbone.text_weight),
         )
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        return [{"params": list(self.parameters()), "lr": lr * self.lr_mult}]
 
     def classifier(self, backbone: Backbone, classes: Sequence[str], whole: Adaptation | None) -> AdaptedClassifier:
         """The tuned classifier f, differentiable; `whole` is that of a stack. A fixed text tower is not run again."""

@@ -23,7 +23,7 @@ class FARE(FineTuning):
     """Robust features without labels; class names are needed for classification alone.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, templates: see `_finetune.FineTuning`.
+        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         clean_weight: w in w clean + (1 - w) adversarial, the clean term for unperturbed images; the paper's is 0 [code].
         trades: the adversarial term's target is the tuned tower's own clean feature, held constant, not the original's [code].
     """
@@ -37,6 +37,7 @@ class FARE(FineTuning):
         interpolation: float = 1.0,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
         templates: Sequence[str] = (TEMPLATE,),
         clean_weight: float = 0.0,
         trades: bool = False,
@@ -44,7 +45,7 @@ class FARE(FineTuning):
     ) -> None:
         super().__init__(
             backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, templates=templates, generator=generator,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
         )  # fmt: skip
         check_number("clean_weight", clean_weight, 0, 1)
         check_flags(trades=trades)

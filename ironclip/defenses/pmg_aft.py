@@ -28,7 +28,7 @@ class PMG(FineTuning):
     """Pre-trained-model-guided adversarial fine-tuning.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, templates: see `_finetune.FineTuning`.
+        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         guide_weight: weight of the KL from the original's prediction on the adversarial image.
         clean_weight: weight of the KL from the tuned model's own prediction on the clean image.
         detach_clean: hold that prediction constant.
@@ -45,6 +45,7 @@ class PMG(FineTuning):
         interpolation: float = 1.0,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
         templates: Sequence[str] = (TEMPLATE,),
         guide_weight: float = 1.0,
         clean_weight: float = 1.0,
@@ -56,7 +57,7 @@ class PMG(FineTuning):
         check_choice("normalisation", normalisation, ("clip", "imagenet"))
         super().__init__(
             backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, templates=templates, generator=generator,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
             pixels=(_as_if_imagenet(backbone.spec),) if normalisation == "imagenet" else (),
         )  # fmt: skip
         check_number("guide_weight", guide_weight, 0)

@@ -21,7 +21,7 @@ class TeCoA(FineTuning):
     """Text-guided contrastive adversarial fine-tuning; the other options are those of every fine-tuning method.
 
     Args:
-        tune, text_tune, interpolation, lora_rank, lora_alpha, templates: see `_finetune.FineTuning`.
+        tune, text_tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         adv_weight: w in (1 - w) CE(clean) + w CE(adversarial); 1 is the paper's, 0 is fine-tuning on clean images.
     """
 
@@ -35,13 +35,14 @@ class TeCoA(FineTuning):
         interpolation: float = 1.0,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
         templates: Sequence[str] = (TEMPLATE,),
         adv_weight: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__(
             backbone, classes, tune=tune, text_tune=text_tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, templates=templates, generator=generator,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
         )  # fmt: skip
         check_number("adv_weight", adv_weight, 0, 1)
         self.adv_weight = adv_weight

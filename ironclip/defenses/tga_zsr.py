@@ -29,7 +29,7 @@ class TGA(FineTuning):
     """Text-guided attention for zero-shot robustness.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, templates: see `_finetune.FineTuning`.
+        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         alpha: weight of the adversarial maps' distance (attention refinement).
         beta: weight of the clean maps' distance (attention-based model constraint).
         tga_norm: "token_axis" divides each channel by its norm over the tokens, class token included, as released [code];
@@ -46,6 +46,7 @@ class TGA(FineTuning):
         interpolation: float = 1.0,
         lora_rank: int = 0,
         lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
         templates: Sequence[str] = (TEMPLATE,),
         alpha: float = 0.08,
         beta: float = 0.05,
@@ -57,7 +58,7 @@ class TGA(FineTuning):
             raise UnsupportedEdit(f"{backbone.spec.name} shows no grid of patch features to make maps of; use a ViT backbone")
         super().__init__(
             backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, templates=templates, generator=generator,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
         )  # fmt: skip
         check_number("alpha", alpha, 0)
         check_number("beta", beta, 0)

@@ -360,6 +360,12 @@ def test_a_mask_multiplies_the_tuned_value(backbone, batch):
     assert defense.image.get_parameter(name).grad[keep == 1].any()
 
 
+def test_in_a_stack_the_weights_may_have_a_smaller_rate_than_the_prompts(backbone, batch):
+    stack = build("tecoa+apt", backbone, batch.classes, given={"tecoa.lr_mult": 0.01, "apt.length": 2})
+    rates = {id(p): group["lr"] for group in stack.parameter_groups(0.5) for p in group["params"]}
+    assert rates == {id(p): 0.005 if name.startswith("parts.tecoa.") else 0.5 for name, p in stack.named_parameters()}
+
+
 @every_method
 def test_stacked_on_prompts_both_learn(backbone, batch, attack, name):
     parts = {part: build(part, backbone, batch.classes, given={"length": 2} if part == "apt" else {}) for part in (name, "apt")}
@@ -427,6 +433,7 @@ BAD = [
     ("tecoa", {"lora_rank": 2, "tune": "ln"}, "there is none among the weights to tune"),
     ("tecoa", {"lora_alpha": 2.0}, "set lora_rank"),
     ("tecoa", {"lora_alpha": 0, "lora_rank": 1}, "lora_alpha must be a number of above 0"),
+    ("tecoa", {"lr_mult": 0}, "lr_mult must be a number of above 0"),
     ("tecoa", {"adv_weight": 2}, "adv_weight must be"),
     ("tecoa", {"templates": []}, "templates must hold at least one prompt"),
     ("tecoa", {"templates": ["a photo"]}, "a template needs"),
@@ -449,7 +456,7 @@ def test_bad_options_fail_at_construction(backbone, batch, name, given, message)
 
 
 def test_the_shared_options_have_the_same_defaults_everywhere():
-    shared = {"tune": "all", "interpolation": 1.0, "lora_rank": 0, "lora_alpha": None}
+    shared = {"tune": "all", "interpolation": 1.0, "lora_rank": 0, "lora_alpha": None, "lr_mult": 1.0}
     assert all(shared.items() <= options(name).items() for name in METHODS)
 
 
