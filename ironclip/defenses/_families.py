@@ -122,7 +122,11 @@ class PromptTuning(Defense):
     """
 
     def __init__(
-        self, backbone: Backbone, classes: Sequence[str], prompts: IndependentPrompts | CoupledPrompts, objective: Objective
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        prompts: IndependentPrompts | CoupledPrompts,
+        objective: Callable[[AdaptedClassifier, Batch, Attack], dict[str, Tensor]],
     ) -> None:
         super().__init__()
         classes = check_classes(classes)

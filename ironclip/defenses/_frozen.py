@@ -33,6 +33,7 @@ class FrozenClip:
         self.templates = check_templates(templates)
         for template in self.templates:
             backbone.tokenize(fill(template, classes))  # fails here, not in the first step, where a prompt does not fit
+        self._adaptation, self.adapted = Adaptation(templates=self.templates), False
         self._other: Backbone | None = None
         self._made: AdaptedClassifier | None = None
 
@@ -57,5 +58,9 @@ class FrozenClip:
         """[B, K] logits of images [B, 3, H, W] in [0, 1]; the text features are computed once for each list of classes."""
         model = self.ready(backbone)
         if self._made is None or self._made.backbone is not model or self._made.classes != tuple(classes):
-            self._made = assemble(model, classes, Adaptation(templates=self.templates))
+            self._made = assemble(model, classes, self._adaptation)
         return self._made(images)
+
+    def adapt(self, adaptation: Adaptation) -> None:
+        """Take this in place of the hand-written prompts."""
+        self._adaptation, self.adapted, self._made = adaptation, True, None

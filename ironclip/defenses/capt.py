@@ -21,15 +21,15 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ironclip.backbones import DEFAULT_TEMPLATE, assemble
+from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier
 from ironclip.defenses._coupled import CoupledPrompts
-from ironclip.defenses._families import kl_from
+from ironclip.defenses._families import PromptTuning, kl_from
 from ironclip.defenses._frozen import SAME, FrozenClip
 from ironclip.defenses._prompts import IndependentPrompts
 from ironclip.errors import UsageError
 from ironclip.losses import kl_each
 from ironclip.options import check_choice, check_number
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, check_classes
+from ironclip.types import Attack, Backbone, Batch, check_classes
 
 EPSILON = 1e-8
 
@@ -78,7 +78,60 @@ DESIGNS: dict[str, Callable[..., CoupledPrompts | IndependentPrompts]] = {
 }
 
 
-class CAPT(Defense):
+class Consistency:
+    """The named loss terms of one step, and in `alpha` the mean weight of the frozen model in the last one.
+
+    Args:
+        guide: the frozen model, or None for none; the others as for `CAPT`.
+    """
+
+    def __init__(
+        self, guide: FrozenClip | None, lam: float, alpha_mode: str, constant: float | None, kl: str, inner: str
+    ) -> None:
+        check_number("lam", lam, 0)
+        for option, value, choices in (
+            ("alpha_mode", alpha_mode, (*ALPHAS, "constant")),
+            ("kl", kl, tuple(KLS)),
+            ("inner", inner, ("ce", "kl")),
+        ):
+            check_choice(option, value, choices)
+        if (constant is None) == (alpha_mode == "constant"):
+            raise UsageError(f"alpha goes with alpha_mode='constant', and only with it; got {constant!r} and {alpha_mode!r}")
+        if constant is not None:
+            check_number("alpha", constant, 0, 1)
+        if guide is None and alpha_mode != "ratio":
+            raise UsageError("guide='none' has no frozen model to weigh; leave out alpha_mode and alpha")
+        self.guide, self.lam, self.alpha_mode, self.constant = guide, lam, alpha_mode, constant
+        self.divergence, self.inner = KLS[kl], inner
+        self.alpha: float | None = None
+
+    def __call__(self, classifier: AdaptedClassifier, batch: Batch, attack: Attack) -> dict[str, Tensor]:
+        images, labels = batch.images, batch.labels
+        clean = classifier(images)
+        terms = {"clean_ce": cross_entropy(clean, labels)}
+        if self.lam == 0:
+            return terms
+        rising = None if self.inner == "ce" else kl_from(clean, attack)
+        adv = classifier(attack(classifier.detached(), images, labels, indices=batch.indices, loss=rising))
+        if self.guide is None:
+            return {**terms, "consistency_kl": self.lam * self.divergence(adv, clean).mean()}
+        frozen = self.guide.logits(classifier.backbone, images, batch.classes)
+        alpha = self.weigh(frozen, clean.detach(), labels)
+        self.alpha = float(alpha.mean())
+        return {
+            **terms,
+            "consistency_kl": self.lam * ((1 - alpha) * self.divergence(adv, clean)).mean(),
+            "guidance": self.lam * (alpha * self.divergence(adv, frozen)).mean(),
+        }
+
+    def weigh(self, frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
+        """[B] alpha of clean logits [B, K] of both models."""
+        if self.constant is not None:
+            return torch.full_like(tuned[:, 0], self.constant)
+        return ALPHAS[self.alpha_mode](frozen, tuned, labels)
+
+
+class CAPT(PromptTuning):
     """Deep multi-modal prompts with adaptive consistency.
 
     Args:
@@ -113,67 +166,20 @@ class CAPT(Defense):
         inner: Literal["ce", "kl"] = "ce",
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        classes = check_classes(classes)
-        for option, value, choices in (
-            ("prompts", prompts, tuple(DESIGNS)),
-            ("alpha_mode", alpha_mode, (*ALPHAS, "constant")),
-            ("kl", kl, tuple(KLS)),
-            ("inner", inner, ("ce", "kl")),
-        ):
-            check_choice(option, value, choices)
-        check_number("lam", lam, 0)
-        if (alpha is None) == (alpha_mode == "constant"):
-            raise UsageError(f"alpha goes with alpha_mode='constant', and only with it; got {alpha!r} and {alpha_mode!r}")
-        if alpha is not None:
-            check_number("alpha", alpha, 0, 1)
-        if guide == "none" and (alpha_mode != "ratio" or alpha):
-            raise UsageError("guide='none' has no frozen model to weigh; leave out alpha_mode and alpha")
-        self.lam, self.alpha_mode, self.alpha, self.kl, self.inner = lam, alpha_mode, alpha, kl, inner
-        self.guide = None if guide == "none" else FrozenClip(guide, backbone, classes, templates)
-        self.prompts = DESIGNS[prompts](backbone, length=length, depth=depth, init=init, generator=generator)
-        self.to(backbone.device, backbone.dtype)
-        self._noted: dict[str, float] = {}
-        with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context
-            assemble(backbone, classes, self.adaptation(backbone, classes))
-
-    def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
-        return self.prompts.adaptation()
+        check_choice("prompts", prompts, tuple(DESIGNS))
+        frozen = None if guide == "none" else FrozenClip(guide, backbone, check_classes(classes), templates)
+        objective = Consistency(frozen, lam, alpha_mode, alpha, kl, inner)
+        learned = DESIGNS[prompts](backbone, length=length, depth=depth, init=init, generator=generator)
+        super().__init__(backbone, classes, learned, objective)
+        self.consistency = objective
 
     def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
-        if self.guide is not None:
-            self.guide.ready(backbone)
-
-    def loss(
-        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
-    ) -> dict[str, Tensor]:
-        classifier = assemble(backbone, batch.classes, adaptation or self.adaptation(backbone, batch.classes))
-        images, labels = batch.images, batch.labels
-        clean = classifier(images)
-        terms = {"clean_ce": cross_entropy(clean, labels)}
-        if self.lam == 0:
-            return terms
-        rising = None if self.inner == "ce" else kl_from(clean, attack)
-        adv = classifier(attack(classifier.detached(), images, labels, indices=batch.indices, loss=rising))
-        divergence = KLS[self.kl]
-        if self.guide is None:
-            return {**terms, "consistency_kl": self.lam * divergence(adv, clean).mean()}
-        frozen = self.guide.logits(backbone, images, batch.classes)
-        alpha = self._alpha(frozen, clean.detach(), labels)
-        self._noted = {"alpha_cons": float(alpha.mean())}
-        return {
-            **terms,
-            "consistency_kl": self.lam * ((1 - alpha) * divergence(adv, clean)).mean(),
-            "guidance": self.lam * (alpha * divergence(adv, frozen)).mean(),
-        }
+        """Loads the frozen model, where it is another one."""
+        if self.consistency.guide is not None:
+            self.consistency.guide.ready(backbone)
 
     def diagnostics(self) -> dict[str, float]:
-        return self._noted
-
-    def _alpha(self, frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
-        if self.alpha is not None:
-            return torch.full_like(tuned[:, 0], self.alpha)
-        return ALPHAS[self.alpha_mode](frozen, tuned, labels)
+        return {} if self.consistency.alpha is None else {"alpha_cons": self.consistency.alpha}
 
 
 def _of_truth(logits: Tensor, labels: Tensor) -> Tensor:

@@ -186,7 +186,8 @@ def test_untouched_prompts_that_say_the_template_agree_with_the_guide(backbone, 
     defense = make(backbone, batch.classes, prompts="text", depth=1, templates=PLAIN)
     terms = defense.loss(backbone, batch, still)
     assert_close(
-        through(defense, backbone, batch.classes)(batch.images), defense.guide.logits(backbone, batch.images, batch.classes)
+        through(defense, backbone, batch.classes)(batch.images),
+        defense.consistency.guide.logits(backbone, batch.images, batch.classes),
     )
     assert terms["guidance"].abs() < 1e-6
     assert defense.diagnostics()["alpha_cons"] == pytest.approx(0.5, abs=1e-5)
@@ -194,10 +195,10 @@ def test_untouched_prompts_that_say_the_template_agree_with_the_guide(backbone, 
 
 def test_the_guide_sees_clean_images_and_stays_the_same_while_training(backbone, batch, attack):
     defense = make(backbone, batch.classes, prompts="independent")
-    before = defense.guide.logits(backbone, batch.images, batch.classes)
+    before = defense.consistency.guide.logits(backbone, batch.images, batch.classes)
     seen = []
-    plain = defense.guide.logits
-    defense.guide.logits = lambda backbone, images, classes: seen.append(images) or plain(backbone, images, classes)
+    plain = defense.consistency.guide.logits
+    defense.consistency.guide.logits = lambda backbone, images, classes: seen.append(images) or plain(backbone, images, classes)
     schedule = Schedule(epochs=2, lr=0.05, warmup_epochs=0)
     fit(defense, backbone, lambda epoch: [batch], attack, schedule=schedule)
     assert len(seen) == 2
@@ -215,10 +216,10 @@ def test_another_backbone_guides_where_it_is_named(backbone, batch, monkeypatch)
     defense = make(backbone, batch.classes, guide="another")
     assert loaded == []  # a finished run is used without its guide
     defense.prepare(backbone, [batch])
-    found = defense.guide.logits(backbone, batch.images, batch.classes)
+    found = defense.consistency.guide.logits(backbone, batch.images, batch.classes)
     assert loaded == ["another"]
     assert_close(found, assemble(other, batch.classes, Adaptation(templates=PLAIN))(batch.images))
-    assert not torch.equal(found, make(backbone, batch.classes).guide.logits(backbone, batch.images, batch.classes))
+    assert not torch.equal(found, make(backbone, batch.classes).consistency.guide.logits(backbone, batch.images, batch.classes))
 
 
 def test_a_guide_of_another_size_or_name_is_refused_before_training(backbone, batch):
@@ -229,7 +230,7 @@ def test_a_guide_of_another_size_or_name_is_refused_before_training(backbone, ba
 
 
 def test_the_guide_follows_the_classes_and_the_templates(backbone, batch):
-    guide = make(backbone, batch.classes, templates=("a painting of a {}.",)).guide
+    guide = make(backbone, batch.classes, templates=("a painting of a {}.",)).consistency.guide
     others = ("dog", "boat")
     guide.logits(backbone, batch.images, batch.classes)
     expected = assemble(backbone, others, Adaptation(templates=("a painting of a {}.",)))(batch.images)
