@@ -48,7 +48,7 @@ class EOT(nn.Module):
 class Averaged:
     """An attack made on the mean of `draws` calls of the function it is handed."""
 
-    attack: Attack
+    inner: Attack
     draws: int = 20
     over: Over = "logits"
 
@@ -59,4 +59,4 @@ class Averaged:
     def __call__(
         self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, loss: Loss | None = None
     ) -> Tensor:
-        return self.attack(EOT(function, self.draws, over=self.over), images, labels, indices=indices, loss=loss)
+        return self.inner(EOT(function, self.draws, over=self.over), images, labels, indices=indices, loss=loss)

@@ -31,7 +31,7 @@ def transfer(
     *,
     eps: float,
     source: str = "mini",
-    attack: str = "mim",
+    inner: str = "mim",
     steps: int = 10,
     seed: int = 0,
     indices: Tensor | Sequence[int] | None = None,
@@ -41,7 +41,7 @@ def transfer(
     Args:
         function: only its class names are used: a classifier with `.classes`.
         source: a backbone's name, as `--backbone` takes it; loaded once.
-        attack: what is run on the source: "pgd" (margin loss, last iterate), "mim" or "di".
+        inner: what is run on the source: "pgd" (margin loss, last iterate), "mim" or "di".
 
     Raises:
         UsageError: a function without class names, or a source that sees images of another size.
@@ -49,7 +49,7 @@ def transfer(
     """
     from ironclip.attacks import build
 
-    checked = Transfer(eps, source, attack, steps, seed)
+    checked = Transfer(eps, source, inner, steps, seed)
     images = inputs.check_images(images)
     labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
     classes = getattr(function, "classes", None)
@@ -61,8 +61,8 @@ def transfer(
         raise UsageError(f"transfer pictures need a source of the same resolution; {source} sees {sizes}")
     with torch.no_grad():
         surrogate = assemble(backbone, tuple(classes))
-    options: dict[str, Any] = {"keep": "last", "loss": "margin"} if attack == "pgd" else {}
-    made = build(attack, eps=checked.eps, steps=steps, seed=seed, **options)
+    options: dict[str, Any] = {"keep": "last", "loss": "margin"} if inner == "pgd" else {}
+    made = build(inner, eps=checked.eps, steps=steps, seed=seed, **options)
     return made(surrogate, images, labels, indices=positions)
 
 
@@ -77,10 +77,10 @@ class Transfer(AttackOptions, runs=transfer):
 
     eps: float
     source: str = "mini"
-    attack: str = "mim"
+    inner: str = "mim"
     steps: int = 10
     seed: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("attack", self.attack, INNER)
+        check_choice("inner", self.inner, INNER)
