@@ -1,7 +1,11 @@
 """What there is, by name, read from the files themselves: methods, attacks, presets. Imports no torch."""
 
 import ast
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+from ironclip.errors import unknown
 
 PACKAGE = Path(__file__).parent
 
@@ -26,7 +30,24 @@ def attacks() -> dict[str, str]:
     return {name: line for name, (_, line) in CATALOGUE.items()}
 
 
-def presets() -> dict[str, str]:
-    from ironclip.presets import names, preset
+def presets(paper: str | None = None) -> dict[str, str]:
+    """Preset -> where its values come from, and for a published row what is expected; with `paper`, the rows of that paper.
 
-    return {name: str(preset(name).get("source", "")) for name in names()}
+    Raises:
+        UsageError: no preset stands for a row of this paper.
+    """
+    from ironclip.presets import names, preset, published
+
+    rows = {name: published(name) for name in names()}
+    papers = sorted({str(row["paper"]) for row in rows.values() if row})
+    if paper is not None and paper not in papers:
+        raise unknown("paper", paper, papers)
+    chosen = {name: row for name, row in rows.items() if paper is None or (row and row["paper"] == paper)}
+    return {name: _row(row) if row else str(preset(name).get("source", "")) for name, row in chosen.items()}
+
+
+def _row(row: Mapping[str, Any]) -> str:
+    numbers = ", ".join(f"{what} {value}" for what, value in row["expected"].items())
+    provisional = "" if row["read_in"] == "paper" else "; read in a summary"
+    note = f"; {row['note']}" if row.get("note") else ""
+    return f"{row['paper']}, {row['table']}, {row['data']}: {numbers} under {row['attack']}{provisional}{note}"

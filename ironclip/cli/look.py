@@ -1,5 +1,6 @@
 """The verbs that look: list, show, doctor, data."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -7,7 +8,7 @@ import typer
 
 from ironclip import catalogue
 from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, print_record, table
-from ironclip.errors import unknown
+from ironclip.errors import UsageError, unknown
 
 KINDS = ("methods", "attacks", "backbones", "datasets", "presets")
 data_app = typer.Typer(help="What data is there, what is wrong with it, and how to get it.", no_args_is_help=True)
@@ -17,11 +18,15 @@ Name = Annotated[str, typer.Argument(help="A data set's name or path.")]
 
 @app.command("list")
 def list_names(
-    what: Annotated[str, typer.Argument(help="methods, attacks, backbones, datasets or presets.")], as_json: Json = False
+    what: Annotated[str, typer.Argument(help="methods, attacks, backbones, datasets or presets.")],
+    paper: Annotated[str | None, typer.Option(help="Presets: the published rows of this paper, such as nap.")] = None,
+    as_json: Json = False,
 ) -> None:
     """List what there is, by name."""
     if what not in KINDS:
         raise unknown("list", what, KINDS)
+    if paper is not None and what != "presets":
+        raise UsageError(f"--paper goes with `list presets`; got `list {what}`")
     if what == "backbones":
         from ironclip.backbones.registry import list_backbones
 
@@ -31,7 +36,7 @@ def list_names(
 
         found = {entry.name: ("ready" if entry.ready else entry.how) for entry in available()}
     else:
-        found = {"methods": catalogue.methods, "attacks": catalogue.attacks, "presets": catalogue.presets}[what]()
+        found = {"methods": catalogue.methods, "attacks": catalogue.attacks, "presets": partial(catalogue.presets, paper)}[what]()
     if as_json:
         emit(found)
         return
