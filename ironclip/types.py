@@ -38,9 +38,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 class BackboneSpec:
     """Sizes and constants of a frozen backbone, and the hash of its weights.
 
-    `image_tokens` counts class token and patches in the image sequence; 0: the tower has none. `image_weights` and
-    `text_weights` name the matrices of the layers, which can be masked; `image_parameters` and `text_parameters` name
-    everything that `weights=` can replace: biases, norms, embeddings and projections too.
+    `image_tokens` counts class token and patches; 0: no sequence. `*_weights` can be masked, all `*_parameters` be replaced.
     """
 
     name: str
