@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterable, Sequence
 
-from benchmarks import apt_step, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
+from benchmarks import advmask_step, apt_step, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
 
 
 def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for module in (text_tower, apt_step, nap_step, fap_step, defeat_step, pgd_eval):
+    for module in (text_tower, apt_step, nap_step, fap_step, defeat_step, advmask_step, pgd_eval):
         yield from module.rows(quick, rounds)
 
 

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import apt_step, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
+from benchmarks import advmask_step, apt_step, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
 
 EXACT = 1e-9
 
@@ -29,6 +29,12 @@ def test_the_fap_step_equals_the_plain_one() -> None:
     assert row.deviations.keys() == {"loss", "gradients", "pixels"}
 
 
+def test_the_advmask_step_equals_the_plain_one_and_stores_bits_that_fold() -> None:
+    row = advmask_step.measure("tiny", 5, 4, 0, dtype=torch.float64, tolerance=(EXACT, EXACT, 0.0))
+    assert row.deviations.keys() == {"loss", "gradients", "pixels", "folded"}
+    assert row.notes["bytes stored"] * 32 == row.notes["bytes of scores"]
+
+
 def test_the_defeat_step_equals_the_plain_one() -> None:
     row = defeat_step.measure("tiny", 5, 4, 0, tolerance=(EXACT, EXACT, 0.0), codes=24, latent_width=8)
     assert row.deviations.keys() == {"loss", "gradients", "pixels"}
@@ -42,6 +48,12 @@ def test_the_text_tower_equals_the_plain_one_whole_and_in_chunks(chunk: int, wor
 
 def test_pgd_evaluation_equals_the_plain_one() -> None:
     pgd_eval.measure("tiny", 5, 4, 0, steps=3, dtype=torch.float64, tolerance=(0.0, EXACT))
+
+
+@pytest.mark.parametrize("member", ["apgd-ce", "apgd-t", "fab-t", "square", None])
+def test_autoattack_leaves_the_images_that_the_plain_one_leaves(member: str | None) -> None:
+    row = autoattack_eval.measure("tiny", 5, 8, 0, 2 / 255, steps=8, queries=30, member=member, dtype=torch.float64)
+    assert 0 < row.notes["robust accuracy"] < row.notes["clean accuracy"] == 0.75
 
 
 def test_compaction_breaks_the_same_images() -> None:

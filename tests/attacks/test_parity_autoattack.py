@@ -5,7 +5,7 @@ import torch
 from parity import assert_matches, load_case
 from torch import nn
 
-from ironclip.attacks import APGD
+from ironclip.attacks import AutoAttack
 from ironclip.attacks._climb import climb
 from ironclip.attacks._goal import Part, ranked_targets
 from ironclip.attacks.apgd import start
@@ -168,12 +168,18 @@ def agrees(case, name, robust, spare=1):
     assert stored.min() - spare <= robust.sum() <= stored.max() + spare
 
 
-@pytest.mark.parametrize("mode", ["full", "compact"])
-def test_apgd_breaks_as_many_images(case, mode):
+@pytest.mark.parametrize("name", ["apgd-ce", "apgd-t", "fab-t", pytest.param("square", marks=pytest.mark.slow)])
+def test_each_member_alone_breaks_as_many_images(case, name):
     tensors, notes, network = case
-    images, labels, eps = tensors["X"], tensors["Y"], notes["constants"]["eps"]
-    for name, attack in (
-        ("alone_apgd_ce_robust", APGD(eps, mode=mode)),
-        ("alone_apgd_t_robust", APGD(eps, loss="dlr", targets=9, mode=mode)),
-    ):
-        agrees(case, name, ~broken(network, attack(network, images, labels), labels))
+    images, labels = tensors["X"], tensors["Y"]
+    attack = AutoAttack(notes["constants"]["eps"]).members[name]
+    agrees(case, f"alone_{name.replace('-', '_')}_robust", ~broken(network, attack(network, images, labels), labels))
+
+
+def test_the_standard_attack_leaves_the_same_images(case):
+    tensors, notes, network = case
+    images, labels = tensors["X"], tensors["Y"]
+    robust = ~broken(network, AutoAttack(notes["constants"]["eps"])(network, images, labels), labels)
+    stored = tensors["aa_standard_robust"].bool()
+    agrees(case, "aa_standard_robust", robust)
+    assert (robust != stored[0]).sum() <= 1
