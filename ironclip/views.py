@@ -81,8 +81,8 @@ def crop_boxes(width: int, height: int, draws: Tensor) -> Tensor:
     boxes = torch.stack([(left * (width - w + 1)).floor(), (top * (height - h + 1)).floor(), w, h], dim=-1)
     first = fits.int().argmax(-1)[..., None, None].expand(*boxes.shape[:-2], 1, 4)
     chosen = boxes.gather(-2, first).squeeze(-2)
-    w, h = max(min(width, round(height * RATIO[1])), 1), max(min(height, round(width / RATIO[0])), 1)
-    central = torch.tensor([(width - w) // 2, (height - h) // 2, w, h], dtype=draws.dtype)
+    wide, high = max(min(width, round(height * RATIO[1])), 1), max(min(height, round(width / RATIO[0])), 1)
+    central = torch.tensor([(width - wide) // 2, (height - high) // 2, wide, high], dtype=draws.dtype)
     return torch.where(fits.any(-1, keepdim=True), chosen, central).long()
 
 

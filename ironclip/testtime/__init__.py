@@ -50,7 +50,7 @@ def options(name: str) -> dict[str, Any]:
     """Every option of a method with its default."""
     found: dict[str, Any] = {}
     for kind in method(name).__mro__:  # a class that hands **options on has those of the class above it, too
-        parameters = inspect.signature(kind.__init__).parameters.values() if "__init__" in vars(kind) else ()
+        parameters = inspect.signature(vars(kind)["__init__"]).parameters.values() if "__init__" in vars(kind) else ()
         found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY} | found
         if parameters and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break

@@ -1,0 +1,106 @@
+"""TTC: push an image that is suspiciously stable under noise away from its own embedding, then classify it.
+
+Source: arXiv 2503.03613, Sxing2/CLIP-Test-time-Counterattacks (`test_time_counterattack.py`). An attacked image moves little in
+feature space under random noise. Where the relative shift is below a threshold, a few steps raise the distance to the image's own
+embedding; elsewhere the noise is kept, as released. Deviations: float32; text encoded once; only images that pass the gate
+are stepped; the model's own crop.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ironclip.backbones import AdaptedClassifier
+from ironclip.losses import squared_distance_each
+from ironclip.options import check_choice, check_number, check_whole
+from ironclip.tensors import ascend, generator
+from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod
+from ironclip.types import Classifier
+
+
+class TTC(TestTimeMethod):
+    """Test-time counterattack. To an attacker the counter-perturbation is a constant, found anew in each step (BPDA).
+
+    Args:
+        eps: radius of noise and counterattack, in the unit of the images.
+        step_size: of the counterattack.
+        steps: N; the published rows at 4/255 use more than 2, how many is not known.
+        beta: weight exp(beta t) of iterate t in the average.
+        tau: relative shift below which an image is counterattacked.
+        gate: whose features decide: "original", the unadapted backbone [code, for fine-tuned encoders], or "base".
+    """
+
+    def __init__(
+        self, *, eps: float = 4 / 255, step_size: float = 1 / 255, steps: int = 2, beta: float = 2.0, tau: float = 0.2,
+        gate: str = "original", seed: int = 0,
+    ) -> None:  # fmt: skip
+        super().__init__(seed=seed)
+        check_number("eps", eps, 0, 1)
+        check_number("step_size", step_size, 0, above=True)
+        check_whole("steps", steps, 0)
+        check_number("beta", beta, 0)
+        check_number("tau", tau, 0)
+        check_choice("gate", gate, ("original", "base"))
+        self.eps, self.step_size, self.steps, self.beta, self.tau, self.gate = eps, step_size, steps, beta, tau, gate
+        self.passes = 2 * steps + 3
+
+    def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        draws = torch.stack([torch.rand(images.shape[1:], generator=generator(key)) for key in keys])
+        delta = self.counter(base, images.detach(), 2 * draws.to(images) - 1)
+        return base((images + delta).clamp(0, 1))
+
+    def counter(self, base: AdaptedClassifier, images: Tensor, noise: Tensor) -> Tensor:
+        """[B, 3, H, W] what is added to the images; constants.
+
+        Args:
+            noise: [B, 3, H, W] in [-1, 1].
+        """
+        start = (images + self.eps * noise).clamp(0, 1)
+        delta = start - images
+        rows = (self.shift(base, images, start) < self.tau).nonzero().flatten()
+        if len(rows):
+            iterates = self.iterates(base, images[rows], start[rows])
+            weights = (self.beta * torch.arange(len(iterates), device=images.device).to(images)).softmax(0)
+            delta = delta.index_copy(0, rows, torch.einsum("t,tbchw->bchw", weights, iterates))
+        return delta
+
+    def shift(self, base: AdaptedClassifier, images: Tensor, noisy: Tensor) -> Tensor:
+        """[B] relative change of the features, not normalised, from images to their noisy copies."""
+        encode = base.encode_image if self.gate == "base" else base.backbone.encode_image
+        with torch.no_grad():
+            features = encode(images)
+            return (encode(noisy) - features).norm(dim=1) / features.norm(dim=1)
+
+    def iterates(self, base: AdaptedClassifier, images: Tensor, start: Tensor) -> Tensor:
+        """[N+1, B, 3, H, W] perturbations: the start and every step away from the images' own features."""
+        with torch.no_grad():
+            own = base.encode_image(images)
+        seen: list[Tensor] = []
+        last = ascend(
+            base.encode_image,
+            lambda features: squared_distance_each(features, own),
+            start,
+            images,
+            eps=self.eps,
+            step_size=self.step_size,
+            steps=self.steps,
+            observe=lambda now, outputs, values: seen.append(now),
+        )
+        return torch.stack([*seen, last]) - images
+
+    def noisy(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, K] logits with the noise alone, whatever the gate says."""
+        draws = torch.stack([torch.rand(images.shape[1:], generator=generator(key)) for key in keys])
+        start = (images.detach() + self.eps * (2 * draws.to(images) - 1)).clamp(0, 1)
+        return base((images + start - images.detach()).clamp(0, 1))
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """The defence with its gate closed: what is left where the image is made to move under noise."""
+        assert isinstance(classifier, AdaptingClassifier)
+        surrogate = AdaptingClassifier(self, classifier.base, self.noisy, passes=1)
+        surrogate.name = "noise"
+        return (surrogate,)
+
+
+METHOD = TTC

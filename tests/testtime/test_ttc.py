@@ -1,0 +1,107 @@
+"""TTC against values of the released code, and its limits."""
+
+import pytest
+import torch
+from parity import assert_matches, load_case
+from reference import reference_backbone
+from torch.testing import assert_close
+
+from ironclip.backbones import assemble
+from ironclip.backbones.tiny import tiny_backbone
+from ironclip.errors import UsageError
+from ironclip.testtime import build
+from ironclip.types import Adaptation
+
+
+@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["float64", "float32"])
+def world(request, shared):
+    backbone = reference_backbone(shared / "parity", request.param)
+    case = load_case(shared / "parity" / "ttc", request.param)
+    with torch.no_grad():
+        return assemble(backbone, ("cat", "school bus")), case
+
+
+def made(case, kind):
+    sizes = dict(case[1]["constants"][kind])
+    if "tau_threshold" in sizes:
+        sizes["tau"] = sizes.pop("tau_threshold")
+    return build("ttc", sizes)
+
+
+def test_features_and_relative_shift(world):
+    base, case = world
+    images, noise = (case[0][name].to(base.backbone.dtype) for name in ("images", "noise"))
+    method = made(case, "default")
+    assert_matches(case, "image_features", base.encode_image(images))
+    assert_matches(case, "tau", method.shift(base, images, (images + method.eps * noise).clamp(0, 1)))
+
+
+@pytest.mark.parametrize("kind", ["default", "strong", "never", "noise_only"])
+def test_the_counterattack(world, kind):
+    base, case = world
+    images, noise = (case[0][name].to(base.backbone.dtype) for name in ("images", "noise"))
+    delta = made(case, kind).counter(base, images, noise)
+    if base.backbone.dtype == torch.float64:
+        assert_matches(case, f"{kind}.delta", delta)
+    else:  # the sign of a slope near zero is decided by rounding
+        off = (delta - case[0][f"{kind}.delta"]).abs() > 1e-6
+        assert off.double().mean() < 2e-3
+
+
+def test_iterates(world):
+    base, case = world
+    images, noise = (case[0][name].to(base.backbone.dtype) for name in ("images", "noise"))
+    method = made(case, "default")
+    if base.backbone.dtype == torch.float64:
+        iterates = method.iterates(base, images, (images + method.eps * noise).clamp(0, 1))
+        assert_matches(case, "default.steps", iterates.transpose(0, 1))
+
+
+@pytest.fixture(scope="module")
+def scene():
+    draw = torch.Generator().manual_seed(1)
+    images = torch.randint(256, (4, 3, 32, 32), generator=draw) / 255
+    with torch.no_grad():
+        return assemble(tiny_backbone(), ("cat", "dog", "tram")), images, 2 * torch.rand(images.shape, generator=draw) - 1
+
+
+def test_limits(scene):
+    base, images, noise = scene
+    with torch.no_grad():
+        assert_close(build("ttc", {"eps": 0.0})(base)(images), base(images))
+        alone = build("ttc", {"tau": 0.0}).counter(base, images, noise)
+        assert_close(alone, (images + 4 / 255 * noise).clamp(0, 1) - images)
+        assert_close(build("ttc", {"steps": 0, "tau": 9.0}).counter(base, images, noise), alone)
+        many = build("ttc", {"tau": 9.0, "beta": 0.0, "steps": 3})
+        iterates = many.iterates(base, images, images + alone)
+        assert_close(many.counter(base, images, noise), iterates.mean(0))
+        last = build("ttc", {"tau": 9.0, "beta": 50.0, "steps": 3}).counter(base, images, noise)
+        assert_close(last, iterates[-1], atol=1e-6, rtol=0)
+
+
+def test_the_counterattack_stays_in_its_ball_and_moves_the_features(scene):
+    base, images, noise = scene
+    method = build("ttc", {"tau": 9.0, "steps": 4})
+    delta = method.counter(base, images, noise)
+    assert delta.abs().max() <= 4 / 255 + 1e-6
+    assert (images + delta).min() >= 0
+    assert (images + delta).max() <= 1
+    own = base.encode_image(images)
+    moved = [(base.encode_image(images + one) - own).norm(dim=1) for one in method.iterates(base, images, images + delta * 0.1)]
+    assert (moved[-1] > moved[0]).all()
+
+
+def test_the_gate_uses_the_original_encoder_unless_told_otherwise(scene):
+    base, images, noise = scene
+    with torch.no_grad():
+        blurred = assemble(base.backbone, base.classes, Adaptation(pixels=(lambda x: x * 0 + 0.5 + x * 1e-3,)))
+    noisy = (images + 4 / 255 * noise).clamp(0, 1)
+    original = build("ttc", {}).shift(blurred, images, noisy)
+    assert_close(original, build("ttc", {}).shift(base, images, noisy))
+    assert (build("ttc", {"gate": "base"}).shift(blurred, images, noisy) < 0.1 * original).all()
+
+
+@pytest.mark.parametrize("options", [{"eps": 2}, {"step_size": 0}, {"steps": -1}, {"beta": -1}, {"tau": -0.1}, {"gate": "no"}])
+def test_bad_options_fail_at_construction(options):
+    with pytest.raises(UsageError, match=next(iter(options))):
+        build("ttc", options)
