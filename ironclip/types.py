@@ -318,9 +318,11 @@ class Defense(nn.Module, ABC):
 
     Attributes:
         learns: False says that there is nothing to train, so no training images are drawn.
+        transfers: False says that what is learned fits the classes it was learned for alone; `adaptation` refuses others.
     """
 
     learns: ClassVar[bool] = True
+    transfers: ClassVar[bool] = True
 
     @abstractmethod
     def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:

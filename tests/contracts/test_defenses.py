@@ -10,7 +10,7 @@ from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.defenses import NAMES, Stack, build, method, options
-from ironclip.errors import AdaptationClash
+from ironclip.errors import AdaptationClash, UsageError
 from ironclip.training import Schedule, fit
 from ironclip.types import Batch, Defense
 
@@ -131,6 +131,10 @@ def test_saved_and_loaded_it_gives_equal_logits_also_for_other_classes(backbone,
     train(defense, backbone, batch)
     fresh.load_state_dict(defense.state_dict())
     assert torch.equal(logits(defense, backbone, batch), logits(fresh, backbone, batch))
+    if not defense.transfers:
+        with pytest.raises(UsageError, match="alone"):
+            defense.adaptation(backbone, OTHERS)
+        return
     elsewhere = make(name, backbone, OTHERS, seed=2)
     elsewhere.load_state_dict(defense.state_dict())
     assert logits(elsewhere, backbone, batch, OTHERS).shape == (6, 5)
