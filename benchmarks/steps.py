@@ -51,10 +51,24 @@ def paths(
 
 
 def measured(
-    row: harness.Row, runs: Mapping[str, Callable[[], Step]], rounds: int, *, lean: bool, tolerance: Tolerance
+    row: harness.Row,
+    runs: Mapping[str, Callable[[], Step]],
+    rounds: int,
+    *,
+    lean: bool,
+    tolerance: Tolerance,
+    staged: Callable[[Tensor], Step] | None = None,
 ) -> harness.Row:
-    """The row with equality of loss, learned gradients and adversarial pixels, then with the times (none for 0 rounds)."""
-    row.deviations = compare(runs["ours"](), runs["plain"](), tolerance)
+    """The row with equality of loss, learned gradients and adversarial pixels, then with the times (none for 0 rounds).
+
+    Args:
+        staged: adversarial images -> the plain outer step on them. With it, loss and gradients are compared at ours.
+    """
+    ours, reference = runs["ours"](), runs["plain"]()
+    if staged is not None:
+        loss, _, found = staged(ours[1])
+        reference = (loss, reference[1], found)
+    row.deviations = compare(ours, reference, tolerance)
     if rounds:
         row.seconds = harness.seconds({path: run for path, run in runs.items() if lean or path != "lean"}, rounds)
     return row
@@ -79,6 +93,11 @@ def plain_step(towers: plain.PlainPrompts, batch: Batch, noise: Tensor, attack: 
     options = {"eps": attack.eps, "step": attack.derived["step_size"], "steps": attack.steps, "box": attack.box == "project"}
     objective = lambda seen: inner(towers, batch, seen)  # noqa: E731
     adv = plain.plain_pgd(towers, batch.images, batch.labels, noise, **options, objective=objective)
+    return outer_step(towers, batch, outer, adv)
+
+
+def outer_step(towers: plain.PlainPrompts, batch: Batch, outer: Objective, adv: Tensor) -> Step:
+    """The plain step behind its attack."""
     loss = outer(towers, batch, adv)
     loss.backward()
     found = gradients(towers.learned)
