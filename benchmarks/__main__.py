@@ -3,11 +3,11 @@
 import sys
 from collections.abc import Iterable, Sequence
 
-from benchmarks import advmask_step, apt_step, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
+from benchmarks import advmask_step, apt_step, atpt_image, defeat_step, fap_step, harness, nap_step, pgd_eval, rtpt_image, text_tower
 
 
 def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for module in (text_tower, apt_step, nap_step, fap_step, defeat_step, advmask_step, pgd_eval):
+    for module in (text_tower, apt_step, nap_step, fap_step, defeat_step, advmask_step, pgd_eval, rtpt_image, atpt_image):
         yield from module.rows(quick, rounds)
 
 

@@ -1,7 +1,7 @@
 """MTA: classify the densest point among the features of random views; no gradient, nothing learned.
 
 Source: arXiv 2405.02266, MaxZanella/MTA (`mta.py::solve_mta`). A mean shift on the sphere whose view weights ("inlierness")
-favour views near the mode that predict alike. The published clean numbers use plain crops (`augmix: false`); the adversarial ones, as
+favour views near the mode that predict alike. The published clean numbers use plain crops; the adversarial ones, as
 reprinted by R-TPT, use AugMix. Deviations: images of a batch run together, each frozen where the released code stops; views that
 coincide do not divide by zero; the prompts are those of the base (released: "a photo of a").
 """
