@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from benchmarks import advmask_step, apt_step, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
+from benchmarks import advmask_step, apt_step, autoattack_eval, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
 
 EXACT = 1e-9
 
