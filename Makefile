@@ -21,6 +21,9 @@ check: $(VENV)/.dev
 slow: $(VENV)/.dev  ## real data and long runs
 	$(BIN)/pytest -m slow
 
+crosscheck: $(VENV)/.crosscheck  ## our classifiers attacked unchanged by foolbox and ART, in an environment of its own
+	$(VENV)/crosscheck/bin/python -m pytest -s tests/crosscheck
+
 bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
 	$(BIN)/python -m benchmarks
 
@@ -43,6 +46,12 @@ $(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
 
 $(VENV)/.docs: $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
+	touch $@
+
+# An environment of its own: ART and foolbox bring packages that nothing else here needs.
+$(VENV)/.crosscheck: $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/crosscheck
+	$(BIN)/uv pip install --quiet --python $(VENV)/crosscheck/bin/python --constraint constraints.txt --editable ".[dev,crosscheck]"
 	touch $@
 
 clean:
