@@ -3,11 +3,34 @@
 import sys
 from collections.abc import Iterable, Sequence
 
-from benchmarks import advmask_step, apt_step, atpt_image, defeat_step, fap_step, harness, nap_step, pgd_eval, rtpt_image, text_tower
+from benchmarks import (
+    advmask_step,
+    apt_step,
+    atpt_image,
+    autoattack_eval,
+    defeat_step,
+    fap_step,
+    harness,
+    nap_step,
+    pgd_eval,
+    rtpt_image,
+    text_tower,
+)
 
 
 def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for module in (text_tower, apt_step, nap_step, fap_step, defeat_step, advmask_step, pgd_eval, rtpt_image, atpt_image):
+    for module in (
+        text_tower,
+        apt_step,
+        nap_step,
+        fap_step,
+        defeat_step,
+        advmask_step,
+        pgd_eval,
+        autoattack_eval,
+        rtpt_image,
+        atpt_image,
+    ):
         yield from module.rows(quick, rounds)
 
 
