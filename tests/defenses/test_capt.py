@@ -10,7 +10,7 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.defenses import _frozen
+from ironclip.defenses import _frozen, build
 from ironclip.defenses.capt import ALPHAS, CAPT, KLS, ratio
 from ironclip.errors import UnsupportedEdit, UsageError
 from ironclip.losses import kl_each, kl_to_clean
@@ -271,6 +271,20 @@ def test_the_mean_of_alpha_is_logged(backbone, batch, attack, mode):
     assert len(trace) == 3
     assert all(0 <= value <= 1 for value in trace)
     assert (len(set(trace)) == 1) == (mode in ("constant", "frozen_conf", "batch_acc"))  # the others follow the tuned model
+
+
+# ---- in a stack
+
+
+def test_it_trains_in_a_stack_through_the_whole_and_logs_under_its_name(backbone, batch, attack):
+    events, given = [], {"capt.prompts": "text", "avp_pixel.tokens": 2}
+    stack = build("capt+avp_pixel", backbone, batch.classes, generator=torch.Generator().manual_seed(0), given=given)
+    start = {name: tensor.clone() for name, tensor in stack.state_dict().items()}
+    schedule = Schedule(epochs=2, lr=0.05, warmup_epochs=0)
+    fit(stack, backbone, lambda epoch: [batch], attack, schedule=schedule, callback=events.append)
+    assert list(events[-1]["terms"]) == ["capt.clean_ce", "capt.consistency_kl", "capt.guidance", "avp_pixel.adv_ce"]
+    assert list(events[-1]["diagnostics"]) == ["capt.alpha_cons"]
+    assert all(not torch.equal(value, start[name]) for name, value in stack.state_dict().items() if value.numel())
 
 
 # ---- options that cannot be right
