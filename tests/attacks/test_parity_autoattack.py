@@ -176,6 +176,7 @@ def test_each_member_alone_breaks_as_many_images(case, name):
     agrees(case, f"alone_{name.replace('-', '_')}_robust", ~broken(network, attack(network, images, labels), labels))
 
 
+@pytest.mark.slow
 def test_the_standard_attack_leaves_the_same_images(case):
     tensors, notes, network = case
     images, labels = tensors["X"], tensors["Y"]
