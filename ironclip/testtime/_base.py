@@ -3,17 +3,18 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch.autograd.function import once_differentiable
 
 from ironclip.backbones import AdaptedClassifier, ScaledCosine
 from ironclip.errors import UsageError
 from ironclip.options import check_whole
 from ironclip.tensors import key
-from ironclip.types import BackboneSpec, Classifier, TestTime
+from ironclip.types import BackboneSpec, Classifier, Images, TestTime
 
 MEMORY = 1 << 30  # bytes that the activations of one chunk may take, roughly
 
@@ -82,7 +83,7 @@ class AdaptingClassifier(nn.Module):
         size = chunk_size(self.backbone.spec, self.passes, graph=images.requires_grad and torch.is_grad_enabled())
         parts = list(zip(images.split(size), (keys[at : at + size] for at in range(0, len(keys), size)), strict=True))
         if len(parts) > 1 and images.requires_grad and torch.is_grad_enabled():
-            return torch.cat([checkpoint(self._logits, self.base, x, k, use_reentrant=False) for x, k in parts])
+            return torch.cat([recomputed(lambda x, k=k: self._logits(self.base, x, k), x) for x, k in parts])
         return torch.cat([self._logits(self.base, x, k) for x, k in parts])
 
 
@@ -110,13 +111,38 @@ def chunk_size(spec: BackboneSpec, passes: int, *, graph: bool) -> int:
     return max(1, MEMORY // (kept * passes))
 
 
+def recomputed(function: Images, images: Tensor) -> Tensor:
+    """function(images), whose activations are made anew in the backward pass; gradients reach the images alone.
+
+    Unlike torch's checkpoint it lets the function differentiate inside: there, every inner backward pass would run the function
+    again.
+    """
+    return _Recomputed.apply(images, function)  # type: ignore[no-untyped-call]
+
+
+class _Recomputed(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, function: Images) -> Tensor:
+        ctx.function = function
+        ctx.save_for_backward(images)
+        return function(images.detach())
+
+    @staticmethod
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
+        (images,) = ctx.saved_tensors
+        with torch.enable_grad():
+            leaf = images.detach().requires_grad_()
+            return torch.autograd.grad(ctx.function(leaf), leaf, slope)[0], None
+
+
 def features_of(base: AdaptedClassifier, views: Tensor) -> Tensor:
     """[B, V, E] unit features of views [B, V, 3, H, W], in chunks that are recomputed in a backward pass if one is not enough."""
     rows = views.flatten(0, 1)
     graph = rows.requires_grad and torch.is_grad_enabled()
     parts = rows.split(chunk_size(base.backbone.spec, 1, graph=graph))
     if len(parts) > 1 and graph:
-        features = [checkpoint(base.encode_image, part, use_reentrant=False) for part in parts]
+        features = [recomputed(base.encode_image, part) for part in parts]
     else:
         features = [base.encode_image(part) for part in parts]
     return F.normalize(torch.cat(features), dim=-1).unflatten(0, views.shape[:2])
