@@ -30,7 +30,7 @@ class VitTower(Tower):
     def run(self, images: Tensor, edits: Sequence[Edit], trace: Trace | None) -> Tensor:
         net = self.net
         patches = net.conv1(images).flatten(2).transpose(1, 2)
-        start = net.class_embedding.expand(len(patches), 1, -1)
+        start = net.class_embedding.expand(patches.shape[0], 1, -1)
         tokens = torch.cat([start, patches], dim=1) + net.positional_embedding
         tokens = net.ln_pre(apply_edits(edits, -1, tokens))
         last = self.layers - 1
@@ -42,7 +42,7 @@ class VitTower(Tower):
                     trace.inputs[layer] = tokens
                 record = [] if trace.attention else None
             alone = layer == last and self._class_token_is_enough(edits, trace)
-            rows = torch.zeros(len(tokens), dtype=torch.long, device=tokens.device) if alone else None
+            rows = torch.zeros(tokens.shape[0], dtype=torch.long, device=tokens.device) if alone else None
             tokens = run_block(block, tokens, rows=rows, record=record)
             if record:
                 trace.weights[layer] = record[0]  # type: ignore[union-attr]

@@ -69,7 +69,7 @@ class AppendedPrompts:
         if layer < first or layer >= depth or (layer == 0 and first == -1):
             return tokens
         kept = tokens if layer == first else tokens[:, :-length]
-        return torch.cat([kept, self.prompts[max(layer, 0)].expand(len(tokens), -1, -1)], dim=1)
+        return torch.cat([kept, self.prompts[max(layer, 0)].expand(tokens.shape[0], -1, -1)], dim=1)
 
     def detached(self) -> "AppendedPrompts":
         return replace(self, prompts=self.prompts.detach())
@@ -96,7 +96,7 @@ class RenewedPrompts:
     def __call__(self, layer: int, tokens: Tensor) -> Tensor:
         if not 1 <= layer <= len(self.prompts):
             return tokens
-        fresh = self.prompts[layer - 1].expand(len(tokens), -1, -1)
+        fresh = self.prompts[layer - 1].expand(tokens.shape[0], -1, -1)
         return torch.cat([tokens[:, :1], fresh, tokens[:, self.reach :]], dim=1)
 
 
