@@ -3,6 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -83,8 +84,11 @@ class AdaptingClassifier(nn.Module):
         size = chunk_size(self.backbone.spec, self.passes, graph=images.requires_grad and torch.is_grad_enabled())
         parts = list(zip(images.split(size), (keys[at : at + size] for at in range(0, len(keys), size)), strict=True))
         if len(parts) > 1 and images.requires_grad and torch.is_grad_enabled():
-            return torch.cat([recomputed(lambda x, k=k: self._logits(self.base, x, k), x) for x, k in parts])
+            return torch.cat([recomputed(partial(self._keyed, k), x) for x, k in parts])
         return torch.cat([self._logits(self.base, x, k) for x, k in parts])
+
+    def _keyed(self, keys: Sequence[int], images: Tensor) -> Tensor:
+        return self._logits(self.base, images, keys)
 
 
 def image_keys(images: Tensor, seed: int) -> list[int]:
@@ -117,7 +121,7 @@ def recomputed(function: Images, images: Tensor) -> Tensor:
     Unlike torch's checkpoint it lets the function differentiate inside: there, every inner backward pass would run the function
     again.
     """
-    return _Recomputed.apply(images, function)  # type: ignore[no-untyped-call]
+    return _Recomputed.apply(images, function)
 
 
 class _Recomputed(torch.autograd.Function):
@@ -128,7 +132,7 @@ class _Recomputed(torch.autograd.Function):
         return function(images.detach())
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, None]:
         (images,) = ctx.saved_tensors
         with torch.enable_grad():
