@@ -12,8 +12,17 @@ from ironclip.errors import UsageError
 
 grid_app = typer.Typer(help="Many runs from one file: a whole table with one command, resumable.", no_args_is_help=True)
 app.add_typer(grid_app, name="grid")
+Mini = Annotated[
+    bool, typer.Option("--miniature", help="The same cells on embedded defaults, in seconds each: shows that all run.")
+]
 File = Annotated[Path, typer.Argument(help="A grid file (YAML); examples lie in grids/.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the runs; default: runs/<name of the grid>.")]
+
+
+def _plan(file: Path, small: bool) -> Any:
+    from ironclip.grid.plan import plan
+
+    return plan(file, small=small)
 
 
 def _folder(grid: Any, given: Path | None) -> Path:
@@ -21,12 +30,11 @@ def _folder(grid: Any, given: Path | None) -> Path:
 
 
 @grid_app.command("plan")
-def plan_grid(file: File, out_folder: Out = None, as_json: Json = False) -> None:
+def plan_grid(file: File, out_folder: Out = None, small: Mini = False, as_json: Json = False) -> None:
     """List the cells, what they cost, and which are done; runs nothing."""
     from ironclip.grid.cost import estimate
-    from ironclip.grid.plan import plan
 
-    made = plan(file)
+    made = _plan(file, small)
     costs, left = estimate(made, _folder(made, out_folder))
     if as_json:
         emit({"name": made.grid.name, "cells": [cost.as_dict() for cost in costs], "seconds_left": left})
@@ -46,6 +54,7 @@ def run_grid(
     executor: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="Cells at a time.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
+    small: Mini = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -54,10 +63,9 @@ def run_grid(
         raise UsageError(f"--executor is local or ray; got {executor!r}")
     if workers < 1:
         raise UsageError(f"--workers is at least 1; got {workers}")
-    from ironclip.grid.plan import plan
     from ironclip.grid.state import Place
 
-    made = plan(file)
+    made = _plan(file, small)
     folder = _folder(made, out_folder)
     for cell in made.cells:
         Place(folder, cell).reopen()
@@ -71,7 +79,7 @@ def run_grid(
             text = f"{done}/{len(made.cells)} {event['cell']}: {event['state']}"
             err.print(f"{text} ({event['reason'] or clock(event['seconds'])})", markup=False)
 
-    options: dict[str, Any] = {"workers": workers, "device": pick_device(device), "callback": tell}
+    options: dict[str, Any] = {"workers": workers, "small": small, "device": pick_device(device), "callback": tell}
     if executor == "ray":
         from ironclip.grid.cluster import run_ray
 
@@ -87,11 +95,9 @@ def run_grid(
 
 
 @grid_app.command("status")
-def status_grid(file: File, out_folder: Out = None, as_json: Json = False) -> None:
+def status_grid(file: File, out_folder: Out = None, small: Mini = False, as_json: Json = False) -> None:
     """Count the cells that are done, begun, open and failed; failed ones with their reason."""
-    from ironclip.grid.plan import plan
-
-    made = plan(file)
+    made = _plan(file, small)
     _status(made, _folder(made, out_folder), as_json)
 
 

@@ -1,5 +1,6 @@
 """The verbs that look: list, show, doctor, data."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -36,7 +37,12 @@ def list_names(
 
         found = {entry.name: ("ready" if entry.ready else entry.how) for entry in available()}
     else:
-        found = {"methods": catalogue.methods, "attacks": catalogue.attacks, "presets": partial(catalogue.presets, paper)}[what]()
+        listed: dict[str, Callable[[], dict[str, str]]] = {
+            "methods": catalogue.methods,
+            "attacks": catalogue.attacks,
+            "presets": partial(catalogue.presets, paper),
+        }
+        found = listed[what]()
     if as_json:
         emit(found)
         return

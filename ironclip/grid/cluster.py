@@ -22,6 +22,7 @@ def run_ray(
     out: Path,
     *,
     workers: int = 1,
+    small: bool = False,
     device: str = "cpu",
     address: str | None = None,
     callback: Callback | None = None,
@@ -45,7 +46,7 @@ def run_ray(
     try:
         task = ray.remote(_task).options(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=ATTEMPTS, retry_exceptions=False)
         file, folder = str(path.resolve()), str(out.resolve())
-        waiting = {task.remote(file, folder, device, number): cell for number, cell in enumerate(plan.cells)}
+        waiting = {task.remote(file, folder, device, number, small): cell for number, cell in enumerate(plan.cells)}
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
             cell = waiting.pop(ready[0])
@@ -60,9 +61,9 @@ def run_ray(
         ray.shutdown()
 
 
-def _task(file: str, out: str, device: str, number: int) -> None:
+def _task(file: str, out: str, device: str, number: int, small: bool) -> None:
     from ironclip.grid.plan import Plan, plan
     from ironclip.grid.work import work
 
-    whole = plan(Path(file))
+    whole = plan(Path(file), small=small)
     work(Plan(whole.grid, whole.cells[number : number + 1]), Path(out), device=device)

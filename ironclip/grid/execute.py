@@ -15,9 +15,18 @@ Callback = Callable[[dict[str, Any]], None]
 
 
 def run_local(
-    path: Path, plan: Plan, out: Path, *, workers: int = 1, device: str = "cpu", callback: Callback | None = None
+    path: Path,
+    plan: Plan,
+    out: Path,
+    *,
+    workers: int = 1,
+    small: bool = False,
+    device: str = "cpu",
+    callback: Callback | None = None,
 ) -> None:
     """Do all cells with this many processes (one: in this process); a worker that dies is replaced.
+
+    `plan` is that of `path`, its miniature if `small`.
 
     On GPUs each worker sees one of them. CPU threads are shared out among the workers.
     """
@@ -29,11 +38,13 @@ def run_local(
     running: list[subprocess.Popen[bytes]] = []
     seen: set[str] = set()
     try:
-        running = [_worker(path, out, device, number, workers) for number in range(workers)]
+        running = [
+            _worker([str(path), str(out), device, *(["small"] if small else [])], number, workers) for number in range(workers)
+        ]
         while not _all_settled(plan, out):
             for number, worker in enumerate(running):
                 if worker.poll() not in (None, 0):
-                    running[number] = _worker(path, out, device, number, workers)
+                    running[number] = _worker([str(path), str(out), device, *(["small"] if small else [])], number, workers)
             _tell(plan, out, seen, callback)
             time.sleep(0.5)
         _tell(plan, out, seen, callback)
@@ -44,13 +55,13 @@ def run_local(
             worker.wait()
 
 
-def _worker(path: Path, out: Path, device: str, number: int, workers: int) -> "subprocess.Popen[bytes]":
+def _worker(arguments: list[str], number: int, workers: int) -> "subprocess.Popen[bytes]":
     environment = dict(os.environ)
     threads = max(1, (os.cpu_count() or 1) // workers)
     environment.setdefault("OMP_NUM_THREADS", str(threads))
-    if device == "cuda":
+    if arguments[2] == "cuda":
         environment["CUDA_VISIBLE_DEVICES"] = _gpu(number)
-    command = [sys.executable, "-m", "ironclip.grid.worker", str(path), str(out), device]
+    command = [sys.executable, "-m", "ironclip.grid.worker", *arguments]
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from ironclip.errors import UsageError
 from ironclip.grid.file import GridFile, Measure, read
-from ironclip.protocols.config import RunConfig
+from ironclip.protocols import methods
+from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.resolve import resolve
 from ironclip.runs.folder import run_name
 from ironclip.runs.records import canonical_hash
@@ -41,8 +42,8 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def plan(path: Path) -> Plan:
-    """The cells of a grid file.
+def plan(path: Path, *, small: bool = False) -> Plan:
+    """The cells of a grid file; `small`: its miniature.
 
     Raises:
         UsageError: a file, a name, a key or a value that cannot be right, with the cell it is in.
@@ -55,7 +56,32 @@ def plan(path: Path) -> Plan:
         except UsageError as error:
             raise UsageError(f"{path}, cell {number}: {error}") from None
         found.setdefault(cell.key, cell)
-    return Plan(grid, tuple(found.values()))
+    whole = Plan(grid, tuple(found.values()))
+    return miniature(whole) if small else whole
+
+
+def miniature(whole: Plan) -> Plan:
+    """The same grid on embedded defaults, in seconds a cell: `mini`, generated pictures, one shot, one epoch, one step, four
+    images. Shows that every cell runs; the numbers mean nothing."""
+    cells: dict[str, Cell] = {}
+    for cell in whole.cells:
+        values = cell.config.as_dict()
+        values |= {"backbone": "mini", "weights": None, "dataset": "shapes", "shots": 1}
+        values["schedule"] |= {"epochs": 1, "batch_size": 32}
+        values["attack"] |= {"steps": 1} if cell.config.attack.name == "pgd" else {}
+        views = {key: 4 for key in methods.options(cell.config.method) if key.rpartition(".")[2] == "views"}
+        values["options"] |= views
+        small = Cell(configure(values), tuple(_small(measure) for measure in cell.measures), cell.variant)
+        cells.setdefault(small.key, small)
+    grid = whole.grid.model_copy(update={"name": f"{whole.grid.name}-miniature"})
+    return Plan(grid, tuple(cells.values()))
+
+
+def _small(measure: Measure) -> Measure:
+    """The measure on four images, with one step of an attack that takes steps and without other data."""
+    attacks = tuple("fgsm" if name in ("autoattack", "square") else name for name in measure.attacks)
+    changes = {"steps": 1} if "steps" in measure.set else {}
+    return measure.model_copy(update={"attacks": attacks, "set": changes, "limit": 4, "data": None})
 
 
 def _cell(settings: dict[str, Any], measures: Sequence[Measure]) -> Cell:

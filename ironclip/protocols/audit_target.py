@@ -24,7 +24,8 @@ from ironclip.backbones import assemble
 from ironclip.backbones.loading import check_device, load
 from ironclip.data import Dataset, open_dataset
 from ironclip.errors import IronclipError, UsageError
-from ironclip.protocols.few_shot import Experiment, open_experiment, open_run
+from ironclip.protocols.experiment import Experiment, open_experiment
+from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.resolve import resolve
 from ironclip.runs.records import BackboneFacts
 from ironclip.types import Adaptation, Classifier
