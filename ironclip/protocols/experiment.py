@@ -1,7 +1,7 @@
 """A configuration with everything it names loaded, and what can be made of it without training: other data, other classes, a
 test-time method on top."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -56,21 +56,28 @@ def open_experiment(
     if dataset is None:
         dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
     trained, above = methods.split(config.method)
-    options, adapts = methods.divide(config.method, config.options)
+    _, adapts = methods.divide(config.method, config.options)
     parts = [defenses.method(name) for name in trained.split("+")]
     if any(part.learns for part in parts) and config.shots is not None:
         dataset = few_shot(dataset, config.shots, config.split_seed, strict=config.strict_shots)
     if config.subset != "all":
         dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
     backbone = backbone or load(config.backbone, weights=config.weights, device=device)
+    defense = build_defense(config, backbone, dataset.classes, dataset.templates)
+    test_time = testtime.build(above, adapts, dataset=dataset.name) if above else None
+    return Experiment(config, dataset, backbone, defense, test_time)
+
+
+def build_defense(config: RunConfig, backbone: ClipBackbone, classes: Sequence[str], templates: Sequence[str]) -> Defense:
+    """The trained part of a configuration's method with its starting values; `templates` where it takes hand-written prompts."""
+    trained, _ = methods.split(config.method)
+    options, _ = methods.divide(config.method, config.options)
     for key in defenses.options(trained):
         part, _, option = key.rpartition(".")
         if option == "templates" and (part or trained) != "hep":
-            options.setdefault(key, dataset.templates)
+            options.setdefault(key, tuple(templates))
     draw = generator(config.seed, INIT)
-    defense = defenses.build(trained, backbone, dataset.classes, generator=draw, given=options)
-    test_time = testtime.build(above, adapts, dataset=dataset.name) if above else None
-    return Experiment(config, dataset, backbone, defense.to(backbone.device), test_time)
+    return defenses.build(trained, backbone, classes, generator=draw, given=options).to(backbone.device)
 
 
 def with_test_time(experiment: Experiment, name: str, given: Mapping[str, Any] | None = None) -> Experiment:
