@@ -4,7 +4,7 @@ import sys
 
 import typer
 
-from ironclip.cli import audit, compare, grid, look, make, run, use  # noqa: F401 - each adds its verbs
+from ironclip.cli import audit, compare, grid, look, make, run, serve, ship, use  # noqa: F401 - each adds its verbs
 from ironclip.cli.common import app
 from ironclip.errors import IronclipError
 

@@ -1,0 +1,53 @@
+"""The verb that serves a trained run over HTTP."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ironclip.cli.common import Device, app, err, pick_device
+from ironclip.errors import UsageError
+
+
+@app.command()
+def serve(
+    target: Annotated[Path, typer.Argument(help="A run's folder, or an exported model.")],
+    host: Annotated[str, typer.Option(help="Address to listen on; most others are reached from the network.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8000,
+    token: Annotated[
+        str | None, typer.Option(envvar="IRONCLIP_TOKEN", show_envvar=True, help="Ask for this bearer token.")
+    ] = None,
+    max_queue: Annotated[int, typer.Option(help="Images that may wait; more are refused with 503.")] = 256,
+    max_batch: Annotated[int, typer.Option(help="Images the model sees at once; 1: one by one.")] = 32,
+    max_wait: Annotated[float, typer.Option(help="Milliseconds an image waits for company.")] = 2.0,
+    max_images: Annotated[int, typer.Option(help="Images in one request.")] = 64,
+    max_bytes: Annotated[int, typer.Option(help="Bytes of one request.")] = 10_000_000,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of one picture.")] = 25_000_000,
+    seconds: Annotated[float, typer.Option(help="Time for one classification.")] = 30.0,
+    attack_seconds: Annotated[float, typer.Option(help="Time for one attack.")] = 60.0,
+    device: Device = "auto",
+) -> None:
+    """Serve a trained run: classification over HTTP with batching, and a page that shows what an attack does."""
+    where = pick_device(device)
+    if token is not None and (not token.isascii() or not token.strip() or token != token.strip()):
+        raise UsageError("--token is ASCII text without spaces around it")
+    try:
+        from ironclip.serve.limits import Limits
+        from ironclip.serve.model import open_model
+        from ironclip.serve.run import is_loopback
+        from ironclip.serve.run import serve as run
+    except ModuleNotFoundError as missing:
+        raise UsageError(f"serving needs the extra `serve` ({missing.name} is missing); pip install 'ironclip[serve]'") from None
+    limits = Limits(
+        max_bytes=max_bytes, max_pixels=max_pixels, max_images=max_images, max_queue=max_queue, max_batch=max_batch,
+        max_wait=max_wait / 1000, seconds=seconds, attack_seconds=attack_seconds,
+    )  # fmt: skip
+    model = open_model(target, device=where)
+    if token is None and not is_loopback(host):
+        err.print(f"warning: {host} may be reached from the network and no --token is set", markup=False)
+
+    def ready(address: str) -> None:
+        err.print(f"serving {target} at {address} (page), {address}/docs (interface); Ctrl-C or SIGTERM ends it", markup=False)
+
+    accepted, answered = run(model, limits, host=host, port=port, token=token, ready=ready)
+    err.print(f"ended: {accepted} images accepted, {answered} answered", markup=False)

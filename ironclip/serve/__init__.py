@@ -1,0 +1,1 @@
+"""What leaves the house: the service with its page, exported models, the hub card."""

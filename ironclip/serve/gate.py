@@ -1,0 +1,77 @@
+"""What stands before every path: whose requests are let in, the headers of every answer, and the count of them."""
+
+import hmac
+import time
+from typing import Any
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ironclip.serve.limits import Refusal
+from ironclip.serve.metrics import Metrics
+
+HEADERS = {
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+    "img-src data: blob:; connect-src 'self'; base-uri 'none'; form-action 'none'",
+}
+LOOPBACK = ("127.0.0.1", "localhost", "[::1]")
+OPEN = ("/", "/docs", "/openapi.json", "/healthz")
+"""Paths that ask for no token: they say nothing about the model."""
+
+
+class Gate:
+    """ASGI middleware.
+
+    Args:
+        token: asked for as `Authorization: Bearer TOKEN` by all paths but `OPEN`.
+        hosts: names under which the service may be called, against web pages that reach for their visitor's own machine;
+            None: any.
+    """
+
+    def __init__(self, app: ASGIApp, *, metrics: Metrics, token: str | None, hosts: tuple[str, ...] | None) -> None:
+        self.app, self.metrics, self.token, self.hosts = app, metrics, token, hosts
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begin, status = time.perf_counter(), 500
+
+        async def answer(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            problem = self._refuses(scope["path"], Headers(scope=scope))
+            await (self.app if problem is None else refused(problem))(scope, receive, answer)
+        finally:
+            path = getattr(scope.get("route"), "path", "other")
+            self.metrics.add("requests_total", path=path, status=status)
+            if path == "/classify":
+                self.metrics.observe("request_seconds", time.perf_counter() - begin)
+
+    def _refuses(self, path: str, headers: Headers) -> Refusal | None:
+        host, origin = headers.get("host", ""), headers.get("origin")
+        name = host.partition("]")[0] + "]" if host.startswith("[") else host.partition(":")[0]
+        if self.hosts is not None and name not in self.hosts:
+            return Refusal(400, "unknown host name; call the service as 127.0.0.1 or localhost")
+        if origin is not None and origin.partition("://")[2] != host:
+            return Refusal(403, "requests from pages of other sites are refused")
+        given = headers.get("authorization", "").encode("latin-1", "replace")
+        if self.token is not None and path not in OPEN and not hmac.compare_digest(given, f"Bearer {self.token}".encode()):
+            return Refusal(401, "this service asks for a token: Authorization: Bearer TOKEN", {"WWW-Authenticate": "Bearer"})
+        return None
+
+
+def refused(problem: Refusal) -> JSONResponse:
+    """A refusal as an answer: {"error": one line}."""
+    content: dict[str, Any] = {"error": problem.text}
+    return JSONResponse(content, problem.status, problem.headers)
