@@ -13,7 +13,10 @@ from ironclip.threat import format_eps, parse_eps
 @app.command()
 def classify(
     images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
-    model: Annotated[Path | None, typer.Option("--model", help="A run's folder.")] = None,
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="A run's folder, an exported .pt2 or .onnx file, a saved folder or a hub id."),
+    ] = None,
     backbone: Annotated[
         str, typer.Option("--backbone", help="Without --model: zero-shot with this backbone and --classes.")
     ] = "mini",
@@ -31,6 +34,7 @@ def classify(
     from ironclip import testtime
     from ironclip.protocols.classify import classifier_of, predict, read_names
     from ironclip.protocols.config import values_of
+    from ironclip.serve.opening import open_shipped
 
     where = pick_device(device)
     if (model is None) == (classes is None and names is None):
@@ -39,7 +43,8 @@ def classify(
     if changes and test_time is None:
         raise UsageError("--set gives options of --test-time; name a test-time method")
     above = None if test_time is None else testtime.build(test_time, values_of(changes or []))
-    classifier = classifier_of(model, backbone, weights, given, where, above)
+    shipped = None if model is None else open_shipped(model, device=where, weights=weights, test_time=above)
+    classifier = shipped or classifier_of(model, backbone, weights, given, where, above)
     shown = Progress("classify", quiet=as_json)
     size = 64 if above is None else 4  # so that progress shows
     rows, bad = predict(classifier, images, top=top, limit=limit, batch_size=size, progress=shown.count)

@@ -73,8 +73,7 @@ def predict(
     files = files[:limit]
     if not files:
         raise DataError(f"found no picture in {', '.join(map(str, paths))}; expected .jpg, .png, .webp or similar files")
-    backbone: ClipBackbone = classifier.backbone  # type: ignore[attr-defined]
-    side = backbone.spec.resolution
+    side, device = _input(classifier)
     rows: list[Prediction] = []
     bad: list[tuple[str, str]] = []
     for start in range(0, len(files), batch_size):
@@ -88,9 +87,17 @@ def predict(
         if images:
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
             with torch.no_grad():
-                probabilities = classifier(batch.to(backbone.device)).softmax(1).cpu()
+                probabilities = classifier(batch.to(device)).softmax(1).cpu()
             best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
             for name, values, labels in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
                 rows.append(Prediction(name, tuple((classifier.classes[k], v) for k, v in zip(labels, values, strict=True))))
         progress(min(start + batch_size, len(files)), len(files))
     return rows, bad
+
+
+def _input(classifier: Classifier) -> tuple[int, torch.device]:
+    """Side in pixels of the images that a classifier takes, and the device on which it wants them."""
+    backbone: ClipBackbone | None = getattr(classifier, "backbone", None)
+    if backbone is None:  # a file that was exported
+        return classifier.resolution, classifier.device  # type: ignore[attr-defined]
+    return backbone.spec.resolution, backbone.device

@@ -1,0 +1,115 @@
+"""The model card: written from the records alone, so that no number in it was typed by hand."""
+
+import json
+from collections.abc import Sequence
+
+from ironclip.report.formats import markdown
+from ironclip.report.tables import rows
+from ironclip.report.words import limits
+from ironclip.runs.records import Record
+from ironclip.serve.facts import Facts, Training, names
+
+LICENSES = {
+    "mini": "research use: trained in part on Tiny-ImageNet pictures; see the card of the embedded weights",
+    "mini-robust": "research use: trained in part on Tiny-ImageNet pictures; see the card of the embedded weights",
+}
+BY_TAG = {"openai": "MIT (github.com/openai/CLIP)", "laion": "MIT (LAION's model cards on the Hugging Face hub)"}
+UNKNOWN = "not known to ironclip; look at its source before you use or share this model"
+ADAPTIVE = ("An attacker who knows the defence.", "No adaptive attack on its surrogates was run.")
+
+
+def license_of(backbone: str) -> str:
+    """What is known about the licence of a backbone's weights; this never guesses."""
+    _, _, tag = backbone.partition("/")
+    known = next((text for start, text in BY_TAG.items() if tag.startswith(start)), UNKNOWN)
+    return LICENSES.get(backbone, known) if not backbone.startswith("hf-hub:") else UNKNOWN
+
+
+def card(facts: Facts, records: Sequence[Record], name: str) -> str:
+    """The card in Markdown, with the hub's head.
+
+    Args:
+        name: hub id or folder under which it can be loaded.
+    """
+    parts = [
+        _head(facts),
+        f"# {name.rpartition('/')[2]}\n",
+        f"{facts.method} on the frozen backbone {facts.backbone.name}, a classifier of {facts.resolution} x {facts.resolution} "
+        f"pictures into {len(facts.classes)} classes: {names(facts.classes, 20)}.\n",
+        "## Use\n",
+        f'```python\nimport ironclip\n\nmodel = ironclip.load_classifier("{name}")\nprint(model.classify("picture.jpg"))\n```\n',
+        "Only learned tensors are stored here. They fit the frozen weights "
+        f"`{facts.backbone.name}` (sha256 `{facts.backbone.sha256 or 'not known'}`) and are refused on any others.\n",
+        "## Training\n",
+        _training(facts.training),
+        "## What was measured\n",
+        _measured(records),
+        "## What it was not tested against\n",
+        "\n".join(f"- **{what}** {text}" for what, text in not_tested(records)) + "\n",
+        "## Verify\n",
+        _verify(facts, name),
+        "## Licence\n",
+        f"Weights of the backbone: {license_of(facts.backbone.name)}. The learned tensors fall under whatever the training "
+        "pictures allow; the person who publishes them states that.\n",
+    ]
+    return "\n".join(parts)
+
+
+def not_tested(records: Sequence[Record]) -> list[tuple[str, str]]:
+    """What no record covers: a few words, and a sentence."""
+    if not records:
+        return [("Anything.", "No evaluation was recorded before this was saved, so nothing is known about its robustness.")]
+    found = limits(records)
+    if not any(record.threat.knowledge == "adaptive" for record in records):
+        found.append(ADAPTIVE)
+    ran = {attack.name.split("/")[0] for record in records for attack in record.attacks}
+    missing = [member for member in ("apgd-ce", "apgd-t", "fab-t", "square") if member not in ran]
+    if missing:
+        found.append(("AutoAttack as a whole.", f"Not run: {', '.join(missing)}."))
+    norms = {record.threat.norm for record in records}
+    if norms == {"linf"}:
+        found.append(("Other norms.", "Only changes bounded for every pixel (l-infinity) were measured, no l2, l1 or l0 ones."))
+    return found
+
+
+def _head(facts: Facts) -> str:
+    """The hub's YAML; strings as JSON, which is YAML."""
+    tags = ["ironclip", "adversarial-robustness", "clip", *facts.method.split("+")]
+    lines = ["library_name: ironclip", "pipeline_tag: image-classification", f"tags: {json.dumps(tags)}"]
+    if facts.backbone.name.startswith("hf-hub:"):
+        lines.append(f"base_model: {json.dumps(facts.backbone.name.removeprefix('hf-hub:'))}")
+    return "\n".join(["---", *lines, "---", ""])
+
+
+def _training(training: Training | None) -> str:
+    if training is None:
+        return "Nothing was learned: zero-shot classification by prompts.\n"
+    shots = "all training pictures" if training.shots is None else f"{training.shots} pictures a class"
+    constants = {
+        key: value for key, value in training.attack.items() if key not in ("attack", "derived", "eps") and value is not None
+    }
+    attack = f"{training.attack.get('attack')} at eps {training.eps} ({', '.join(f'{k} {v}' for k, v in constants.items())})"
+    return (
+        f"- data: {training.data}, {shots} (drawn with seed {training.split_seed})\n- adversarial examples: {attack}\n"
+        f"- seed {training.seed}; {training.parameters:,} learned numbers\n"
+    )
+
+
+def _measured(records: Sequence[Record]) -> str:
+    if not records:
+        return "Nothing yet.\n"
+    threats = dict.fromkeys(str(record.threat) for record in records)
+    flags = dict.fromkeys(f"- {flag.level}: {flag.text}" for record in records for flag in record.flags)
+    return "\n".join([f"Threat model: {'; '.join(threats)}.\n", markdown(rows(records)), *flags, ""])
+
+
+def _verify(facts: Facts, name: str) -> str:
+    commands = list(dict.fromkeys(measured.command for measured in facts.measured if measured.command))
+    lines = [
+        "On the pictures above, or on your own with the same class names:\n",
+        f'```python\nimport ironclip\n\nmodel = ironclip.load_classifier("{name}")',
+        'print(ironclip.evaluate(model, data="path/to/pictures", attack="apgd", eps="4/255").table())\n```\n',
+    ]
+    if commands:
+        lines += ["The records were made, where the run lies, with:\n", "```bash", *commands, "```\n"]
+    return "\n".join(lines)

@@ -1,0 +1,124 @@
+"""Exported files as classifiers: they need neither the run nor its backbone. They run on the CPU."""
+
+import json
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ironclip.errors import CheckpointError, UsageError
+from ironclip.protocols.classify import Prediction, predict
+from ironclip.serve.facts import KEY, Facts, read_facts
+from ironclip.types import Images
+
+
+class ExportedClassifier:
+    """images [B, 3, R, R] float32 in [0, 1] -> logits [B, K], as computed by a file; no gradients."""
+
+    device = torch.device("cpu")
+
+    def __init__(self, path: Path, facts: Facts, function: Images) -> None:
+        self.path, self.facts, self._function = path, facts, function
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.facts.classes
+
+    @property
+    def resolution(self) -> int:
+        return self.facts.resolution
+
+    def __call__(self, images: Tensor) -> Tensor:
+        side = self.resolution
+        if images.ndim != 4 or images.shape[1:] != (3, side, side) or images.dtype != torch.float32:
+            kind = str(images.dtype).removeprefix("torch.")
+            raise UsageError(f"{self.path.name} takes float32 images [B, 3, {side}, {side}]; got {kind} {tuple(images.shape)}")
+        if not len(images):
+            return images.new_empty(0, len(self.classes))
+        with torch.no_grad():
+            return self._function(images.cpu())
+
+    def classify(self, *pictures: str | Path, top: int = 3) -> list[Prediction]:
+        """The most probable classes of pictures or of folders of pictures; unreadable ones are left out."""
+        return predict(self, [Path(picture) for picture in pictures], top=top)[0]
+
+    def __repr__(self) -> str:
+        facts = self.facts
+        return f"ExportedClassifier({self.path.name}: {facts.method} on {facts.backbone.name}, {len(self.classes)} classes)"
+
+
+def open_exported(path: Path) -> ExportedClassifier:
+    """The classifier in a .pt2 or .onnx file that `ironclip export` wrote.
+
+    Raises:
+        UsageError: another ending, or onnxruntime is missing.
+        CheckpointError: no such file, damaged, written by something else, or with pickled content, which would run code.
+    """
+    if path.suffix not in (".pt2", ".onnx"):
+        raise UsageError(f"an exported model is a .pt2 or an .onnx file; got {path.name!r}")
+    if not path.is_file():
+        raise CheckpointError(f"{path}: no such file")
+    facts, function = _open_onnx(path) if path.suffix == ".onnx" else _open_pt2(path)
+    return ExportedClassifier(path, facts, function)
+
+
+def _open_pt2(path: Path) -> tuple[Facts, Images]:
+    facts = _facts_of_archive(path)
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # whatever a reader of foreign bytes raises
+        raise CheckpointError(f"{path} is damaged, or of another version of torch: {_first(error)}") from None
+    return facts, program.module()
+
+
+def _facts_of_archive(path: Path) -> Facts:
+    """The facts, after a look at the archive: torch would unpickle what its lists mark so, and no file of ours does."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            files = {name.partition("/")[2]: name for name in archive.namelist()}
+            if f"extra/{KEY}" not in files:
+                raise CheckpointError(f"{path} was not written by `ironclip export`: it holds no {KEY}")
+            for inside, name in files.items():
+                if inside.endswith("_config.json"):
+                    listed = json.loads(archive.read(name))["config"].values()
+                    if any(entry["use_pickle"] or not _plain(entry["path_name"]) for entry in listed):
+                        raise CheckpointError(f"{path} holds pickled objects, which could run any code; it is not opened")
+            return read_facts(archive.read(files[f"extra/{KEY}"]), path)
+    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{path} is damaged: {_first(error)}") from None
+
+
+def _plain(name: str) -> bool:
+    """Whether an entry holds bare numbers, and no object."""
+    return name.startswith(("weight_", "tensor_"))
+
+
+def _open_onnx(path: Path) -> tuple[Facts, Images]:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise UsageError("an .onnx file needs onnxruntime; pip install 'ironclip[export]'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3
+    try:
+        session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own classes, all of them private
+        raise CheckpointError(f"{path} is damaged or no ONNX model: {_first(error)}") from None
+    text = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if text is None:
+        raise CheckpointError(f"{path} was not written by `ironclip export`: it holds no {KEY}")
+
+    def run(images: Tensor) -> Tensor:
+        (logits,) = session.run(["logits"], {"images": images.numpy()})
+        return torch.from_numpy(logits)
+
+    return read_facts(text, path), run
+
+
+def _first(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
