@@ -1,8 +1,35 @@
 """ironclip: adapt CLIP-like models from a few images, make them robust against adversarial images, prove what was reached."""
 
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ironclip.api import Data as Data
+    from ironclip.api import Model as Model
+    from ironclip.api import Result as Result
+    from ironclip.api import dataset as dataset
+    from ironclip.api import evaluate as evaluate
+    from ironclip.api import fit as fit
+    from ironclip.api import load as load
+    from ironclip.api import load_classifier as load_classifier
+    from ironclip.api import test_time as test_time
+    from ironclip.api import zero_shot as zero_shot
 
 try:
     __version__ = version("ironclip")
 except PackageNotFoundError:  # run from a source tree that was never installed
     __version__ = "0+unknown"
+
+_API = ("Data", "Model", "Result", "dataset", "evaluate", "fit", "load", "load_classifier", "test_time", "zero_shot")
+"""Loaded on first use, so that `import ironclip` costs nothing and `ironclip --help` imports no torch."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in _API:
+        return getattr(import_module("ironclip.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_API])

@@ -13,7 +13,7 @@ ORDER = [
     {"errors"}, {"options"}, {"files"},
     {"threat"}, {"schedule"}, {"presets"}, {"types"}, {"tensors"}, {"views"}, {"losses"}, {"backbones"}, {"attacks"},
     {"defenses"}, {"testtime"}, {"data"}, {"runs"}, {"training", "evaluation", "scoring"}, {"audit"}, {"pretraining"},
-    {"protocols"}, {"grid"}, {"report"}, {"serve"}, {"catalogue"}, {"cli"},
+    {"protocols"}, {"grid"}, {"report"}, {"serve"}, {"api"}, {"catalogue"}, {"cli"},
 ]  # fmt: skip
 RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 APART = {"attacks", "defenses", "testtime", "data"}

@@ -1,0 +1,293 @@
+"""What `import ironclip` gives: the library in a few names. Each is a call of the rooms below; nothing happens here alone."""
+
+import json
+import shlex
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from ironclip.backbones import ClipBackbone
+from ironclip.backbones import load as load_backbone
+from ironclip.data import Dataset, open_dataset
+from ironclip.errors import UsageError
+from ironclip.protocols import methods
+from ironclip.protocols.classify import Prediction, predict
+from ironclip.protocols.config import RunConfig
+from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
+from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.measure import evaluate as measure
+from ironclip.protocols.resolve import named_attacks, resolve
+from ironclip.report.formats import as_csv, latex, markdown
+from ironclip.report.tables import rows
+from ironclip.runs.folder import RunFolder
+from ironclip.runs.learned import Learned, checksums
+from ironclip.runs.records import Record, canonical_hash
+from ironclip.serve.export import SUFFIXES, Exported
+from ironclip.serve.export import export as export_experiment
+from ironclip.serve.exported import ExportedClassifier, open_exported
+from ironclip.serve.facts import own_records
+from ironclip.serve.hub import Pretrained, load_pretrained, publish, save_pretrained, write_saved
+from ironclip.threat import Knowledge, format_eps, parse_eps
+from ironclip.types import Classifier
+
+RUNS = Path("runs")
+Callback = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Data:
+    """A data set with how many pictures a class are learned from, and the seed that draws them.
+
+    Args:
+        name: as it was asked for, so that a run can open it again.
+        shots: None: all training pictures.
+    """
+
+    name: str
+    dataset: Dataset
+    shots: int | None = 16
+    seed: int = 1
+    classes_file: str | None = None
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    def __str__(self) -> str:
+        return f"{self.dataset}, {'all' if self.shots is None else self.shots} shots, seed {self.seed}"
+
+
+class Model(nn.Module):
+    """A classifier with what it came from; any attack can be handed it: images [B, 3, R, R] float32 in [0, 1] -> logits [B, K].
+
+    Made by `fit`, `zero_shot`, `test_time` and `load_classifier`, not by hand.
+    """
+
+    def __init__(self, experiment: Experiment | None, run: RunFolder | None, pretrained: Pretrained | None = None) -> None:
+        super().__init__()
+        source = experiment or pretrained
+        if source is None:
+            raise UsageError("a model comes from `fit`, `zero_shot` or `load_classifier`")
+        self.experiment, self.run, self.pretrained = experiment, run, pretrained
+        self.classifier: Classifier = source.classifier
+        self.backbone: ClipBackbone = source.backbone
+        self.config: RunConfig = source.config
+        self.eval()
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.classifier.classes
+
+    @property
+    def method(self) -> str:
+        return methods.full(self.config.method)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.classifier(images)
+
+    def classify(self, *pictures: str | Path, top: int = 3) -> list[Prediction]:
+        """The most probable classes of pictures or of folders of pictures; unreadable ones are left out."""
+        return predict(self, [Path(picture) for picture in pictures], top=top)[0]
+
+    def records(self) -> list[Record]:
+        """What was measured of this model's run so far."""
+        return [] if self.experiment is None else own_records(self.run, self.experiment)
+
+    def save_pretrained(self, folder: str | Path) -> Path:
+        """Learned tensors, facts and a model card in a small folder; `load_classifier` reads it."""
+        if self.experiment is None:
+            assert self.pretrained is not None
+            loaded = self.pretrained
+            return write_saved(Path(folder), loaded.saved, loaded.defense, self.backbone.spec.sha256)
+        return save_pretrained(self.experiment, Path(folder), records=self.records())
+
+    def push_to_hub(self, repository: str, *, private: bool = True) -> str:
+        """The same on the Hugging Face hub; the address of the repository."""
+        return publish(self.trained("push_to_hub"), repository, records=self.records(), private=private)
+
+    def export(self, file: str | Path) -> Exported:
+        """One .pt2 or .onnx file that needs neither the run nor this package, compared with this model after writing."""
+        return export_experiment(self.trained("export"), Path(file), records=self.records())
+
+    def trained(self, verb: str) -> Experiment:
+        """What it was made of, or UsageError where it was loaded without its run."""
+        if self.experiment is None:
+            raise UsageError(f"{verb} works on a model that was trained here; this one was loaded from a saved folder")
+        return self.experiment
+
+    def __repr__(self) -> str:
+        return f"Model({self.method} on {self.backbone.spec.name}, {len(self.classes)} classes)"
+
+
+@dataclass(frozen=True)
+class Result:
+    """Records of one or several models."""
+
+    records: tuple[Record, ...]
+
+    def table(self, form: Literal["markdown", "latex", "csv"] = "markdown") -> str:
+        """All records as one table; accuracies with their 95 % intervals."""
+        return {"markdown": markdown, "latex": latex, "csv": as_csv}[form](rows(self.records))
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.records))
+
+
+def load(name: str, *, weights: str | Path | None = None, device: str = "cpu") -> ClipBackbone:
+    """A frozen backbone: `mini`, `ViT-B-32/openai`, `hf-hub:org/name`, a file (see `ironclip list backbones`)."""
+    return load_backbone(name, weights=weights, device=device)
+
+
+def dataset(name: str | Path, *, shots: int | None = 16, seed: int = 1, classes: str | Path | None = None) -> Data:
+    """Pictures by name, or from a folder with one subfolder a class (see `ironclip data list`).
+
+    Args:
+        shots: training pictures a class; None: all.
+        seed: draws them.
+        classes: file with the class names, where the folders' names are none.
+    """
+    return Data(str(name), open_dataset(name, classes_file=classes), shots, seed, None if classes is None else str(classes))
+
+
+def fit(
+    method: str,
+    backbone: ClipBackbone,
+    data: Data,
+    *,
+    eps: str | float | None = None,
+    preset: str | None = None,
+    seed: int = 1,
+    root: str | Path = RUNS,
+    callback: Callback | None = None,
+    **settings: Any,
+) -> Model:
+    """The trained model; its run lies in `root`, and the same call again opens it instead of training.
+
+    Args:
+        method: such as "nap", or several joined by + (see `ironclip list methods`).
+        eps: radius of the training attack, such as "4/255"; default: the preset's.
+        preset: default: that of the method (see `ironclip list presets`).
+        settings: any setting of the command line's --set, such as epochs=10, length=4 or **{"attack.steps": 5}.
+
+    Raises:
+        UsageError: an unknown method, preset or setting, or a value that cannot be right.
+    """
+    given = {
+        "backbone": backbone.spec.name,
+        "seed": seed,
+        "split_seed": data.seed,
+        "shots": data.shots,
+        "classes": data.classes_file,
+    }
+    if eps is not None:
+        given["eps"] = eps
+    config = resolve(method, data.name, preset=preset, given=given, changes=_changes(settings))
+    experiment = open_experiment(config, backbone=backbone, dataset=data.dataset)
+    run = train(config, root=Path(root), callback=callback, experiment=experiment)
+    run, experiment = open_run(run.path, experiment=experiment)
+    return Model(experiment, run)
+
+
+def zero_shot(backbone: ClipBackbone, data: Data, *, root: str | Path = RUNS) -> Model:
+    """The backbone as it is, with the hand-written prompts of the data: the undefended first row of every table."""
+    return fit("zero_shot", backbone, data, root=root)
+
+
+def test_time(name: str, model: Model, **options: Any) -> Model:
+    """A test-time method on top of a model; nothing is trained again.
+
+    Raises:
+        UsageError: an unknown name or option, or a model that holds a test-time method already.
+    """
+    return Model(with_test_time(model.trained("test_time"), name, options), model.run)
+
+
+def evaluate(
+    models: Model | Sequence[Model],
+    data: Data | str | Path | None = None,
+    *,
+    attack: str | Sequence[str] = "pgd",
+    eps: str | float = "4/255",
+    limit: int | None = None,
+    knowledge: Knowledge | None = None,
+    seed: int = 0,
+    root: str | Path = RUNS,
+    callback: Callback | None = None,
+    **options: Any,
+) -> Result:
+    """Clean and robust accuracy with intervals; robust means right without an attack and under every attack.
+
+    Args:
+        data: other data than a model was trained on; a model loaded from a saved folder needs them.
+        attack: one or several names (see `ironclip list attacks`).
+        limit: number of test pictures, classes in proportion.
+        knowledge: default: white-box, and for test-time methods both static and adaptive.
+        options: of the attacks, such as steps=100.
+    """
+    many = [models] if isinstance(models, Model) else list(models)
+    names = attack.split(",") if isinstance(attack, str) else list(attack)
+    radius = parse_eps(eps)
+    attacks = named_attacks(names, radius, seed, _changes(options))
+    records = []
+    for model in many:
+        run, experiment = _measurable(model, data, Path(root))
+        usual: tuple[Knowledge, ...] = ("white-box",) if experiment.test_time is None else ("static", "adaptive")
+        for known in (knowledge,) if knowledge else usual:
+            words = ["ironclip", "evaluate", str(run.path), "--attack", ",".join(names), "--eps", format_eps(radius)]
+            words += ["--knowledge", known, *(["--limit", str(limit)] if limit else [])]
+            words += [word for change in _changes(options) for word in ("--set", change)]
+            record, _ = measure(
+                run, experiment, attacks, eps=radius, knowledge=known, limit=limit, command=shlex.join(words), callback=callback
+            )
+            records.append(record)
+    return Result(tuple(records))
+
+
+def load_classifier(
+    target: str | Path, *, backbone: ClipBackbone | None = None, device: str = "cpu"
+) -> Model | ExportedClassifier:
+    """A classifier from a run's folder, a folder of `save_pretrained`, a hub id, or an exported .pt2 or .onnx file.
+
+    Args:
+        backbone: the frozen model of a saved folder, where it is loaded already.
+
+    Raises:
+        CheckpointError: not there, damaged, or learned on other frozen weights than these.
+    """
+    path = Path(target)
+    if path.suffix in SUFFIXES:
+        return open_exported(path)
+    if (path / "config.yaml").exists() or path.name == "last":
+        run, experiment = open_run(path, device=device)
+        return Model(experiment, run)
+    return Model(None, None, load_pretrained(target, device=device, backbone=backbone))
+
+
+def _measurable(model: Model, data: Data | str | Path | None, root: Path) -> tuple[RunFolder, Experiment]:
+    """A run and an experiment on these data; a model without a run gets one."""
+    name = data.name if isinstance(data, Data) else data if data is None else str(data)
+    if model.experiment is not None:
+        assert model.run is not None
+        return model.run, model.experiment if name is None else transferred(model.experiment, name)
+    loaded = model.pretrained
+    assert loaded is not None
+    if name is None:
+        raise UsageError(f"{model!r} was loaded without pictures; give `data` to evaluate it on")
+    experiment = loaded.on(data.dataset if isinstance(data, Data) else open_dataset(name), name)
+    tensors, config = loaded.defense.learned(), experiment.config
+    mark = canonical_hash({"config": config.as_dict(), "learned": checksums(tensors)})[:8]
+    run = RunFolder.create(config.as_dict(), out=root / f"loaded-{config.method}-{experiment.dataset.name}-{mark}")
+    if run.status == "new":
+        with run.lock():
+            run.save_environment(str(loaded.backbone.device))
+            base = loaded.backbone.spec.sha256
+            run.save_learned(Learned(tensors, base, config.method, dict(config.options), loaded.classes))
+    return run, experiment
+
+
+def _changes(options: Mapping[str, Any]) -> list[str]:
+    """As the command line takes them."""
+    return [f"{key}={json.dumps(value)}" for key, value in options.items()]
