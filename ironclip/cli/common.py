@@ -44,6 +44,15 @@ def emit(value: Any) -> None:
     print(json.dumps(value, indent=1, sort_keys=True))
 
 
+def run_paths(targets: list[Path]) -> list[Path]:
+    """The runs named: each target is a run, or a folder of runs."""
+    found: list[Path] = []
+    for target in targets:
+        inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
+        found += inside if inside and not (target / "config.yaml").exists() else [target]
+    return found
+
+
 def print_record(record: Any) -> None:
     """A record in one line, and its flags below it."""
     out.print(str(record), markup=False)

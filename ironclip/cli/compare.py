@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Json, app, emit, out, table
+from ironclip.cli.common import Json, app, emit, out, run_paths, table
 from ironclip.errors import UsageError
 
 
@@ -18,11 +18,7 @@ def compare(
     """Compare runs with the papers, or two runs picture by picture (McNemar's test)."""
     from ironclip.runs.folder import RunFolder
 
-    folders: list[Path] = []
-    for target in targets:
-        inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
-        folders += inside if inside and not (target / "config.yaml").exists() else [target]
-    runs = [RunFolder.open(folder) for folder in folders]
+    runs = [RunFolder.open(folder) for folder in run_paths(targets)]
     if published:
         _published(runs, as_json)
         return

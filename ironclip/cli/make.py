@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Device, Json, Progress, Seed, app, clock, emit, err, out, pick_device
+from ironclip.cli.common import Device, Json, Progress, Seed, app, clock, emit, err, out, pick_device, run_paths
 from ironclip.errors import UsageError
 
 
@@ -61,10 +61,7 @@ def report(
     from ironclip.report.tables import rows
     from ironclip.runs.folder import RunFolder
 
-    folders: list[Path] = []
-    for target in targets:
-        inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
-        folders += inside if inside and not (target / "config.yaml").exists() else [target]
+    folders = run_paths(targets)
     if matrix:
         _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv)
         return
