@@ -25,7 +25,9 @@ def test_readme_command_parses(line: str) -> None:
     group.make_context(name, list(arguments))
 
 
-def test_readme_python_runs() -> None:
+def test_readme_python_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("IRONCLIP_CACHE", str(tmp_path / "cache"))
     blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
     assert blocks
     for block in blocks:
