@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones import load as load_backbone
-from ironclip.data import Dataset, open_dataset
+from ironclip.data import Dataset, EvalSet, open_dataset
 from ironclip.errors import UsageError
 from ironclip.protocols import methods
 from ironclip.protocols.classify import Prediction, predict
@@ -29,9 +29,9 @@ from ironclip.serve.export import SUFFIXES, Exported
 from ironclip.serve.export import export as export_experiment
 from ironclip.serve.exported import ExportedClassifier, open_exported
 from ironclip.serve.facts import own_records
-from ironclip.serve.hub import Pretrained, load_pretrained, publish, save_pretrained, write_saved
+from ironclip.serve.hub import Pretrained, copy_saved, load_pretrained, publish, push_to_hub, save_pretrained
 from ironclip.threat import Knowledge, format_eps, parse_eps
-from ironclip.types import Classifier
+from ironclip.types import Batch, Classifier
 
 RUNS = Path("runs")
 Callback = Callable[[dict[str, Any]], None]
@@ -55,6 +55,10 @@ class Data:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.dataset.classes
+
+    def batch(self, split: str = "test", limit: int | None = None, *, resolution: int) -> Batch:
+        """Pictures of a split as images [B, 3, R, R] in [0, 1] with their labels, classes in proportion."""
+        return EvalSet(self.dataset, split, resolution=resolution, limit=limit).batch(slice(None))
 
     def __str__(self) -> str:
         return f"{self.dataset}, {'all' if self.shots is None else self.shots} shots, seed {self.seed}"
@@ -98,14 +102,14 @@ class Model(nn.Module):
 
     def save_pretrained(self, folder: str | Path) -> Path:
         """Learned tensors, facts and a model card in a small folder; `load_classifier` reads it."""
-        if self.experiment is None:
-            assert self.pretrained is not None
-            loaded = self.pretrained
-            return write_saved(Path(folder), loaded.saved, loaded.defense, self.backbone.spec.sha256)
-        return save_pretrained(self.experiment, Path(folder), records=self.records())
+        if self.pretrained is not None:
+            return copy_saved(self.pretrained.folder, Path(folder))
+        return save_pretrained(self.trained("save_pretrained"), Path(folder), records=self.records())
 
     def push_to_hub(self, repository: str, *, private: bool = True) -> str:
         """The same on the Hugging Face hub; the address of the repository."""
+        if self.pretrained is not None:
+            return push_to_hub(self.pretrained.folder, repository, private=private)
         return publish(self.trained("push_to_hub"), repository, records=self.records(), private=private)
 
     def export(self, file: str | Path) -> Exported:

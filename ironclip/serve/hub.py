@@ -22,7 +22,7 @@ from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
 from ironclip.backbones.loading import load
 from ironclip.data import Dataset, base_to_new
 from ironclip.errors import CheckpointError, UsageError
-from ironclip.files import disk_errors, write_text
+from ironclip.files import disk_errors, write_text, write_whole
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, build_defense
@@ -46,8 +46,9 @@ class Saved(Part):
 
 @dataclass(frozen=True)
 class Pretrained:
-    """A saved classifier on its backbone; it needs no data set."""
+    """A saved classifier on its backbone; it needs no data set. Its three files lie in `folder`."""
 
+    folder: Path
     saved: Saved
     config: RunConfig
     backbone: ClipBackbone
@@ -87,42 +88,30 @@ class Pretrained:
         return Experiment(config, dataset, self.backbone, self.defense, self.test_time, elsewhere)
 
 
-def save_pretrained(
-    experiment: Experiment, folder: Path, *, records: Sequence[Record] = (), saved: Saved | None = None, repository: str = ""
-) -> Path:
+def save_pretrained(experiment: Experiment, folder: Path, *, records: Sequence[Record] = (), repository: str = "") -> Path:
     """Write what a trained experiment learned, its facts and its card; files of the same names are replaced.
 
     Args:
         records: what was measured of it; the table of the card.
-        saved: the facts to write, where they are known already.
         repository: the hub id for the card's example; default: the folder's name.
     """
-    config, spec = experiment.config, experiment.backbone.spec
+    config, defense = experiment.config, experiment.defense
     # Paths belong to the machine that trained; names and hashes say what was used.
     plain = {"dataset": experiment.dataset.name, "weights": None, "classes": None}
-    saved = saved or Saved(
-        facts=facts_of(experiment, records),
-        config={**config.as_dict(), **plain},
-        prompts=experiment.dataset.templates,
-    )
-    return write_saved(folder, saved, experiment.defense, spec.sha256, records, repository)
-
-
-def write_saved(
-    folder: Path, saved: Saved, defense: Defense, base_sha256: str, records: Sequence[Record] = (), repository: str = ""
-) -> Path:
+    facts = facts_of(experiment, records)
+    saved = Saved(facts=facts, config={**config.as_dict(), **plain}, prompts=experiment.dataset.templates)
     learned = Learned(
         tensors=defense.learned(),
-        base_sha256=base_sha256,
-        method=saved.config["method"],
-        options=dict(saved.config.get("options", {})),
-        classes=saved.facts.classes,
+        base_sha256=experiment.backbone.spec.sha256,
+        method=config.method,
+        options=dict(config.options),
+        classes=facts.classes,
     )
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save_learned(folder / LEARNED, learned)
         write_text(folder / KEY, saved.model_dump_json(indent=1) + "\n")
-        write_text(folder / CARD, card(saved.facts, records, repository or folder.name))
+        write_text(folder / CARD, card(facts, records, repository or folder.name))
     return folder
 
 
@@ -160,7 +149,17 @@ def load_pretrained(
     _, above = methods.split(config.method)
     _, adapts = methods.divide(config.method, config.options)
     test_time = testtime.build(above, adapts, dataset=config.dataset) if above else None
-    return Pretrained(saved, config, backbone, defense, test_time)
+    return Pretrained(folder, saved, config, backbone, defense, test_time)
+
+
+def copy_saved(source: Path, folder: Path) -> Path:
+    """A saved folder again, card and all."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in FILES:
+            if (source / name).exists():
+                write_whole(folder / name, lambda temporary, name=name: temporary.write_bytes((source / name).read_bytes()))
+    return folder
 
 
 def push_to_hub(folder: Path, repository: str, *, private: bool = True, message: str = "Upload an ironclip classifier") -> str:
