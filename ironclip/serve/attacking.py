@@ -120,7 +120,7 @@ def _result(model: Served, image: Tensor, wanted: Order, limits: Limits, stop: t
         "target": wanted.target,
         "label": model.classes[label],
         "rounded": rounded,
-        "distance": format_eps(float((changed - clean).abs().max())),
+        "distance": format_eps(round(float((changed - clean).abs().max()) * 255, 3) / 255),
         "passes": calls,
         "seconds": round(time.monotonic() - start, 3),
         "fooled": {name: _top(after[name]) != label for name in after},
