@@ -6,9 +6,11 @@ README.md            the model card
 """
 
 import json
+import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,7 +160,7 @@ def copy_saved(source: Path, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         for name in FILES:
             if (source / name).exists():
-                write_whole(folder / name, lambda temporary, name=name: temporary.write_bytes((source / name).read_bytes()))
+                write_whole(folder / name, partial(shutil.copyfile, source / name))
     return folder
 
 
