@@ -2,13 +2,13 @@
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
+from ironclip.backbones.deep_prompts import AppendedPrompts as AppendedPrompts
+from ironclip.backbones.deep_prompts import RenewedPrompts as RenewedPrompts
 from ironclip.errors import UsageError
 from ironclip.options import check_flags
 from ironclip.types import Backbone
@@ -40,64 +40,6 @@ def check_depth(depth: int | None, layers: int, tower: str) -> int:
     if isinstance(depth, bool) or not isinstance(depth, int) or not 1 <= depth <= layers:
         raise UsageError(f"prompt depth must be 1 to {layers}, the layers of the {tower} tower; got {depth}")
     return depth
-
-
-@dataclass(frozen=True, eq=False)
-class AppendedPrompts:
-    """An Edit: tokens appended to the image sequence and renewed at each of the first J layers.
-
-    Source: VPT-deep as in lionel-w2/FAP clip/model.py. Behind layer J the last outputs stay as extra tokens; at layer L they
-    are dropped, so that towers that pool over all tokens see the image alone.
-
-    Args:
-        prompts: [J, P, D].
-        layers: L of the tower.
-        before_ln_pre: attach the first prompts before `ln_pre`, so that it normalises them too [code]; else after it.
-    """
-
-    prompts: Tensor
-    layers: int
-    before_ln_pre: bool = True
-    changes_output: ClassVar[bool] = False
-    appends: ClassVar[bool] = True
-
-    def __call__(self, layer: int, tokens: Tensor) -> Tensor:
-        depth, length = self.prompts.shape[:2]
-        first = -1 if self.before_ln_pre else 0
-        if layer == self.layers:
-            return tokens[:, :-length]
-        if layer < first or layer >= depth or (layer == 0 and first == -1):
-            return tokens
-        kept = tokens if layer == first else tokens[:, :-length]
-        return torch.cat([kept, self.prompts[max(layer, 0)].expand(tokens.shape[0], -1, -1)], dim=1)
-
-    def detached(self) -> "AppendedPrompts":
-        return replace(self, prompts=self.prompts.detach())
-
-
-@dataclass(frozen=True, eq=False)
-class RenewedPrompts:
-    """An Edit: positions 1 .. P of the text sequence renewed at layers 1 .. J-1.
-
-    The prompts of layer 0 are the learned context (`Adaptation.context`), to which positions are added.
-    Source: MaPLe's text side as in lionel-w2/FAP clip/model.py.
-
-    Args:
-        prompts: [J-1, P, D].
-    """
-
-    prompts: Tensor
-    changes_output: ClassVar[bool] = False
-
-    @property
-    def reach(self) -> int:
-        return 1 + self.prompts.shape[1]
-
-    def __call__(self, layer: int, tokens: Tensor) -> Tensor:
-        if not 1 <= layer <= len(self.prompts):
-            return tokens
-        fresh = self.prompts[layer - 1].expand(tokens.shape[0], -1, -1)
-        return torch.cat([tokens[:, :1], fresh, tokens[:, self.reach :]], dim=1)
 
 
 def starting_words(
@@ -154,7 +96,10 @@ class ImagePrompts(nn.Module):
         self.layers, self.before_ln_pre = layers, before_ln_pre
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor:
-        return AppendedPrompts(self.tokens, self.layers, self.before_ln_pre)(layer, tokens)
+        return self.value()(layer, tokens)
+
+    def value(self) -> AppendedPrompts:
+        return AppendedPrompts(self.tokens, self.layers, self.before_ln_pre)
 
 
 class TextPrompts(nn.Module):
@@ -173,7 +118,10 @@ class TextPrompts(nn.Module):
         self.reach = 1 + length
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor:
-        return RenewedPrompts(self.tokens)(layer, tokens)
+        return self.value()(layer, tokens)
+
+    def value(self) -> RenewedPrompts:
+        return RenewedPrompts(self.tokens)
 
 
 class TokenRefiner(nn.Module):
