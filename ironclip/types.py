@@ -382,7 +382,8 @@ class TestTime(ABC):
     def __call__(self, base: Classifier) -> Classifier: ...
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
-        """Once, before any image is classified: source statistics. Default: nothing."""
+        """Once, before it is put on this base: source statistics from training pictures, which are read only if the method asks
+        for a batch. Default: nothing."""
         return None
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:

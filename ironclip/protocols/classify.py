@@ -1,7 +1,7 @@
 """Labels and probabilities for pictures from the disk."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -45,7 +45,7 @@ def classifier_of(
             return experiment.classifier
         if experiment.test_time is not None:
             raise UsageError(f"{experiment.config.method} holds a test-time method already; leave out --test-time")
-        return test_time(experiment.base)
+        return replace(experiment, test_time=test_time).classifier
     with torch.no_grad():
         base = assemble(load(backbone, weights=weights, device=device), classes)
     return base if test_time is None else test_time(base)

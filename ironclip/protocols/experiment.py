@@ -1,7 +1,7 @@
 """A configuration with everything it names loaded, and what can be made of it without training: other data, other classes, a
 test-time method on top."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -10,21 +10,22 @@ import torch
 from ironclip import defenses, testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
 from ironclip.backbones.loading import load
-from ironclip.data import Dataset, base_to_new, few_shot, open_dataset
+from ironclip.data import Dataset, TrainSet, base_to_new, few_shot, open_dataset
 from ironclip.errors import UsageError
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig
 from ironclip.tensors import generator
-from ironclip.types import Classifier, Defense, TestTime
+from ironclip.types import Batch, Classifier, Defense, TestTime
 
 INIT = 1  # keeps the draw of starting values apart from other uses of the seed
+SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # pictures that a test-time method may prepare itself with
 
 
 @dataclass(frozen=True)
 class Experiment:
     """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence, test-time method.
 
-    `trained_on` names the data the defence was trained on where they are others.
+    `trained_on` names the data the defence was trained on where they are others, `source` are those data.
     """
 
     config: RunConfig
@@ -33,6 +34,7 @@ class Experiment:
     defense: Defense
     test_time: TestTime | None = None
     trained_on: str = ""
+    source: Dataset | None = None
 
     @property
     def base(self) -> AdaptedClassifier:
@@ -42,7 +44,20 @@ class Experiment:
 
     @property
     def classifier(self) -> Classifier:
-        return self.base if self.test_time is None else self.test_time(self.base)
+        """The trained classifier with the test-time method, if any, prepared on training pictures and put on top."""
+        base = self.base
+        if self.test_time is None:
+            return base
+        self.test_time.prepare(base, self.source_batches())
+        return self.test_time(base)
+
+    def source_batches(self) -> Iterator[Batch]:
+        """Training pictures as they are, of the data the defence was trained on: the shots it was trained on, 16 a class where
+        it was trained on all or nothing was trained; always the same. Nothing is read before the first batch is asked for."""
+        data, shots = self.source or self.dataset, self.config.shots or SOURCE_SHOTS
+        chosen = few_shot(data, shots, self.config.split_seed, strict=False)
+        pictures = TrainSet(chosen, resolution=self.backbone.spec.resolution)
+        yield from pictures.batches(0, self.config.seed, SOURCE_BATCH, augment="none")
 
 
 def open_experiment(
@@ -122,4 +137,4 @@ def transferred(experiment: Experiment, name: str | None = None, subset: Literal
     with torch.no_grad():
         moved.defense.adaptation(experiment.backbone, dataset.classes)
     source = experiment.dataset.name + ("" if trained.subset == "all" else f" {trained.subset}")
-    return replace(moved, config=config, dataset=dataset, trained_on=source)
+    return replace(moved, config=config, dataset=dataset, trained_on=source, source=experiment.dataset)

@@ -11,7 +11,7 @@ from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.errors import UsageError
 from ironclip.testtime import NAMES, build, method, options
-from ironclip.types import Adaptation, Context, TestTime
+from ironclip.types import Adaptation, Batch, Context, TestTime
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram")
 SMALL = {"views": 8, "copies": 4, "steps": 1}
@@ -34,8 +34,13 @@ def images():
     return torch.randint(256, (4, 3, 32, 32), generator=torch.Generator().manual_seed(1)) / 255
 
 
-def make(name: str, **more) -> TestTime:
-    return build(name, {key: value for key, value in SMALL.items() if key in options(name)} | more)
+def make(name: str, base=None) -> TestTime:
+    """The method at small sizes, prepared on a few source pictures for this base."""
+    made = build(name, {key: value for key, value in SMALL.items() if key in options(name)})
+    if base is not None:
+        pictures = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(7))
+        made.prepare(base, iter([Batch(pictures, torch.arange(6) % len(CLASSES), torch.arange(6), CLASSES)]))
+    return made
 
 
 @every_method
@@ -56,7 +61,7 @@ def test_an_unknown_option_names_the_nearest(name):
 
 @every_method
 def test_one_at_a_time_equals_the_batch_in_any_order(name, base, images):
-    classifier = make(name)(base)
+    classifier = make(name, base)(base)
     with torch.no_grad():
         whole = classifier(images)
         alone = torch.cat([classifier(image[None]) for image in images])
@@ -70,7 +75,7 @@ def test_one_at_a_time_equals_the_batch_in_any_order(name, base, images):
 
 @every_method
 def test_nothing_is_left_behind(name, base, images):
-    classifier = make(name)(base)
+    classifier = make(name, base)(base)
     random = torch.get_rng_state()
     before = copy.deepcopy(base.state_dict())
     text = base.text_features.clone()
@@ -87,7 +92,7 @@ def test_nothing_is_left_behind(name, base, images):
 
 @every_method
 def test_gradients_reach_the_pixels_and_an_attack_raises_the_loss(name, base, images):
-    classifier = make(name)(base)
+    classifier = make(name, base)(base)
     with torch.no_grad():
         labels = classifier(images).argmax(1)
     leaf = images.clone().requires_grad_()
@@ -112,12 +117,12 @@ def test_it_stands_on_a_learned_context_and_image_edits(name, backbone, images):
     with torch.no_grad():
         plain = assemble(backbone, CLASSES, Adaptation(context=Context(vectors + 0.1)))
         edited = assemble(backbone, CLASSES, Adaptation(context=Context(vectors + 0.1), image_edits=(edit,)))
-        assert not torch.allclose(make(name)(plain)(images), make(name)(edited)(images), atol=1e-4)
+        assert not torch.allclose(make(name, plain)(plain)(images), make(name, edited)(edited)(images), atol=1e-4)
 
 
 @every_method
 def test_surrogates_are_classifiers_with_gradients(name, base, images):
-    above = make(name)
+    above = make(name, base)
     classifier = above(base)
     for surrogate in (classifier.base, *above.surrogates(classifier)):
         leaf = images[:2].clone().requires_grad_()
