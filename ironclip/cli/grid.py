@@ -17,12 +17,24 @@ Mini = Annotated[
 ]
 File = Annotated[Path, typer.Argument(help="A grid file (YAML); examples lie in grids/.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the runs; default: runs/<name of the grid>.")]
+Only = Annotated[
+    list[str] | None,
+    typer.Option("--only", help="Cells with these settings, such as method=apt,nap or seed=1,shots=16; measures: attack=pgd."),
+]
+First = Annotated[int | None, typer.Option("--limit-cells", help="The first cells of the file (of those chosen) alone.")]
 
 
-def _plan(file: Path, small: bool) -> Any:
+def _choice(small: bool, only: list[str] | None, first: int | None) -> dict[str, Any]:
+    """Keywords of `plan`."""
+    if first is not None and first < 1:
+        raise UsageError(f"--limit-cells is at least 1; got {first}")
+    return {"small": small, "only": only or [], "first": first}
+
+
+def _plan(file: Path, choice: dict[str, Any]) -> Any:
     from ironclip.grid.plan import plan
 
-    return plan(file, small=small)
+    return plan(file, **choice)
 
 
 def _folder(grid: Any, given: Path | None) -> Path:
@@ -30,11 +42,13 @@ def _folder(grid: Any, given: Path | None) -> Path:
 
 
 @grid_app.command("plan")
-def plan_grid(file: File, out_folder: Out = None, small: Mini = False, as_json: Json = False) -> None:
+def plan_grid(
+    file: File, out_folder: Out = None, only: Only = None, first: First = None, small: Mini = False, as_json: Json = False
+) -> None:
     """List the cells, what they cost, and which are done; runs nothing."""
     from ironclip.grid.cost import estimate
 
-    made = _plan(file, small)
+    made = _plan(file, _choice(small, only, first))
     costs, left = estimate(made, _folder(made, out_folder))
     if as_json:
         emit({"name": made.grid.name, "cells": [cost.as_dict() for cost in costs], "seconds_left": left})
@@ -54,6 +68,9 @@ def run_grid(
     executor: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="Cells at a time.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
+    only: Only = None,
+    first: First = None,
+    hours: Annotated[float | None, typer.Option(help="Begin no cell after this many hours; the same command goes on.")] = None,
     small: Mini = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -63,9 +80,12 @@ def run_grid(
         raise UsageError(f"--executor is local or ray; got {executor!r}")
     if workers < 1:
         raise UsageError(f"--workers is at least 1; got {workers}")
+    if hours is not None and not hours > 0:
+        raise UsageError(f"--hours is more than 0; got {hours}")
     from ironclip.grid.state import Place
 
-    made = _plan(file, small)
+    choice = _choice(small, only, first)
+    made = _plan(file, choice)
     folder = _folder(made, out_folder)
     for cell in made.cells:
         Place(folder, cell).reopen()
@@ -79,7 +99,8 @@ def run_grid(
             text = f"{done}/{len(made.cells)} {event['cell']}: {event['state']}"
             err.print(f"{text} ({event['reason'] or clock(event['seconds'])})", markup=False)
 
-    options: dict[str, Any] = {"workers": workers, "small": small, "device": pick_device(device), "callback": tell}
+    options: dict[str, Any] = {"workers": workers, "choice": choice, "device": pick_device(device), "callback": tell}
+    options["until"] = None if hours is None else time.time() + 3600 * hours
     if executor == "ray":
         from ironclip.grid.cluster import run_ray
 
@@ -95,9 +116,11 @@ def run_grid(
 
 
 @grid_app.command("status")
-def status_grid(file: File, out_folder: Out = None, small: Mini = False, as_json: Json = False) -> None:
+def status_grid(
+    file: File, out_folder: Out = None, only: Only = None, first: First = None, small: Mini = False, as_json: Json = False
+) -> None:
     """Count the cells that are done, begun, open and failed; failed ones with their reason."""
-    made = _plan(file, small)
+    made = _plan(file, _choice(small, only, first))
     _status(made, _folder(made, out_folder), as_json)
 
 

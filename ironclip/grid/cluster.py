@@ -5,7 +5,7 @@ Nothing but the path of the file and the number of a cell travels through Ray; r
 
 import importlib.util
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ def run_ray(
     out: Path,
     *,
     workers: int = 1,
-    small: bool = False,
+    choice: Mapping[str, Any] = {},
+    until: float | None = None,
     device: str = "cpu",
     address: str | None = None,
     callback: Callback | None = None,
@@ -31,6 +32,7 @@ def run_ray(
 
     Args:
         workers: processes of an embedded start; a cluster has its own number.
+        choice: keywords with which `plan` was made of `path`. until: no cell is begun after this time (`time.time`).
         address: of a running cluster ("auto", "ray://host:10001"); None: start one here.
 
     Raises:
@@ -46,7 +48,7 @@ def run_ray(
     try:
         task = ray.remote(_task).options(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=ATTEMPTS, retry_exceptions=False)
         file, folder = str(path.resolve()), str(out.resolve())
-        waiting = {task.remote(file, folder, device, number, small): cell for number, cell in enumerate(plan.cells)}
+        waiting = {task.remote(file, folder, device, number, dict(choice), until): cell for number, cell in enumerate(plan.cells)}
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
             cell = waiting.pop(ready[0])
@@ -61,9 +63,9 @@ def run_ray(
         ray.shutdown()
 
 
-def _task(file: str, out: str, device: str, number: int, small: bool) -> None:
+def _task(file: str, out: str, device: str, number: int, choice: dict[str, Any], until: float | None) -> None:
     from ironclip.grid.plan import Plan, plan
     from ironclip.grid.work import work
 
-    whole = plan(Path(file), small=small)
-    work(Plan(whole.grid, whole.cells[number : number + 1]), Path(out), device=device)
+    whole = plan(Path(file), **choice)
+    work(Plan(whole.grid, whole.cells[number : number + 1]), Path(out), device=device, until=until)

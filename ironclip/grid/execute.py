@@ -1,10 +1,11 @@
 """Several workers on one plan: processes of this machine. Who kills a worker loses nothing but its current step."""
 
+import json
 import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,31 +21,32 @@ def run_local(
     out: Path,
     *,
     workers: int = 1,
-    small: bool = False,
+    choice: Mapping[str, Any] = {},
+    until: float | None = None,
     device: str = "cpu",
     callback: Callback | None = None,
 ) -> None:
     """Do all cells with this many processes (one: in this process); a worker that dies is replaced.
 
-    `plan` is that of `path`, its miniature if `small`.
+    Args:
+        choice: keywords with which `plan` was made of `path`. until: no cell is begun after this time (`time.time`).
 
     On GPUs each worker sees one of them. CPU threads are shared out among the workers.
     """
     if workers == 1:
         from ironclip.grid.work import work
 
-        work(plan, out, device=device, callback=callback)
+        work(plan, out, device=device, callback=callback, until=until)
         return
+    arguments = [str(path), str(out), device, json.dumps({"until": until, **choice})]
     running: list[subprocess.Popen[bytes]] = []
     seen: set[str] = set()
     try:
-        running = [
-            _worker([str(path), str(out), device, *(["small"] if small else [])], number, workers) for number in range(workers)
-        ]
-        while not _all_settled(plan, out):
+        running = [_worker(arguments, number, workers) for number in range(workers)]
+        while not _all_settled(plan, out) and any(worker.poll() != 0 for worker in running):
             for number, worker in enumerate(running):
                 if worker.poll() not in (None, 0):
-                    running[number] = _worker([str(path), str(out), device, *(["small"] if small else [])], number, workers)
+                    running[number] = _worker(arguments, number, workers)
             _tell(plan, out, seen, callback)
             time.sleep(0.5)
         _tell(plan, out, seen, callback)

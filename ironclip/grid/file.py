@@ -29,12 +29,13 @@ OWN = ("set", "variant", "preset")
 
 
 class Measure(BaseModel):
-    """One evaluation of every run (or of the runs of `methods`), at each radius.
+    """One evaluation of every run (or of the runs of `methods`, or of those whose settings are as in `only`), at each radius.
 
     Args:
         set: options of the attacks.
         data: another data set than the one trained on; None: that one. subset: which of its classes ("all", "base", "new").
         test_time: a test-time method put on the trained classifier.
+        only: settings of the runs that are measured, such as {dataset: caltech101, shots: [4, 16]}; default: all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +52,7 @@ class Measure(BaseModel):
     seed: int = 0
     batch_size: int = Field(default=100, ge=1)
     methods: tuple[str, ...] = ()
+    only: dict[str, Any] = {}
 
     @field_validator("eps", mode="before")
     @classmethod

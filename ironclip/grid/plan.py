@@ -1,13 +1,14 @@
 """From a grid file to cells: what is to be done, what it costs, what is done."""
 
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from ironclip.errors import UsageError
 from ironclip.grid.file import GridFile, Measure, read
+from ironclip.grid.select import MEASURES, agrees, known, wanted
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.resolve import resolve
@@ -31,7 +32,8 @@ class Cell:
     @property
     def key(self) -> str:
         """Identity of the cell: another measure is another cell on the same run."""
-        return f"{self.name}-{canonical_hash([measure.model_dump(mode='json') for measure in self.measures])[:6]}"
+        made = [measure.model_dump(mode="json", exclude={"only"}) for measure in self.measures]
+        return f"{self.name}-{canonical_hash(made)[:6]}"
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,12 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def plan(path: Path, *, small: bool = False) -> Plan:
-    """The cells of a grid file; `small`: its miniature.
+def plan(path: Path, *, small: bool = False, only: Sequence[str] = (), first: int | None = None) -> Plan:
+    """The cells of a grid file.
+
+    Args:
+        small: its miniature.
+        only: "key=value,value" texts, as `select.wanted` reads them; a cell must agree with all. first: at most this many cells.
 
     Raises:
         UsageError: a file, a name, a key or a value that cannot be right, with the cell it is in.
@@ -56,23 +62,25 @@ def plan(path: Path, *, small: bool = False) -> Plan:
         except UsageError as error:
             raise UsageError(f"{path}, cell {number}: {error}") from None
         found.setdefault(cell.key, cell)
-    whole = Plan(grid, tuple(found.values()))
+    whole = Plan(grid, select(tuple(found.values()), wanted(only))[:first])
     return miniature(whole) if small else whole
 
 
 def miniature(whole: Plan) -> Plan:
-    """The same grid on embedded defaults, in seconds a cell: `mini`, generated pictures, one shot, one epoch, one step, four
-    images. Shows that every cell runs; the numbers mean nothing."""
+    """The same grid on embedded defaults, in seconds a cell: `mini`, generated pictures, one shot, one seed, one epoch, one
+    step, four images. Shows that every cell runs; the numbers mean nothing."""
     cells: dict[str, Cell] = {}
     for cell in whole.cells:
         values = cell.config.as_dict()
-        values |= {"backbone": "mini", "weights": None, "dataset": "shapes", "shots": 1}
+        values |= {"backbone": "mini", "weights": None, "dataset": "shapes", "shots": 1, "seed": 1, "split_seed": 1}
         values["schedule"] |= {"epochs": 1, "batch_size": 32}
         values["attack"] |= {"steps": 1} if cell.config.attack.name == "pgd" else {}
         views = {key: 4 for key in methods.options(cell.config.method) if key.rpartition(".")[2] == "views"}
         values["options"] |= views
         small = Cell(configure(values), tuple(_small(measure) for measure in cell.measures), cell.variant)
-        cells.setdefault(small.key, small)
+        seen = cells.get(small.name, small)  # what is measured on runs that are one in small is measured on that one
+        several = {measure.model_dump_json(): measure for measure in (*seen.measures, *small.measures)}
+        cells[small.name] = replace(seen, measures=tuple(several.values()))
     grid = whole.grid.model_copy(update={"name": f"{whole.grid.name}-miniature"})
     return Plan(grid, tuple(cells.values()))
 
@@ -101,5 +109,29 @@ def _cell(settings: dict[str, Any], measures: Sequence[Measure]) -> Cell:
         given=given,
         changes=changes,
     )
-    wanted = tuple(measure for measure in measures if not measure.methods or method in measure.methods)
-    return Cell(config, wanted, variant)
+    chosen = tuple(measure for measure in measures if not measure.methods or method in measure.methods)
+    chosen = tuple(measure for measure in chosen if agrees(config.as_dict(), known(measure.only)))
+    return Cell(config, chosen, variant)
+
+
+def select(cells: Sequence[Cell], asked: Mapping[str, Sequence[Any]]) -> tuple[Cell, ...]:
+    """The cells, and of each the measures, that agree with what was asked for.
+
+    Raises:
+        UsageError: none does.
+    """
+    runs = {key: values for key, values in asked.items() if key not in MEASURES}
+    found = []
+    for cell in cells:
+        if agrees({**cell.config.as_dict(), "variant": cell.variant}, runs):
+            kept = tuple(measure for measure in cell.measures if _asked(measure, asked))
+            if kept or not cell.measures:
+                found.append(replace(cell, measures=kept))
+    if asked and not found:
+        raise UsageError(f"no cell of the grid agrees with --only {', '.join(f'{k}={v}' for k, v in asked.items())}")
+    return tuple({cell.key: cell for cell in found}.values())
+
+
+def _asked(measure: Measure, asked: Mapping[str, Sequence[Any]]) -> bool:
+    attacks, known = asked.get("attack"), asked.get("knowledge")
+    return (attacks is None or any(name in attacks for name in measure.attacks)) and (known is None or measure.knowledge in known)

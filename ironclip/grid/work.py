@@ -28,10 +28,19 @@ Callback = Callable[[dict[str, Any]], None]
 PAUSE = 1.0
 
 
-def work(plan: Plan, out: Path, *, device: str = "cpu", callback: Callback | None = None, pause: float = PAUSE) -> None:
+def work(
+    plan: Plan,
+    out: Path,
+    *,
+    device: str = "cpu",
+    callback: Callback | None = None,
+    pause: float = PAUSE,
+    until: float | None = None,
+) -> None:
     """Do cells until each is done, failed, or given up; waits for those that others hold.
 
     Args:
+        until: no cell is begun after this time (`time.time`).
         callback: gets {"event": "cell", "cell", "state", "reason", "seconds"}.
     """
     say = callback or (lambda event: None)
@@ -41,6 +50,8 @@ def work(plan: Plan, out: Path, *, device: str = "cpu", callback: Callback | Non
             place = Place(out, cell)
             if place.settled:
                 continue
+            if until is not None and time.time() >= until:
+                return
             try:
                 with place.claim():
                     if not place.settled and place.begin():

@@ -1,5 +1,9 @@
-"""One worker process: `python -m ironclip.grid.worker FILE OUT DEVICE [small]`; any number may share a folder, on any machine."""
+"""One worker process: `python -m ironclip.grid.worker FILE OUT DEVICE [CHOICE]`; any number may share a folder, on any machine.
 
+CHOICE is JSON: the keywords of `plan`, and "until", the time after which no cell is begun.
+"""
+
+import json
 import signal
 import sys
 from pathlib import Path
@@ -8,10 +12,12 @@ from ironclip.grid.plan import plan
 from ironclip.grid.work import work
 
 
-def main(file: str, out: str, device: str, size: str = "whole") -> None:
+def main(file: str, out: str, device: str, choice: str = "{}") -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the cell as after Ctrl-C
+    chosen = json.loads(choice)
+    until = chosen.pop("until", None)
     try:
-        work(plan(Path(file), small=size == "small"), Path(out), device=device)
+        work(plan(Path(file), **chosen), Path(out), device=device, until=until)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -13,6 +13,7 @@ import pytest
 from ironclip.errors import UsageError
 from ironclip.files import write_json
 from ironclip.grid.cost import estimate
+from ironclip.grid.execute import run_local
 from ironclip.grid.plan import plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import work
@@ -72,6 +73,82 @@ def test_measures_may_be_for_some_methods_only(tmp_path):
     zero_shot, apt, _ = plan(written(tmp_path, text)).cells
     assert len(zero_shot.measures) == 1
     assert [measure.knowledge for measure in apt.measures] == ["white-box", "static"]
+
+
+CHOICE = """
+name: choice
+defaults: {backbone: mini, eps: 1/255}
+runs:
+  - {method: [zero_shot, apt, nap], dataset: [shapes, eurosat], shots: [1, 16], seed: [1, 2]}
+  - {method: nap, dataset: shapes, eps: 4/255, variant: {image: {sides: image}}}
+evaluate:
+  - {attacks: [pgd]}
+  - {attacks: [autoattack], only: {shots: 16, dataset: shapes}}
+  - {attacks: [pgd], knowledge: adaptive, only: {eps: [1/255, 2/255], seed: [2, 3]}}
+"""
+
+
+def test_measures_may_be_for_some_settings_only(tmp_path):
+    for cell in plan(written(tmp_path, CHOICE)).cells:
+        config = cell.config
+        attacked = [(measure.attacks[0], measure.knowledge) for measure in cell.measures]
+        assert attacked[0] == ("pgd", "white-box")
+        assert (("autoattack", "white-box") in attacked) == (config.shots == 16 and config.dataset == "shapes")
+        assert (("pgd", "adaptive") in attacked) == (config.seed == 2 and config.eps == pytest.approx(1 / 255))
+
+
+@pytest.mark.parametrize(
+    ("only", "many"),
+    [
+        ([], 25),
+        (["method=apt,nap", "seed=1"], 9),
+        (["method=apt,nap,seed=1"], 9),
+        (["method=apt,method=nap,seed=1,shots=1"], 4),
+        (["eps=4/255"], 1),
+        (["variant=image"], 1),
+        (["attack=autoattack"], 7),
+        (["knowledge=adaptive"], 12),
+    ],
+)
+def test_a_part_of_a_grid_is_chosen_by_settings(tmp_path, only, many):
+    path = written(tmp_path, CHOICE)
+    cells = plan(path, only=only).cells
+    assert len(cells) == many
+    chosen = {cell.name for cell in cells}
+    assert [cell.name for cell in cells] == [cell.name for cell in plan(path).cells if cell.name in chosen]
+    assert plan(path, only=only, first=1).cells == cells[:1]
+    if only == ["attack=autoattack"]:
+        assert {measure.attacks for cell in cells for measure in cell.measures} == {("autoattack",)}
+
+
+@pytest.mark.parametrize(
+    ("only", "message"),
+    [
+        ("shot=1", "unknown key of --only 'shot'; did you mean 'shots'?"),
+        ("apt", "--only takes key=value"),
+        ("method=fap", "no cell of the grid agrees"),
+    ],
+)
+def test_a_choice_that_cannot_be_right_is_refused(tmp_path, only, message):
+    with pytest.raises(UsageError, match=message.replace("?", "[?]")):
+        plan(written(tmp_path, CHOICE), only=[only])
+    with pytest.raises(UsageError, match="unknown key of only 'shot'"):
+        plan(written(tmp_path, CHOICE.replace("only: {shots: 16", "only: {shot: 16")))
+
+
+def test_no_cell_is_begun_after_the_time_given(tmp_path):
+    path, out = written(tmp_path), tmp_path / "out"
+    made, events = plan(path), []
+    work(made, out, callback=events.append, until=time.time() - 1)
+    assert not events
+    assert {Place(out, cell).state for cell in made.cells} == {"open"}
+
+
+@pytest.mark.slow
+def test_workers_do_the_part_that_was_chosen(tmp_path):
+    path, choice = written(tmp_path), {"only": ["method=zero_shot"], "small": False, "first": None}
+    run_local(path, plan(path, **choice), tmp_path / "out", workers=2, choice=choice)
+    assert list(outcomes(tmp_path / "out")) == [plan(path).cells[0].name]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,54 @@
+"""Which runs of a grid are meant: settings and the values they may have. Imports no torch."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ironclip.errors import UsageError, unknown
+from ironclip.protocols.config import RunConfig, values_of
+from ironclip.threat import parse_eps
+
+MEASURES = ("attack", "knowledge")
+"""Keys that choose among the measures of a cell; all others choose cells."""
+
+
+def wanted(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
+    """The values by key of texts such as "method=apt,nap" or "dataset=eurosat,seed=1"; a key may come more than once.
+
+    Raises:
+        UsageError: no key, or one that no run has.
+    """
+    found: dict[str, tuple[Any, ...]] = {}
+    key = ""
+    for part in (part for text in texts for part in text.split(",")):
+        name, equals, value = part.partition("=")
+        key = name.strip() if equals else key
+        if not key:
+            raise UsageError(f"--only takes key=value, such as method=apt,nap; got {part!r}")
+        if key not in (*RunConfig.model_fields, "variant", *MEASURES):
+            raise unknown("key of --only", key, [*RunConfig.model_fields, "variant", *MEASURES])
+        read = (value if equals else part).strip()
+        found[key] = (*found.get(key, ()), read if key in ("variant", *MEASURES) else values_of([f"{key}={read}"])[key])
+    return found
+
+
+def known(only: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
+    """The `only` of a grid file in the same form: a value or a list of them by key.
+
+    Raises:
+        UsageError: a key that no run has.
+    """
+    for key in only:
+        if key not in RunConfig.model_fields:
+            raise unknown("key of only", key, RunConfig.model_fields)
+    return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in only.items()}
+
+
+def agrees(settings: Mapping[str, Any], asked: Mapping[str, Sequence[Any]]) -> bool:
+    """Whether each setting asked for has one of its values."""
+    return all(any(_same(key, settings.get(key), value) for value in values) for key, values in asked.items())
+
+
+def _same(key: str, own: Any, other: Any) -> bool:
+    if key == "eps":
+        return abs(parse_eps(own) - parse_eps(other)) < 1e-9
+    return bool(own == other)
