@@ -5,7 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from ironclip.errors import AdaptationClash, UsageError
-from ironclip.types import Adaptation, Batch, Context, Mask, check_classes, merge, resolve_weights
+from ironclip.merging import merge, resolve_weights
+from ironclip.types import Adaptation, Batch, Context, Mask, check_classes
 
 
 def mask(*values: float) -> Mask:

@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ironclip.backbones.prompts import average, class_prompts
 from ironclip.errors import NonFinite, UsageError
-from ironclip.types import Adaptation, Backbone, ImageOutput, Trace, check_classes, resolve_weights
+from ironclip.merging import resolve_weights
+from ironclip.types import Adaptation, Backbone, ImageOutput, Trace, check_classes
 
 Precision = Literal["float32", "bfloat16"]
 

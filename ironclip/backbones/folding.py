@@ -7,7 +7,8 @@ from torch import Tensor
 
 from ironclip.backbones.adapter import ClipBackbone
 from ironclip.errors import UsageError
-from ironclip.types import Adaptation, resolve_weights
+from ironclip.merging import resolve_weights
+from ironclip.types import Adaptation
 
 BEYOND = ("pixels", "image_edits", "context", "text_edits", "head")
 """Parts of an adaptation that no weights can express; hand-written templates are prompts and stay the caller's."""

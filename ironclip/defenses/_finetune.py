@@ -17,8 +17,9 @@ from ironclip.backbones.prompts import fill
 from ironclip.defenses._lora import LowRank
 from ironclip.defenses._named import Replaced, select
 from ironclip.errors import UsageError
+from ironclip.merging import resolve_weights
 from ironclip.options import check_number, check_whole
-from ironclip.types import Adaptation, Backbone, Defense, Images, check_classes, resolve_weights
+from ironclip.types import Adaptation, Backbone, Defense, Images, check_classes
 
 TEMPLATE = "This is a photo of a {}"
 """The prompt of TeCoA, TGA-ZSR, PMG-AFT and of FARE's TeCoA, without a full stop [code]."""

@@ -15,7 +15,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ironclip.backbones import AdaptedClassifier, splice
 from ironclip.backbones.text import shared_columns
 from ironclip.errors import UsageError
-from ironclip.types import Context, PromptTokens, resolve_weights
+from ironclip.merging import resolve_weights
+from ironclip.types import Context, PromptTokens
 
 START = "a photo of a"
 TOGETHER = 32  # up to so many classes, the prompts of several images run as one batch

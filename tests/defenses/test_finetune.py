@@ -20,10 +20,11 @@ from ironclip.defenses.tecoa import TeCoA
 from ironclip.defenses.tga_zsr import TGA, logits_and_map, map_distance
 from ironclip.errors import UsageError
 from ironclip.losses import squared_distance_each
+from ironclip.merging import merge
 from ironclip.protocols.config import configure
 from ironclip.protocols.few_shot import training_attack
 from ironclip.training import Schedule, State, fit
-from ironclip.types import Adaptation, Mask, Trace, merge
+from ironclip.types import Adaptation, Mask, Trace
 
 METHODS = ("tecoa", "fare", "tga_zsr", "pmg_aft")
 STILL = PGD(eps=0, step_size=1 / 255, steps=2, start="zero", keep="last")

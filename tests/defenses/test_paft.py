@@ -14,8 +14,9 @@ from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.defenses.paft import PAFT
 from ironclip.errors import AdaptationClash, UsageError
+from ironclip.merging import merge
 from ironclip.training import Schedule, fit
-from ironclip.types import Adaptation, Batch, merge
+from ironclip.types import Adaptation, Batch
 
 
 def make(backbone, classes, seed: int = 0, **options) -> PAFT:

@@ -12,7 +12,8 @@ from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.defenses._blocks import ImagePrompts
 from ironclip.defenses.tecoa import TeCoA
-from ironclip.types import Adaptation, Batch, merge
+from ironclip.merging import merge
+from ironclip.types import Adaptation, Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
