@@ -151,7 +151,11 @@ def side_by_side(records: list[Any]) -> Any:
         cells = {known: str(record.robust) for known, record in found.items()}
         missing = "not measured: static alone is no robustness" if set(found) == {"static"} else "not measured"
         adaptive = cells.get("adaptive") or cells.get("white-box") or missing
-        seconds = "; ".join(f"{record.timing.evaluate_seconds / record.images:.2f} {known}" for known, record in found.items())
-        clean = str(next(iter(found.values())).clean)
-        rows.append([format_eps(eps), clean, cells.get("static", "not measured"), adaptive, seconds])
-    return table("", ["eps", "clean", "robust, static", "robust, adaptive", "seconds an image"], rows)
+        attacked = "; ".join(f"{record.timing.evaluate_seconds / record.images:.2f} {known}" for known, record in found.items())
+        first = next(iter(found.values()))
+        passes, seconds = f"{first.cost.forward_passes:g} + {first.cost.backward_passes:g}", first.timing.answer_seconds
+        measured = [passes, f"{seconds:.3g}"] if first.cost.forward_passes else ["not measured"] * 2
+        static = cells.get("static", "not measured")
+        rows.append([format_eps(eps), str(first.clean), static, adaptive, *measured, attacked])
+    heads = ["eps", "clean", "robust, static", "robust, adaptive", "passes", "seconds an answer", "seconds an image, attacked"]
+    return table("Passes of the image encoder for an answer: forward + backward", heads, rows)

@@ -1,10 +1,14 @@
 """One evaluation of a run: which classifiers an attacker is handed, and what the record says about the set-up."""
 
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
+
 from ironclip import attacks
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.backbones.counting import counted
 from ironclip.data import EvalSet
 from ironclip.evaluation import evaluate_into, settings
 from ironclip.protocols import methods
@@ -13,10 +17,13 @@ from ironclip.protocols.few_shot import training_attack
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.pictures import Example
 from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
+from ironclip.scoring import full_precision
+from ironclip.tensors import evaluating, frozen
 from ironclip.threat import Knowledge, Threat, format_eps
 from ironclip.types import Adaptation, Attack, Classifier
 
 Callback = Callable[[dict[str, Any]], None]
+COUNTED = 8  # images on which passes and seconds of an answer are taken
 PREPROCESSING = "shorter side bicubic antialiased, centre crop"
 
 
@@ -87,6 +94,11 @@ def evaluate(
         added = f"{methods.split(config.method)[1]}-" if config.method != run.config["method"] else ""
         name = f"{elsewhere}{added}{'+'.join(named)}-{format_eps(eps)}"
         folder = run.evaluation(place, name, apart=bool(elsewhere or added))
+        timing = Timing(train_seconds=sum(entry["seconds"] for entry in trained))
+        if experiment.test_time is not None and folder.record() is None:
+            weight, seconds = answer_cost(experiment, classifier, pictures)
+            setup = setup.model_copy(update={"cost": setup.cost.model_copy(update=weight)})
+            timing = timing.model_copy(update={"answer_seconds": seconds})
         return evaluate_into(
             folder,
             setup,
@@ -95,11 +107,24 @@ def evaluate(
             pictures.batches(batch_size),
             surrogates=surrogates,
             keep_examples=keep_examples,
-            timing=Timing(train_seconds=sum(entry["seconds"] for entry in trained)),
+            timing=timing,
             total=len(pictures),
             device=experiment.backbone.device,
             callback=callback,
         )
+
+
+def answer_cost(experiment: Experiment, classifier: Classifier, pictures: EvalSet) -> tuple[dict[str, float], float]:
+    """Passes of the image encoder for one image, as `Cost` names them, and seconds; means over the first few images."""
+    images = next(iter(pictures.batches(COUNTED))).images.to(experiment.backbone.device)
+    with evaluating(classifier), frozen(classifier), full_precision(), torch.no_grad():
+        classifier(images[:1])  # what is made once, such as the text graph, is no cost of an image
+        with counted(experiment.backbone) as passes:
+            start = time.perf_counter()
+            classifier(images).sum().item()  # waits for the device
+            seconds = time.perf_counter() - start
+    n = len(images)
+    return {"forward_passes": passes.forward / n, "backward_passes": passes.backward / n}, seconds / n
 
 
 def _surrogates(experiment: Experiment, classifier: Classifier, knowledge: Knowledge) -> tuple[Classifier, ...]:

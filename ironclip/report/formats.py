@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ironclip.report.tables import Row, caption, columns, interval, percent, rank
+from ironclip.report.tables import DASH, Row, caption, columns, interval, percent, rank
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,7 +64,9 @@ def grid(table: Sequence[Row]) -> Grid:
     """The cells that every printed form of the table shares."""
     shown = columns(table)
     ranks = [rank(table, value) for value in (_clean, _robust, lambda row: row.harmonic)]
+    adapting = any(row.forward_passes for row in table)
     head = ("Method", *(column.title for column in shown), "Clean", "Robust", "H", "Learned")
+    head += ("Passes", "Seconds") if adapting else ()
     body = []
     for number, row in enumerate(table):
         clean, robust, harmonic = (each[number] for each in ranks)
@@ -76,6 +78,7 @@ def grid(table: Sequence[Row]) -> Grid:
                 Cell(percent(row.robust.value), interval(row.robust), robust, row.note),
                 Cell(percent(row.harmonic), rank=harmonic),
                 Cell(f"{row.parameters:,}" if row.parameters else "0"),
+                *(_answer(row) if adapting else ()),
             )
         )
     starts = frozenset(place for place in range(1, len(table)) if table[place].group != table[place - 1].group)
@@ -150,6 +153,7 @@ def plain(row: Row) -> dict[str, Any]:
         parts = {name: proportion.value, f"{name}_low": proportion.low, f"{name}_high": proportion.high}
         facts |= {key: _finite(value) for key, value in parts.items()}
     facts |= {"harmonic": _finite(row.harmonic), "learned_parameters": row.parameters, "images": row.images}
+    facts |= {name: getattr(row, name) for name in ("forward_passes", "backward_passes", "answer_seconds")}
     return facts | {"undefended": row.undefended, "note": row.note}
 
 
@@ -167,6 +171,13 @@ def as_csv(table: Sequence[Row]) -> str:
 def as_json(table: Sequence[Row]) -> str:
     value = {"caption": caption(table), "rows": [plain(row) for row in table]}
     return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def _answer(row: Row) -> tuple[Cell, Cell]:
+    """Passes and seconds of an answer; dashes where they were not measured."""
+    if not row.forward_passes:
+        return Cell(DASH), Cell(DASH)
+    return Cell(f"{row.forward_passes:g} + {row.backward_passes:g}"), Cell(f"{row.answer_seconds:.3g}")
 
 
 def _clean(row: Row) -> float:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ironclip.errors import UsageError
 from ironclip.report import figures, formats, pictures, words
-from ironclip.report.tables import attack_words, columns, interval, percent, rows
+from ironclip.report.tables import answer_words, attack_words, columns, interval, percent, rows
 from ironclip.report.views import Panel, RunView, radius
 from ironclip.runs.records import ClassResult, Record
 
@@ -147,6 +147,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("Weights (sha256)", record.backbone.sha256),
         ("Data", f"{data.name}, split {data.split}, {record.images} of {data.available or record.images} pictures"),
         ("Learned numbers", f"{record.cost.trainable_parameters:,} ({record.cost.learned_bytes:,} bytes)"),
+        ("An answer", answer_words(record)),
         ("Precision", f"{record.precision}, rounding of attacked pictures: {record.quantise}"),
         ("Time", f"training {timing.train_seconds:.0f} s, evaluation {timing.evaluate_seconds:.0f} s"),
         ("Outcomes (sha256)", record.samples_sha256),

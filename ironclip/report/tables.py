@@ -33,6 +33,9 @@ class Row:
     parameters: int
     images: int
     undefended: bool = False
+    forward_passes: float = 0.0
+    backward_passes: float = 0.0
+    answer_seconds: float = 0.0
     note: str = ""
 
     @property
@@ -85,6 +88,8 @@ def caption(table: Sequence[Row]) -> str:
     notes = [STATIC.format(note) for note in dict.fromkeys(row.note for row in table) if note.endswith("-only")]
     if any(row.note == "not trusted" for row in table):
         notes.append("not trusted: a check failed, see the flags of the record; not ranked.")
+    if any(row.forward_passes for row in table):
+        notes.append("Passes: of the image encoder for the answer to one image, forward + backward; Seconds: for that answer.")
     return " ".join([*([f"All rows: {', '.join(shared)}."] if shared else []), EXPLAINED, *notes])
 
 
@@ -122,6 +127,15 @@ def attack_words(attack: AttackResult) -> str:
     return f"{attack.name} ({', '.join(parts)})" if parts else attack.name
 
 
+def answer_words(record: Record) -> str:
+    """What the answer to one image costs, where it was measured, else nothing."""
+    forward, backward = record.cost.forward_passes, record.cost.backward_passes
+    if not forward:
+        return ""
+    seconds = record.timing.answer_seconds
+    return f"{forward:g} forward and {backward:g} backward passes of the image encoder, {seconds:.3g} s an image"
+
+
 def _row(record: Record) -> Row:
     data = record.data
     parts = [data.name, "" if data.split == "test" else data.split, "" if data.subset == "all" else f"{data.subset} classes"]
@@ -142,6 +156,9 @@ def _row(record: Record) -> Row:
         images=record.images,
         undefended=is_undefended(record),
         note=standing(record),
+        forward_passes=record.cost.forward_passes,
+        backward_passes=record.cost.backward_passes,
+        answer_seconds=record.timing.answer_seconds,
     )
 
 

@@ -107,16 +107,28 @@ class DataFacts(Part):
 
 
 class Cost(Part):
-    """What the defence weighs; the same in every repetition."""
+    """What the defence weighs; the same in every repetition.
+
+    Args:
+        forward_passes, backward_passes: of the image encoder for the answer to one image, counted on the first images of a
+            test-time evaluation; 0: not counted.
+    """
 
     trainable_parameters: int = 0
     learned_bytes: int = 0
+    forward_passes: float = 0.0
+    backward_passes: float = 0.0
 
 
 class Timing(Part):
-    """What a repetition may change; kept apart from the results."""
+    """What a repetition may change; kept apart from the results.
+
+    Args:
+        answer_seconds: for the answer to one image, without an attack; measured where passes are counted.
+    """
 
     train_seconds: float = 0.0
+    answer_seconds: float = 0.0
     evaluate_seconds: float = 0.0
     peak_memory_bytes: int = 0
 

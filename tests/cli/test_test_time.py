@@ -32,11 +32,16 @@ def test_static_and_adaptive_numbers_stand_side_by_side_and_leave_the_run_as_it_
     assert adaptive["robust"]["count"] <= static["robust"]["count"] <= static["clean"]["count"]
     assert [attack["name"] for attack in static["attacks"]] == ["pgd/base"]
     assert [attack["name"] for attack in adaptive["attacks"]] == ["pgd", "pgd/views", "pgd/base"]
+    assert [(record["cost"]["forward_passes"], record["cost"]["backward_passes"]) for record in (static, adaptive)] == [
+        (2, 0)
+    ] * 2
+    assert static["timing"]["answer_seconds"] > 0
     assert not (run / "record.json").exists()  # the run's own record is that of its own method
 
     code, said, _ = ironclip("evaluate", str(run), "--test-time", "rtpt", *SMALL, "--knowledge", "static")
     assert code == 0
     assert "static alone is no robustness" in said
+    assert "2 + 0" in said
     code, said, _ = ironclip("classify", str(photos / "dark"), "--model", str(run), "--test-time", "rtpt", "--set", "views=2",
                              "--limit", "2", "--json")  # fmt: skip
     assert code == 0

@@ -9,10 +9,10 @@ import pytest
 from reporting import record
 from rich.console import Console
 
-from ironclip.report import as_csv, as_json, caption, latex, markdown, rows, terminal
-from ironclip.report.formats import tex
+from ironclip.report import RunView, as_csv, as_json, caption, latex, markdown, page, rows, terminal
+from ironclip.report.formats import grid, tex
 from ironclip.report.tables import percent, rank
-from ironclip.runs.records import DataFacts, Flag, Proportion
+from ironclip.runs.records import Cost, DataFacts, Flag, Proportion, Timing
 
 BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
 
@@ -138,3 +138,18 @@ def test_the_terminal_shows_names_as_they_are():
     text = console.export_text()
     assert "[bold]x[/bold]" in text
     assert "40.0 [30.9, 49.8]" in text
+
+
+def test_the_cost_of_an_answer_is_shown_where_a_test_time_method_was_measured():
+    cost, timing = Cost(forward_passes=35, backward_passes=19), Timing(answer_seconds=0.25)
+    plain, adapting = record("nap"), record("nap+atpt", cost=cost, timing=timing)
+    assert "Passes" not in grid(rows([plain])).head
+    table = grid(rows([plain, adapting]))
+    assert table.head[-2:] == ("Passes", "Seconds")
+    assert [[cell.text for cell in line[-2:]] for line in table.body] == [["–", "–"], ["35 + 19", "0.25"]]
+    assert "forward + backward" in table.caption
+    line = list(csv.DictReader(io.StringIO(as_csv(rows([adapting])))))[0]
+    assert (line["forward_passes"], line["backward_passes"], line["answer_seconds"]) == ("35.0", "19.0", "0.25")
+    shown = page([RunView(adapting)])
+    assert "35 forward and 19 backward passes of the image encoder, 0.25 s an image" in shown
+    assert "forward and" not in page([RunView(plain)])

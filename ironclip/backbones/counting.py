@@ -1,0 +1,41 @@
+"""Counts what an answer costs in passes of the image tower: calls that really happen, not a formula."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from ironclip.backbones.adapter import ClipBackbone
+
+
+@dataclass
+class Passes:
+    """Pictures that went forward through the image tower, and whose features sent a gradient back into it.
+
+    A gradient that stops inside the tower counts as a pass, too.
+    """
+
+    forward: int = 0
+    backward: int = 0
+
+
+@contextmanager
+def counted(backbone: ClipBackbone) -> Iterator[Passes]:
+    """Counts the passes of this image tower inside the block."""
+    passes = Passes()
+
+    def back(slope: Tensor) -> None:
+        passes.backward += len(slope)
+
+    def forth(tower: Any, given: Any, features: Tensor) -> None:
+        passes.forward += len(features)
+        if features.requires_grad:
+            features.register_hook(back)
+
+    hook = backbone.image.register_forward_hook(forth)
+    try:
+        yield passes
+    finally:
+        hook.remove()
