@@ -148,7 +148,7 @@ def test_the_cost_of_an_answer_is_shown_where_a_test_time_method_was_measured():
     assert table.head[-2:] == ("Passes", "Seconds")
     assert [[cell.text for cell in line[-2:]] for line in table.body] == [["–", "–"], ["35 + 19", "0.25"]]
     assert "forward + backward" in table.caption
-    line = list(csv.DictReader(io.StringIO(as_csv(rows([adapting])))))[0]
+    line = next(csv.DictReader(io.StringIO(as_csv(rows([adapting])))))
     assert (line["forward_passes"], line["backward_passes"], line["answer_seconds"]) == ("35.0", "19.0", "0.25")
     shown = page([RunView(adapting)])
     assert "35 forward and 19 backward passes of the image encoder, 0.25 s an image" in shown
