@@ -56,6 +56,9 @@ def run_paths(targets: list[Path]) -> list[Path]:
 def print_record(record: Any) -> None:
     """A record in one line, and its flags below it."""
     out.print(str(record), markup=False)
+    for name, moved in record.diagnostics.get("distortion", {}).items():
+        parts = ", ".join(f"{what.replace('_', ' ')} {value:.4g}" for what, value in moved.items())
+        out.print(f"  features under {name}: {parts}", markup=False)
     for flag in record.flags:
         out.print(f"  {flag.level}: {flag.text}", markup=False)
 

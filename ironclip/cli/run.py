@@ -92,6 +92,7 @@ def evaluate(
     test_time: Annotated[
         str | None, typer.Option("--test-time", help="A test-time method on top of the run, such as rtpt; nothing is retrained.")
     ] = None,
+    distortion: Annotated[bool, typer.Option("--distortion", help="Also how far each attack moves the features.")] = False,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 100,
     changes: Annotated[
@@ -129,6 +130,7 @@ def evaluate(
             limit=limit,
             batch_size=batch_size,
             keep_examples=6,
+            distortion=distortion,
             command=command(),
             callback=Progress(f"evaluate {experiment.config.method}", quiet=as_json),
         )

@@ -35,6 +35,7 @@ class Measure(BaseModel):
         set: options of the attacks.
         data: another data set than the one trained on; None: that one. subset: which of its classes ("all", "base", "new").
         test_time: a test-time method put on the trained classifier.
+        distortion: also how far the attacks move the features.
         only: settings of the runs that are measured, such as {dataset: caltech101, shots: [4, 16]}; default: all.
     """
 
@@ -51,6 +52,7 @@ class Measure(BaseModel):
     limit: int | None = Field(default=None, ge=1)
     seed: int = 0
     batch_size: int = Field(default=100, ge=1)
+    distortion: bool = False
     methods: tuple[str, ...] = ()
     only: dict[str, Any] = {}
 

@@ -32,7 +32,8 @@ class Cell:
     @property
     def key(self) -> str:
         """Identity of the cell: another measure is another cell on the same run."""
-        made = [measure.model_dump(mode="json", exclude={"only"}) for measure in self.measures]
+        hidden = {"only"} if any(measure.distortion for measure in self.measures) else {"only", "distortion"}
+        made = [measure.model_dump(mode="json", exclude=hidden) for measure in self.measures]
         return f"{self.name}-{canonical_hash(made)[:6]}"
 
 

@@ -112,6 +112,7 @@ def _measure(run: RunFolder, experiment: Experiment, measure: Measure, eps: floa
         limit=measure.limit,
         batch_size=measure.batch_size,
         keep_examples=4,
+        distortion=measure.distortion,
         command=_command(run, measure, eps),
     )
 

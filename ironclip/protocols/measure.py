@@ -10,8 +10,11 @@ from ironclip import attacks
 from ironclip.backbones import AdaptedClassifier, assemble
 from ironclip.backbones.counting import counted
 from ironclip.data import EvalSet
+from ironclip.errors import UsageError
 from ironclip.evaluation import evaluate_into, settings
 from ironclip.protocols import methods
+from ironclip.protocols.distortion import distortion as feature_distortion
+from ironclip.protocols.distortion import perturbing
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import training_attack
 from ironclip.runs.folder import RunFolder
@@ -38,6 +41,7 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 100,
     keep_examples: int = 0,
+    distortion: bool = False,
     command: str = "",
     callback: Callback | None = None,
 ) -> tuple[Record, list[Example]]:
@@ -48,7 +52,15 @@ def evaluate(
         knowledge: "white-box"; "adaptive": against the surrogates of the defence, too; "static": the pictures are made
             against the classifier below the test-time method, or without one against zero-shot classification.
         limit: number of test images, classes in proportion, a larger limit containing every smaller one.
+        distortion: also how far each attack moves the features, under "distortion" in the record's diagnostics.
     """
+    if distortion and (knowledge == "static" or experiment.test_time is not None):
+        raise UsageError(
+            "the feature distortion is that of a trained classifier under attacks on itself: no test-time method, not static"
+        )
+    if distortion:
+        for attack in named.values():
+            perturbing(attack)
     config, spec = experiment.config, experiment.backbone.spec
     pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
     defense = experiment.defense
@@ -99,7 +111,7 @@ def evaluate(
             weight, seconds = answer_cost(experiment, classifier, pictures)
             setup = setup.model_copy(update={"cost": setup.cost.model_copy(update=weight)})
             timing = timing.model_copy(update={"answer_seconds": seconds})
-        return evaluate_into(
+        record, examples = evaluate_into(
             folder,
             setup,
             classifier,
@@ -112,6 +124,14 @@ def evaluate(
             device=experiment.backbone.device,
             callback=callback,
         )
+        if distortion and "distortion" not in record.diagnostics:
+            moved = {
+                name: feature_distortion(experiment.base, perturbing(attack), pictures.batches(batch_size))
+                for name, attack in named.items()
+            }
+            record = record.model_copy(update={"diagnostics": {**record.diagnostics, "distortion": moved}})
+            folder.save_record(record)
+        return record, examples
 
 
 def answer_cost(experiment: Experiment, classifier: Classifier, pictures: EvalSet) -> tuple[dict[str, float], float]:
