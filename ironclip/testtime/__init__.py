@@ -9,7 +9,8 @@ command line it is written last: `zero_shot+rtpt`, or `rtpt` alone for the same.
 - draw every random number from `tensors.generator(key, ...)` with the image's own key, which is made of the seed and the image
   itself. So the result depends neither on the batch nor on the order, and no state is left behind;
 - stay differentiable with respect to the images (detach what was tuned): an attack on the classifier is then the adaptive
-  attack with a stopped gradient. What else an attacker would differentiate goes into `surrogates`;
+  attack with a stopped gradient. What else an attacker would differentiate goes into `surrogates`, where
+  the mean over `draws` of the whole adaptation is already;
 - `passes` says how many image-encoder passes an image costs; batches are split by it so that memory stays bounded.
 """
 

@@ -17,6 +17,7 @@ from ironclip.options import check_whole
 from ironclip.tensors import key
 from ironclip.types import BackboneSpec, Classifier, Images, TestTime
 
+DRAWS = 4
 MEMORY = 1 << 30  # bytes that the activations of one chunk may take, roughly
 
 
@@ -25,14 +26,16 @@ class TestTimeMethod(TestTime):
 
     Args:
         seed: of the random views or noise.
+        draws: of views or noise over which the adaptive surrogate "draws" averages; 1: no such surrogate.
     """
 
     passes: int = 1
     """Image-encoder passes an image costs."""
 
-    def __init__(self, *, seed: int = 0) -> None:
+    def __init__(self, *, seed: int = 0, draws: int = DRAWS) -> None:
         check_whole("seed", seed, 0)
-        self.seed = seed
+        check_whole("draws", draws, 1)
+        self.seed, self.draws = seed, draws
 
     @abstractmethod
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
@@ -49,8 +52,14 @@ class TestTimeMethod(TestTime):
         return base
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """What else an attacker would differentiate, besides the classifier and its base. Default: nothing."""
-        return ()
+        """What else an attacker would differentiate, besides the classifier and its base: `draws` of the whole adaptation, unless
+        the option is 1. A method with cheaper surrogates puts them first."""
+        assert isinstance(classifier, AdaptingClassifier)
+        return (drawn(self.whole(), classifier.base, self.draws),) if self.draws > 1 else ()
+
+    def whole(self) -> "TestTimeMethod":
+        """The method with its adaptation differentiated where it can be. Default: itself."""
+        return self
 
 
 class AdaptingClassifier(nn.Module):
@@ -61,6 +70,8 @@ class AdaptingClassifier(nn.Module):
         base: the classifier below; borrowed.
         logits: another function (base, images, keys) -> logits in place of the method's own, for surrogates.
         passes: image-encoder passes of that function.
+        draws: the logits are the mean over so many draws of randomness, the first of them the method's own; so the gradient is
+            an expectation over the adaptation, too. The draws belong to the image, as all randomness does.
     """
 
     name: str
@@ -71,24 +82,38 @@ class AdaptingClassifier(nn.Module):
         base: AdaptedClassifier,
         logits: Callable[[AdaptedClassifier, Tensor, Sequence[int]], Tensor] | None = None,
         passes: int | None = None,
+        draws: int = 1,
     ) -> None:
         super().__init__()
-        self.passes = passes or method.passes
+        self.passes, self.draws = passes or method.passes, draws
         self.method, self.base, self.classes, self.backbone = method, base, base.classes, base.backbone
         self._logits = logits or method.logits
 
     def forward(self, images: Tensor) -> Tensor:
         if not len(images):
             return self.base(images)
-        keys = image_keys(images, self.method.seed)
-        size = chunk_size(self.backbone.spec, self.passes, graph=images.requires_grad and torch.is_grad_enabled())
-        parts = list(zip(images.split(size), (keys[at : at + size] for at in range(0, len(keys), size)), strict=True))
-        if len(parts) > 1 and images.requires_grad and torch.is_grad_enabled():
-            return torch.cat([recomputed(partial(self._keyed, k), x) for x, k in parts])
-        return torch.cat([self._logits(self.base, x, k) for x, k in parts])
+        graph = images.requires_grad and torch.is_grad_enabled()
+        size = chunk_size(self.backbone.spec, self.passes, graph=graph)
+        again = graph and len(images) * self.draws > size
+        keys, found = image_keys(images, self.method.seed), []
+        for at, part in zip(range(0, len(keys), size), images.split(size), strict=True):
+            total = torch.zeros((), dtype=images.dtype, device=images.device)
+            for draw in range(self.draws):
+                function = partial(self._keyed, [key(k, draw) if draw else k for k in keys[at : at + size]])
+                total = total + (recomputed(function, part) if again else function(part))
+            found.append(total / self.draws)
+        return torch.cat(found)
 
     def _keyed(self, keys: Sequence[int], images: Tensor) -> Tensor:
         return self._logits(self.base, images, keys)
+
+
+def drawn(method: TestTimeMethod, base: AdaptedClassifier, draws: int) -> AdaptingClassifier:
+    """The classifier of a method averaged over draws of its randomness, as a surrogate: expectation over transformation through
+    the whole adaptation (Athalye et al. 2018, arXiv 1707.07397)."""
+    surrogate = AdaptingClassifier(method, base, draws=draws)
+    surrogate.name = "draws"
+    return surrogate
 
 
 def image_keys(images: Tensor, seed: int) -> list[int]:

@@ -1,5 +1,6 @@
 """The engine under all methods that tune context words at test time, for many images at once."""
 
+import copy
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.options import check_choice, check_flags, check_number, check_whole
-from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod, features_of, plain_head
 from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, share
 from ironclip.types import Classifier
 from ironclip.views import random_views
@@ -66,8 +67,9 @@ class PromptTuning(TestTimeMethod):
         prompt: str | None = None,
         gradient: str = "stop",
         seed: int = 0,
+        draws: int = DRAWS,
     ) -> None:
-        super().__init__(seed=seed)
+        super().__init__(seed=seed, draws=draws)
         check_whole("views", views, 1)
         check_flags(augmix=augmix)
         check_number("select", select, 0, 1, above=True)
@@ -152,12 +154,17 @@ class PromptTuning(TestTimeMethod):
         return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """Views with the prompt fixed, fresh in every step (T-VSS's adaptive attack); the classifier itself is attacked with
-        its tuned context, gradient stopped or whole as the option says."""
+        """Views with the prompt fixed, fresh in every step (T-VSS's adaptive attack), and draws of the whole adaptation; the
+        classifier itself is attacked with its tuned context, gradient stopped or whole as the option says."""
         assert isinstance(classifier, AdaptingClassifier)
         surrogate = AdaptingClassifier(self, classifier.base, self.fixed, passes=1 + FEW)
         surrogate.name = "views"
-        return (surrogate,)
+        return (surrogate, *super().surrogates(classifier))
+
+    def whole(self) -> "PromptTuning":
+        twin = copy.copy(self)
+        twin.gradient = "full"
+        return twin
 
 
 FASTEST = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)

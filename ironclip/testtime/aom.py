@@ -14,7 +14,7 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.options import check_number, check_whole
 from ironclip.tensors import generator
-from ironclip.testtime._base import TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, TestTimeMethod, features_of, plain_head
 
 
 class AOM(TestTimeMethod):
@@ -26,8 +26,10 @@ class AOM(TestTimeMethod):
         step: 0: the embedding stays; 1: the anchor itself; above 1: past it [inferred].
     """
 
-    def __init__(self, *, sigma: float = 16 / 255, copies: int = 16, step: float = 1.0, seed: int = 0) -> None:
-        super().__init__(seed=seed)
+    def __init__(
+        self, *, sigma: float = 16 / 255, copies: int = 16, step: float = 1.0, seed: int = 0, draws: int = DRAWS
+    ) -> None:
+        super().__init__(seed=seed, draws=draws)
         check_number("sigma", sigma, 0, 1)
         check_whole("copies", copies, 1)
         check_number("step", step, 0)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.options import check_flags, check_number, check_whole
-from ironclip.testtime._base import TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, TestTimeMethod, features_of, plain_head
 from ironclip.views import random_views
 
 TOLERANCE = 1e-6
@@ -53,9 +53,9 @@ class MTA(TestTimeMethod):
 
     def __init__(
         self, *, views: int = 64, augmix: bool = False, agreement: float = 4.0, smoothness: float = 0.2, nearest: float = 0.3,
-        rounds: int = 5, inner: int = 5, seed: int = 0,
+        rounds: int = 5, inner: int = 5, seed: int = 0, draws: int = DRAWS,
     ) -> None:  # fmt: skip
-        super().__init__(seed=seed)
+        super().__init__(seed=seed, draws=draws)
         check_whole("views", views, 2)
         check_flags(augmix=augmix)
         check_number("agreement", agreement, 0)

@@ -19,7 +19,7 @@ from ironclip.errors import UsageError
 from ironclip.losses import cross_entropy_each
 from ironclip.options import check_choice, check_flags, check_number, check_whole
 from ironclip.tensors import ascend, generator
-from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod, features_of, plain_head
 from ironclip.testtime._deep import DeepPrompted, Prompts
 from ironclip.testtime._prompts import AdamW, marginal_entropy, most_confident, picked, share
 from ironclip.testtime._statistics import KINDS, Moments, Running, Source, alignment, block_inputs, moments
@@ -56,9 +56,9 @@ class TAPT(TestTimeMethod):
         self, *, design: str = "vli", source: str | Source = "train", source_eps: float = 1 / 255, source_steps: int = 2,
         views: int = 64, select: float = 0.1, steps: int = 1, lr: float = 5e-4, weight_decay: float = 0.01, align: str = "l1",
         weight: float = 100.0, gamma: float = 0.5, align_from: int = 0, align_to: int | None = None, skip_last: bool = True,
-        sigma: float = 1.0, length: int = 2, depth: int | None = None, seed: int = 0,
+        sigma: float = 1.0, length: int = 2, depth: int | None = None, seed: int = 0, draws: int = DRAWS,
     ) -> None:  # fmt: skip
-        super().__init__(seed=seed)
+        super().__init__(seed=seed, draws=draws)
         check_choice("design", design, ("vli", "v"))
         check_choice("align", align, KINDS)
         check_flags(skip_last=skip_last)
@@ -208,12 +208,12 @@ class TAPT(TestTimeMethod):
         return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """Views with the prompts as trained, fresh in every step; the classifier itself is attacked with its tuned prompts held
-        constant, found anew in each step."""
+        """Views with the prompts as trained, fresh in every step, and draws of views; the classifier itself is attacked with its
+        tuned prompts held constant, found anew in each step."""
         assert isinstance(classifier, AdaptingClassifier)
         surrogate = AdaptingClassifier(self, classifier.base, self.fixed, passes=1 + FEW)
         surrogate.name = "views"
-        return (surrogate,)
+        return (surrogate, *super().surrogates(classifier))
 
 
 METHOD = TAPT

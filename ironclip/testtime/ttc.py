@@ -15,7 +15,7 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.losses import squared_distance_each
 from ironclip.options import check_choice, check_number, check_whole
 from ironclip.tensors import ascend, generator
-from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod
 from ironclip.types import Classifier
 
 
@@ -33,9 +33,9 @@ class TTC(TestTimeMethod):
 
     def __init__(
         self, *, eps: float = 4 / 255, step_size: float = 1 / 255, steps: int = 2, beta: float = 2.0, tau: float = 0.2,
-        gate: str = "original", seed: int = 0,
+        gate: str = "original", seed: int = 0, draws: int = DRAWS,
     ) -> None:  # fmt: skip
-        super().__init__(seed=seed)
+        super().__init__(seed=seed, draws=draws)
         check_number("eps", eps, 0, 1)
         check_number("step_size", step_size, 0, above=True)
         check_whole("steps", steps, 0)
@@ -96,11 +96,11 @@ class TTC(TestTimeMethod):
         return base((images + start - images.detach()).clamp(0, 1))
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """The defence with its gate closed: what is left where the image is made to move under noise."""
+        """The defence with its gate closed, what is left where the image is made to move under noise; and draws of the noise."""
         assert isinstance(classifier, AdaptingClassifier)
         surrogate = AdaptingClassifier(self, classifier.base, self.noisy, passes=1)
         surrogate.name = "noise"
-        return (surrogate,)
+        return (surrogate, *super().surrogates(classifier))
 
 
 METHOD = TTC
