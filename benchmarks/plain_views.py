@@ -1,8 +1,8 @@
 """R-TPT and A-TPT one image at a time, as their released codes work through it; the views are given.
 
-Source of the counts: TomSheng21/R-TPT `rtpt.py` (views encoded four times and once more for a result that is not used, text
-encoded five times over 40 positions) and SEU-VIPGroup/A-TPT `atpt.py` (besides, one image pass with every attention map, one text
-pass and one backward pass for each view's relevance map).
+Source of the counts: TomSheng21/R-TPT `rtpt.py` (4 V + 1 image passes, V of them for a result that is not used; text encoded five
+times over 40 positions, here four, which favours the reference) and SEU-VIPGroup/A-TPT `atpt.py` (3 V + 1 image passes, and
+for each view's relevance map one more with every attention map, one text pass and one backward pass).
 """
 
 from collections.abc import Sequence
@@ -35,12 +35,16 @@ class PlainTuner(PlainPrompts):
         tokens = model.transformer(prompts + model.positional_embedding[:length], attn_mask=model.attn_mask[:length, :length])
         return F.normalize(model.ln_final(tokens)[torch.arange(len(tokens)), self.eot] @ model.text_projection, dim=-1)
 
-    def tuned(self, views: Tensor) -> Tensor:
-        """[K] logits of one image after a step on its views [V, 3, S, S]."""
+    def tuned(self, views: Tensor, *, again: bool = True) -> Tensor:
+        """[K] logits of one image after a step on its views [V, 3, S, S].
+
+        Args:
+            again: features for the votes are encoded by themselves (R-TPT); False: those of the tuning serve (A-TPT).
+        """
         with torch.no_grad():
             self.words.copy_(self.start)
             self(views[:1])
-            features = self.image(views)
+            features = self.image(views) if again else None
         optimizer = torch.optim.AdamW([self.words], lr=5e-3)
         with torch.no_grad():
             encoded = self.image(views)
@@ -55,6 +59,7 @@ class PlainTuner(PlainPrompts):
         with torch.no_grad():
             self(views)  # of no use to the released code
             logits = self(views)
+            features = encoded if features is None else features
             similarity = features @ features.T
             similarity.fill_diagonal_(-torch.inf)
             nearest = similarity.topk(min(NEIGHBOURS, len(views) - 1), dim=1).values.mean(1)
