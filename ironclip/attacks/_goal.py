@@ -1,5 +1,6 @@
 """What an ascent raises, and the best point that it has seen, for each image of a batch."""
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Literal
@@ -15,6 +16,7 @@ from ironclip.types import Images, Loss
 
 LossName = Literal["ce", "margin", "dlr", "kl"]
 Mode = Literal["full", "compact"]
+SearchDtype = Literal["float32", "bfloat16"]
 
 
 TARGETED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
@@ -83,11 +85,23 @@ class Best:
 
 
 class Part:
-    """Some images with all their targets: row t * B + i of a climb is image i on its way to target t."""
+    """Some images with all their targets: row t * B + i of a climb is image i on its way to target t.
+
+    Args:
+        confirm: the function itself, where the climb looks at a coarser one: it decides which points are misclassified.
+    """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, names: Tensor, clean: Tensor, wanted: Tensor | None, loss: LossName | Loss
+        self,
+        images: Tensor,
+        labels: Tensor,
+        names: Tensor,
+        clean: Tensor,
+        wanted: Tensor | None,
+        loss: LossName | Loss,
+        confirm: Images | None = None,
     ) -> None:
+        self.confirm = confirm
         self.count = 1 if wanted is None else len(wanted)
         self.images, self.labels, self.names = (torch.cat([part] * self.count) for part in (images, labels, names))
         self.goal = Goal(loss, self.labels, False, None if wanted is None else wanted.flatten())
@@ -98,6 +112,7 @@ class Part:
         return self.goal(rows)(outputs)
 
     def observe(self, rows: Tensor, adv: Tensor, outputs: Tensor, values: Tensor) -> None:
+        outputs = confirmed(self.confirm, adv, outputs, self.labels[rows])
         # Losses towards different targets have no common scale.
         merits = values if self.goal.targets is None else losses.margin_each(outputs, self.labels[rows])
         self.best.offer(rows, self.names[rows], adv, outputs, merits)
@@ -116,6 +131,34 @@ class Part:
 def scores(function: Images, images: Tensor) -> Tensor:
     with torch.no_grad():
         return function(images)
+
+
+def coarse(function: Images, dtype: SearchDtype) -> Images:
+    """The function in this precision, with float32 outputs: what a search may look at and no result may rest on.
+
+    Our classifiers keep normalisation and head in float32; any other function runs under autocast.
+    """
+    if dtype == "float32":
+        return function
+    if hasattr(function, "precision"):
+        twin = copy.copy(function)
+        twin.precision = dtype
+        return twin
+
+    def rounded(images: Tensor) -> Tensor:
+        with torch.autocast(images.device.type, dtype=torch.bfloat16):
+            return function(images).to(images.dtype)
+
+    return rounded
+
+
+def confirmed(confirm: Images | None, adv: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
+    """The outputs with those rows that are misclassified replaced by `confirm`'s: a miss that it does not see is none."""
+    if confirm is None or not (found := outputs.argmax(1) != labels).any():
+        return outputs
+    outputs = outputs.clone()
+    outputs[found] = scores(confirm, adv[found]).to(outputs)
+    return outputs
 
 
 def clean_logits(function: Images, images: Tensor, labels: Tensor, names: Tensor) -> Tensor:

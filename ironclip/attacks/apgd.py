@@ -16,7 +16,7 @@ from torch import Tensor
 from ironclip import tensors
 from ironclip.attacks import inputs
 from ironclip.attacks._climb import FirstLoss, climb
-from ironclip.attacks._goal import Best, LossName, Mode, Part, clean_logits, ranked_targets, scores
+from ironclip.attacks._goal import Best, LossName, Mode, Part, SearchDtype, clean_logits, coarse, ranked_targets, scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.errors import UsageError
 from ironclip.options import check_choice, check_number
@@ -42,6 +42,7 @@ def apgd(
     eot: int = 1,
     eval_mode: bool = True,
     seed: int = 0,
+    search_dtype: SearchDtype = "float32",
     indices: Tensor | Sequence[int] | None = None,
     noise: Tensor | None = None,
 ) -> Tensor:
@@ -66,6 +67,8 @@ def apgd(
         eot: gradients averaged in each step, for a random function.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index, the restart and the target, the key of each image's start.
+        search_dtype: "bfloat16": the ascent follows the function in that precision. A point that is misclassified there counts
+            only if it is in float32 too; otherwise the search for that image goes on [inferred]. Needs a labelled loss.
         indices: [B] positions in the data set; default 0 .. B-1.
         noise: [B, ...] direction of the start, in place of the draws of the first restart.
 
@@ -74,7 +77,7 @@ def apgd(
         DataError: images outside [0, 1] or not float, labels that name no class.
         NonFinite: a loss or a gradient is NaN or infinite.
     """
-    options = APGD(eps, steps, restarts, loss, targets, norm, mode, rho, first_loss, eot, eval_mode, seed)
+    options = APGD(eps, steps, restarts, loss, targets, norm, mode, rho, first_loss, eot, eval_mode, seed, search_dtype)
     eps = options.eps
     images = inputs.check_images(images)
     labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
@@ -88,6 +91,8 @@ def apgd(
             loss = "margin"
         wanted = ranked_targets(clean, labels, targets) if targets else None
         count = 1 if wanted is None else len(wanted)
+        search = coarse(function, search_dtype)
+        confirm = None if search is function else function
         best = Best(images, None if callable(loss) or loss == "kl" else labels, False)
         part = Part(images, labels, positions, clean, None if wanted is None else wanted[:1], loss)
         part.observe(everyone, images, clean, part.values(clean, everyone))
@@ -98,13 +103,14 @@ def apgd(
                 break
             for some in rows.split(max(1, len(images) // count)):
                 part = Part(
-                    images[some], labels[some], positions[some], clean[some], None if wanted is None else wanted[:, some], loss
-                )
+                    images[some], labels[some], positions[some], clean[some], None if wanted is None else wanted[:, some], loss,
+                    confirm,
+                )  # fmt: skip
                 given = noise[some] if noise is not None and restart == 0 else None
                 keys = range(1, count + 1) if targets else [0]
                 starts = [start(images[some], eps, norm, given, seed, positions[some], key * 2**20 + restart) for key in keys]
                 climb(
-                    function, part.values, torch.cat(starts), part.images, eps=eps, steps=steps, kind=norm, observe=part.observe,
+                    search, part.values, torch.cat(starts), part.images, eps=eps, steps=steps, kind=norm, observe=part.observe,
                     going=part.going if mode == "compact" else None, rho=rho, first_loss=first_loss, eot=eot, names=part.names,
                 )  # fmt: skip
                 for target in range(count):
@@ -128,16 +134,20 @@ class APGD(AttackOptions, runs=apgd):
     eot: int = 1
     eval_mode: bool = True
     seed: int = 0
+    search_dtype: SearchDtype = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         inputs.check_loss(self.loss, False, False)
         check_choice("mode", self.mode, get_args(Mode))
         check_choice("first_loss", self.first_loss, get_args(FirstLoss))
+        check_choice("search_dtype", self.search_dtype, get_args(SearchDtype))
         check_number("rho", self.rho, 0, 1)
         labelled = not callable(self.loss) and self.loss != "kl"
         if self.targets and not labelled:
             raise UsageError('targets need loss "ce", "margin" or "dlr"')
+        if self.search_dtype != "float32" and not labelled:
+            raise UsageError('search_dtype="bfloat16" confirms misclassified points: it needs loss "ce", "margin" or "dlr"')
         if self.mode == "compact" and not labelled:
             raise UsageError('mode="compact" drops misclassified images: it needs loss "ce", "margin" or "dlr"')
 

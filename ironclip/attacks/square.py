@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ironclip.attacks import inputs
-from ironclip.attacks._goal import Best, Mode, clean_logits, scores
+from ironclip.attacks._goal import Best, Mode, SearchDtype, clean_logits, coarse, confirmed, scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.errors import DataError
 from ironclip.losses import margin_each
@@ -37,6 +37,7 @@ def square(
     mode: Mode = "full",
     eval_mode: bool = True,
     seed: int = 0,
+    search_dtype: SearchDtype = "float32",
     indices: Tensor | Sequence[int] | None = None,
     draws: "Draws | None" = None,
 ) -> Tensor:
@@ -55,6 +56,8 @@ def square(
             accuracy as it is if the function is deterministic and treats each image alone.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index and the restart, the key of each image's squares.
+        search_dtype: "bfloat16": squares are kept or dropped by margins in that precision; as in `apgd`, a misclassified point
+            counts only if it is one in float32 too [inferred].
         indices: [B] positions in the data set; default 0 .. B-1.
         draws: in place of those of the first restart.
 
@@ -63,7 +66,7 @@ def square(
         DataError: images outside [0, 1], not float or not [B, C, H, W]; labels that name no class; too few draws.
         NonFinite: logits are NaN or infinite.
     """
-    options = Square(eps, queries, restarts, p_init, mode, eval_mode, seed)
+    options = Square(eps, queries, restarts, p_init, mode, eval_mode, seed, search_dtype)
     eps = options.eps
     images = inputs.check_images(images)
     if images.ndim != 4:
@@ -88,7 +91,10 @@ def square(
                 drawn = draws.those(rows)
             else:
                 drawn = draw(images[rows], positions[rows], sides, seed, restart)
-            run, _ = search(function, images[rows], labels[rows], positions[rows], drawn, sides, eps, early=mode == "compact")
+            run, _ = search(
+                coarse(function, search_dtype), images[rows], labels[rows], positions[rows], drawn, sides, eps,
+                early=mode == "compact", confirm=None if search_dtype == "float32" else function,
+            )  # fmt: skip
             best.take(rows, run.adv, run.values, run.fooled)
     return best.adv
 
@@ -104,10 +110,12 @@ class Square(AttackOptions, runs=square):
     mode: Mode = "full"
     eval_mode: bool = True
     seed: int = 0
+    search_dtype: SearchDtype = "float32"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("mode", self.mode, get_args(Mode))
+        check_choice("search_dtype", self.search_dtype, get_args(SearchDtype))
         check_number("p_init", self.p_init, 0, 1, above=True)
 
 
@@ -153,11 +161,13 @@ def search(
     eps: float,
     *,
     early: bool,
+    confirm: Images | None = None,
 ) -> tuple[Best, Tensor]:
     """One run: the best point of each image, and how many queries were spent on it, the start included.
 
     Args:
         early: drop an image once it is misclassified.
+        confirm: decides which points are misclassified, where `function` is a coarser one.
     """
     best, spent = Best(images, labels, False), torch.zeros_like(labels)
     rows = torch.arange(len(images), device=images.device)
@@ -167,6 +177,7 @@ def search(
         points = project(points, images[rows], eps)
         outputs = scores(function, points)
         require_finite("the output", outputs.isfinite().all(1), names[rows])
+        outputs = confirmed(confirm, points, outputs, labels[rows])
         best.offer(rows, names[rows], points, outputs, margin_each(outputs, labels[rows]))
         spent[rows] += 1
 
