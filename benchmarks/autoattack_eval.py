@@ -5,8 +5,8 @@ an attack, boundaries by sorting, an image tower that runs all tokens through it
 and in both images leave between the attacks (and between the targets, as released) and within Square. Equality: the same images
 are robust. Square draws for every image alone in both paths.
 
-Weights are random and labels are the clean predictions, every fourth replaced, so the two accuracies only say at which point of
-the trade-off the ratio was taken.
+Weights are random and labels are the clean predictions, so the robust accuracy only says at which point of the trade-off the
+ratio was taken. The first timed round is the one that equality is asserted on.
 """
 
 import sys
@@ -33,11 +33,15 @@ Run = Callable[..., Tensor]
 """(function, images, labels, rows, eps) -> pictures."""
 
 
+NEAR, FAR = 0.015 / 255, 0.4 / 255
+"""Radii at which about 95 % and about 50 % of the images withstand."""
+
+
 def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
     sizes = {"size": 8, "steps": 10, "queries": 50} if quick else {"size": 32, "steps": 100, "queries": 5000}
-    for eps in (0.1 / 255,) if quick else (0.05 / 255, 0.2 / 255):
+    for eps in (NEAR,) if quick else (NEAR, FAR):
         for member in ("fab-t", "square", None):
-            yield measure("small", 10, rounds=rounds, eps=eps, member=member, **sizes)
+            yield measure("mini", 10, rounds=rounds, eps=eps, member=member, **sizes)
 
 
 def measure(
@@ -60,7 +64,6 @@ def measure(
         classifier = assemble(models.backbone, classes)
         labels = classifier(batch.images).argmax(1)
         reference = _Plain(models.lean, classifier.text_features)
-    labels[::4] = (labels[::4] + 1) % count
     attack = AutoAttack(eps, steps=steps, queries=queries)
     members = attack.members if member is None else {member: attack.members[member]}
     images = batch.images
@@ -84,7 +87,10 @@ def measure(
                     standing[rows] = _right(reference, adv, labels[rows])
         return standing
 
-    mine, theirs = ours(), released()
+    found: dict[str, Tensor] = {}
+    paths = {"plain": lambda: found.update(plain=released()), "ours": lambda: found.update(ours=ours())}
+    taken = harness.seconds(paths, max(1, rounds))
+    mine, theirs = found["ours"], found["plain"]
     if not torch.equal(mine, theirs):
         raise AssertionError(f"other images are robust: {int((mine != theirs).sum())} of {size} differ")
     row = harness.Row(f"AutoAttack {member or 'standard'}", f"{name}, C={count}, B={size}, {steps} steps, {queries} queries")
@@ -96,7 +102,7 @@ def measure(
         "robust accuracy": float(mine.double().mean()),
     }
     if rounds:
-        row.seconds = harness.seconds({"plain": released, "ours": ours}, rounds)
+        row.seconds = taken
     return row
 
 
