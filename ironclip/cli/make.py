@@ -89,7 +89,8 @@ def _matrix(runs: list[Any], latex: Path | None, markdown: Path | None, as_csv: 
     """Tables of all evaluations of these runs."""
     from ironclip.files import write_text
     from ironclip.report import formats
-    from ironclip.report.matrix import Entry, cells, long, matrices
+    from ironclip.report.matrix import Entry, matrices
+    from ironclip.report.matrix_tables import cells, long
 
     found = [(run, place.record()) for run in runs for place in run.evaluations()]
     tables = matrices(Entry(record, run.config) for run, record in found if record is not None)

@@ -76,8 +76,10 @@ def miniature(whole: Plan) -> Plan:
         values |= {"backbone": "mini", "weights": None, "dataset": "shapes", "shots": 1, "seed": 1, "split_seed": 1}
         values["schedule"] |= {"epochs": 1, "batch_size": 32}
         values["attack"] |= {"steps": 1} if cell.config.attack.name == "pgd" else {}
-        views = {key: 4 for key in methods.options(cell.config.method) if key.rpartition(".")[2] == "views"}
-        values["options"] |= views
+        known = {key.rpartition(".")[2]: key for key in methods.options(cell.config.method)}
+        values["options"] |= {known[key]: fewer for key, fewer in (("views", 4), ("min_steps", 0)) if key in known}
+        if "min_steps" in known:  # a mask has to change in the one step there is
+            values["schedule"] |= {"lr": 0.05, "optimizer": "adamw"}
         small = Cell(configure(values), tuple(_small(measure) for measure in cell.measures), cell.variant)
         seen = cells.get(small.name, small)  # what is measured on runs that are one in small is measured on that one
         several = {measure.model_dump_json(): measure for measure in (*seen.measures, *small.measures)}

@@ -1,25 +1,38 @@
 """The table of a paper: methods as rows, data sets and their average as columns, mean and deviation over seeds.
 
-One table for each backbone, number of shots and threat. Averages as the field takes them: over seeds first, then over data
-sets; H of the averages, not the average of H.
+One table for each backbone, number of shots, threat and protocol (few-shot, base-to-new, or learned on one data set and
+measured on others). Averages as the field takes them: over seeds first, then over data sets; H of the averages, not the
+average of H.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, pstdev, stdev
+from statistics import fmean
 from typing import Any
 
-from ironclip.report.formats import Cell, Grid
-from ironclip.report.tables import DASH, percent
+from ironclip.report.tables import attack_words
 from ironclip.report.views import radius, standing
 from ironclip.runs.records import Record
 from ironclip.runs.statistics import harmonic
 
-SAME = ("dataset", "seed", "split_seed", "backbone", "weights", "shots", "classes", "preset", "source", "method", "templates")
+SAME = (
+    "dataset",
+    "subset",
+    "seed",
+    "split_seed",
+    "backbone",
+    "weights",
+    "shots",
+    "classes",
+    "preset",
+    "source",
+    "method",
+    "templates",
+)
 """Settings that are columns or captions of their own, or follow from others; all others tell two rows of a method apart."""
-EXPLAINED = "Accuracy in per cent, mean ± deviation over {} (population). Robust: right without an attack and under every attack."
+AUTOATTACK = {"apgd-ce", "apgd-t", "fab-t", "square"}
+BASE_TO_NEW = "base-to-new"
+FROM = "learned on "
 
 
 @dataclass(frozen=True)
@@ -40,6 +53,7 @@ class Score:
     note: str = ""
     seconds: float = 0.0
     parameters: int = 0
+    distortion: float | None = None
 
     @property
     def harmonic(self) -> float:
@@ -63,24 +77,55 @@ class Matrix:
         notes = {score.note for score in scores.values()} - {""}
         return Score((clean,), (robust,), sum(score.images for score in scores.values()), " ".join(sorted(notes)))
 
+    @property
+    def protocol(self) -> str:
+        """ "" for few-shot classification, `BASE_TO_NEW`, or `FROM` and the data set learned on."""
+        return self.facts[-1] if self.facts[-1] == BASE_TO_NEW or self.facts[-1].startswith(FROM) else ""
+
+    @property
+    def source(self) -> str:
+        """The data set learned on, where others are measured."""
+        return self.protocol.removeprefix(FROM) if self.protocol.startswith(FROM) else ""
+
+    def elsewhere(self) -> "Matrix":
+        """The same table without the data set learned on."""
+        data = tuple(name for name in self.data if name != self.source)
+        lines = {label: {name: scores[name] for name in data if name in scores} for label, scores in self.lines.items()}
+        return Matrix(self.facts, data, lines)
+
+    def half(self, part: str) -> "Matrix":
+        """Of a base-to-new table the base or the new classes, under the names of the whole data sets."""
+        lines = {
+            label: {name.removesuffix(f"-{part}"): score for name, score in scores.items() if name.endswith(f"-{part}")}
+            for label, scores in self.lines.items()
+        }
+        return Matrix(self.facts, tuple(dict.fromkeys(name.rsplit("-", 1)[0] for name in self.data)), lines)
+
 
 def matrices(entries: Iterable[Entry]) -> tuple[Matrix, ...]:
-    """A table for each backbone, shots and threat; records of methods that learn nothing stand in all tables of their threat."""
+    """A table for each backbone, shots, threat and protocol.
+
+    Records of methods that learn nothing stand in all tables of their threat with these data; those of the data set learned
+    on stand in the table of the others, too.
+    """
     found = list(entries)
     labels = _labels(found)
     keys = list(dict.fromkeys(_key(entry) for entry in found if not _untrained(entry.record)))
     keys = keys or list(dict.fromkeys(_key(entry) for entry in found))
     tables = []
     for key in sorted(keys, key=str):
+        learned = [entry for entry in found if _key(entry) == key]
+        runs = {entry.record.config_hash for entry in learned} if key[-1].startswith(FROM) else set()
+        home = [entry for entry in found if runs and entry.record.config_hash in runs and _key(entry) == (*key[:-1], "")]
+        data = tuple(dict.fromkeys(_data(entry.record) for entry in (*home, *learned)))
         mine = [
             (label, entry)
             for label, entry in zip(labels, found)
-            if _key(entry) == key or (_untrained(entry.record) and _key(entry)[1:] == key[1:])
+            if any(entry is other for other in (*learned, *home))
+            or (_untrained(entry.record) and _key(entry)[1:-1] == key[1:-1] and _data(entry.record) in data)
         ]
-        data = tuple(dict.fromkeys(_data(entry.record) for _, entry in mine))
-        order = dict.fromkeys(label for label, entry in mine if _untrained(entry.record)) | dict.fromkeys(
-            label for label, _ in mine
-        )
+        ahead = sorted((entry.record.method != "zero_shot", label) for label, entry in mine if _untrained(entry.record))
+        order = dict.fromkeys(label for _, label in ahead) | dict.fromkeys(label for label, _ in mine)
         lines = {
             label: {
                 name: _score(chosen)
@@ -90,92 +135,16 @@ def matrices(entries: Iterable[Entry]) -> tuple[Matrix, ...]:
             for label in order
         }
         shots = "all images" if key[0] is None else f"{key[0]} shot{'s' if key[0] != 1 else ''}"
-        tables.append(Matrix((f"backbone {key[1]}", shots, *key[2:]), data, lines))
+        protocol = (key[-1],) if key[-1] else ()
+        tables.append(Matrix((f"backbone {key[1]}", shots, *key[2:-1], *protocol), data, lines))
     return tuple(tables)
 
 
-def cells(matrix: Matrix) -> Grid:
-    """The table ready for printing: clean, robust and H for each data set and for the average, best bold."""
-    wide = [*matrix.data, *(["average"] if any(matrix.average(label) for label in matrix.lines) else [])]
-    head = ("Method", *(f"{name} {what}" for name in wide for what in ("clean", "robust", "H")), "Learned", "Train s")
-    columns = [
-        [matrix.average(label) if name == "average" else scores.get(name) for label, scores in matrix.lines.items()]
-        for name in wide
-    ]
-    blocks = [_block(column) for column in columns]
-    body = []
-    for number, (label, scores) in enumerate(matrix.lines.items()):
-        numbers = [cell for block in blocks for cell in block[number]]
-        learned = max((score.parameters for score in scores.values()), default=0)
-        seconds = fmean(score.seconds for score in scores.values()) if scores else 0.0
-        body.append((Cell(label), *numbers, Cell(f"{learned:,}"), Cell(f"{seconds:.0f}")))
-    seeds = {len(score.clean) for scores in matrix.lines.values() for score in scores.values()}
-    images = {f"{name}: {max(scores[name].images for scores in matrix.lines.values() if name in scores)}" for name in matrix.data}
-    count = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{max(seeds)} seed{'s' if max(seeds) > 1 else ''}"
-    caption = f"{', '.join(matrix.facts)}. {EXPLAINED.format(count)} Test images: {', '.join(sorted(images))}."
-    return Grid(head, tuple(body), 1, caption, frozenset())
-
-
-def long(tables: Sequence[Matrix]) -> str:
-    """CSV with one line a method and data set: every number, deviations with both denominators."""
-    stream = io.StringIO()
-    writer = csv.writer(stream, lineterminator="\n")
-    for number, line in enumerate(line for matrix in tables for line in _plain(matrix)):
-        if number == 0:
-            writer.writerow(line.keys())
-        writer.writerow(line.values())
-    return stream.getvalue()
-
-
-def _plain(matrix: Matrix) -> list[dict[str, Any]]:
-    found = []
-    for label, scores in matrix.lines.items():
-        for name, score in scores.items():
-            facts = {
-                "facts": "; ".join(matrix.facts),
-                "method": label,
-                "data": name,
-                "seeds": len(score.clean),
-                "images": score.images,
-            }
-            for what in ("clean", "robust"):
-                many = getattr(score, what)
-                numbers = {what: fmean(many), f"{what}_std": pstdev(many), f"{what}_std1": stdev(many) if len(many) > 1 else 0.0}
-                facts |= {key: f"{value:.6f}" for key, value in numbers.items()}
-            facts |= {"harmonic": f"{score.harmonic:.6f}", "note": score.note, "learned_parameters": score.parameters}
-            found.append(facts | {"train_seconds": f"{score.seconds:.1f}"})
-    return found
-
-
-def _block(column: Sequence[Score | None]) -> list[tuple[Cell, Cell, Cell]]:
-    """Cells of one data set, ranked among the rows that may be ranked."""
-
-    def values(score: Score) -> tuple[str, str, str]:
-        return percent(fmean(score.clean)), percent(fmean(score.robust)), percent(score.harmonic)
-
-    fair = [values(score) for score in column if score is not None and not score.note]
-    best = [max((each[place] for each in fair), key=float, default="") for place in range(3)] if len(fair) > 1 else [""] * 3
-    made = []
-    for score in column:
-        if score is None:
-            made.append((Cell(DASH), Cell(DASH), Cell(DASH)))
-            continue
-        clean, robust, both = ((text, int(text == top and not score.note)) for text, top in zip(values(score), best))
-        made.append(
-            (
-                Cell(clean[0], _spread(score.clean), clean[1]),
-                Cell(robust[0], _spread(score.robust), robust[1], score.note),
-                Cell(both[0], rank=both[1]),
-            )
-        )
-    return made
-
-
-def _spread(values: Sequence[float]) -> str:
-    return f"±{percent(pstdev(values))}" if len(values) > 1 else ""
-
-
-def _score(records: Sequence[Record]) -> Score:
+def _score(many: Sequence[Record]) -> Score:
+    """One value a seed: of several records of one seed, that of most images."""
+    widest = {record.seed: record for record in sorted(many, key=lambda record: record.images)}
+    records = [record for record in many if any(record is kept for kept in widest.values())]
+    moved = [each["distortion"] for record in records for each in record.diagnostics.get("distortion", {}).values()]
     notes = {str(standing(record)) for record in records} - {""}
     if any(flag.id == "collapse" for record in records for flag in record.flags):
         notes.add("collapsed")
@@ -186,6 +155,7 @@ def _score(records: Sequence[Record]) -> Score:
         note=", ".join(sorted(notes)),
         seconds=fmean(record.timing.train_seconds for record in records),
         parameters=max(record.cost.trainable_parameters for record in records),
+        distortion=fmean(moved) if moved else None,
     )
 
 
@@ -194,16 +164,26 @@ def _untrained(record: Record) -> bool:
 
 
 def _key(entry: Entry) -> tuple[Any, ...]:
-    """(shots, backbone, threat, attacks): what a table holds fixed."""
+    """(shots, backbone, threat, attacks, protocol): what a table holds fixed."""
     record = entry.record
-    attacks = dict.fromkeys(attack.name.split("/")[0] for attack in record.attacks)
+    attacks = list(
+        dict.fromkeys(attack_words(attack).replace(attack.name, attack.name.split("/")[0]) for attack in record.attacks)
+    )
+    if {attack.name for attack in record.attacks} >= AUTOATTACK:
+        attacks = ["AutoAttack"]
     threat = f"{record.threat.norm} {radius(record.threat)} {record.threat.knowledge}"
-    return record.shots, record.backbone.name, threat, "+".join(attacks) or "no attack"
+    return record.shots, record.backbone.name, threat, " + ".join(attacks) or "no attack", _protocol(record)
+
+
+def _protocol(record: Record) -> str:
+    if record.data.subset in ("base", "new"):
+        return BASE_TO_NEW
+    return f"{FROM}{record.trained_on}" if record.trained_on else ""
 
 
 def _data(record: Record) -> str:
     name, subset = record.data.name, record.data.subset
-    return name if subset == "all" or name.endswith(subset) else f"{name} {subset}"
+    return name if subset == "all" or name.endswith(f"-{subset}") else f"{name}-{subset}"
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:

@@ -7,8 +7,10 @@ import pytest
 from reporting import record
 
 from ironclip.report import formats
-from ironclip.report.matrix import Entry, cells, long, matrices
-from ironclip.runs.records import DataFacts, Flag
+from ironclip.report.matrix import Entry, matrices
+from ironclip.report.matrix_tables import cells, long
+from ironclip.runs.records import AttackResult, DataFacts, Flag
+from ironclip.runs.statistics import harmonic
 
 DTD = {"data": DataFacts(name="dtd")}
 
@@ -50,6 +52,94 @@ def test_one_table_a_threat_backbone_and_number_of_shots():
     )
     assert len(found) == 3
     assert all("zero_shot" in matrix.lines for matrix in found)
+
+
+def test_base_to_new_has_four_numbers_and_their_harmonic_means():
+    def half(method, part, clean, robust, data="eurosat", **changes):
+        facts = DataFacts(name=f"{data}-{part}", subset=part)
+        return entry(method, clean, robust, data=facts, config={"subset": "base"}, **changes)
+
+    (matrix,) = matrices(
+        [
+            half("advmask", "base", 80, 40),
+            half("advmask", "new", 60, 20),
+            half("advmask", "base", 60, 50, "dtd"),
+            half("advmask", "new", 40, 30, "dtd"),
+            half("fap", "base", 50, 10),
+            half("zero_shot", "base", 70, 0),
+            half("zero_shot", "new", 70, 0),
+            entry("zero_shot", 99, 99, data=DataFacts(name="eurosat")),
+        ]
+    )
+    assert matrix.facts[-1] == "base-to-new"
+    grid = cells(matrix)
+    table = {line[0].text: dict(zip(grid.head, [cell.text for cell in line])) for line in grid.body}
+    assert list(table) == ["zero_shot", "advmask", "fap"]
+    row = table["advmask"]
+    assert [row[f"eurosat {part}"] for part in ("base clean", "base robust", "new clean", "new robust")] == [
+        "80.0",
+        "40.0",
+        "60.0",
+        "20.0",
+    ]
+    assert row["eurosat H clean"] == f"{2 * 80 * 60 / 140:.1f}"
+    assert row["eurosat H robust"] == f"{2 * 40 * 20 / 60:.1f}"
+    assert row["eurosat H4"] == f"{4 / (1 / 80 + 1 / 40 + 1 / 60 + 1 / 20):.1f}"
+    assert row["average H4"] == f"{4 / (1 / 70 + 1 / 45 + 1 / 50 + 1 / 25):.1f}"
+    assert table["zero_shot"]["eurosat H4"] == "0.0"
+    assert table["fap"]["eurosat H4"] == "–"
+    best = {grid.head[place] for line in grid.body for place, cell in enumerate(line) if cell.rank and line[0].text == "advmask"}
+    assert {"eurosat H robust", "eurosat H4"} <= best
+
+
+def test_the_printed_h4_of_advmask_follows_from_its_four_numbers():
+    assert 100 * harmonic((0.695, 0.436, 0.502, 0.261)) == pytest.approx(41.9, abs=0.05)
+
+
+def test_what_is_learned_on_one_set_is_averaged_with_it_and_without():
+    def on(method, data, clean, robust, trained_on="", **changes):
+        return entry(method, clean, robust, data=DataFacts(name=data), trained_on=trained_on, config_hash="one", **changes)
+
+    found = matrices(
+        [
+            on("fap", "caltech101", 90, 60),
+            on("fap", "eurosat", 40, 20, "caltech101"),
+            on("fap", "dtd", 20, 10, "caltech101"),
+            entry("fap", 77, 33, data=DataFacts(name="eurosat"), config_hash="other"),
+            entry("zero_shot", 50, 0, data=DataFacts(name="dtd"), config_hash="none"),
+        ]
+    )
+    few_shot, moved = sorted(found, key=lambda matrix: matrix.protocol)
+    assert set(few_shot.data) == {"caltech101", "eurosat"}
+    assert moved.facts[-1] == "learned on caltech101"
+    assert moved.data == ("caltech101", "eurosat", "dtd")
+    assert moved.average("fap").clean == (pytest.approx(0.5),)
+    assert moved.elsewhere().average("fap").clean == (pytest.approx(0.3),)
+    grid = cells(moved)
+    assert "average clean" in grid.head
+    assert "average without caltech101 clean" in grid.head
+    assert moved.lines["zero_shot"].keys() == {"dtd"}
+
+
+def test_one_seed_counts_once_and_other_steps_are_another_table():
+    (matrix,) = matrices([entry("nap", 40, 20, images=50), entry("nap", 120, 40, images=200)])
+    assert matrix.lines["nap"]["shapes"].clean == (0.6,)
+    attacks = [(AttackResult(name="pgd", constants={"steps": n}, attacked=1, broken=0, survivors=1),) for n in (10, 100)]
+    assert len(matrices([entry("nap", attacks=each) for each in attacks])) == 2
+    members = [
+        AttackResult(name=n, constants={}, attacked=1, broken=0, survivors=1) for n in ("apgd-ce", "apgd-t", "fab-t", "square")
+    ]
+    (matrix,) = matrices([entry("nap", attacks=tuple(members))])
+    assert "AutoAttack" in matrix.facts
+
+
+def test_the_feature_distortion_has_a_column_where_it_was_measured():
+    moved = {"distortion": {"pgd": {"distortion": 0.25}}}
+    (matrix,) = matrices([entry("nap", diagnostics=moved), entry("apt")])
+    grid = cells(matrix)
+    place = grid.head.index("shapes distortion")
+    assert [line[place].text for line in grid.body] == ["0.250", "–"]
+    assert "distortion" not in " ".join(cells(matrices([entry("apt")])[0]).head)
 
 
 def test_rows_of_one_method_are_told_apart_by_what_differs():
