@@ -111,8 +111,8 @@ class Batcher:
                 self._answer(which, [job])
             return
         self.observe(len(jobs), time.perf_counter() - begin)
-        for job, row in zip(jobs, logits, strict=True):
-            if row.isfinite().all():
+        for job, row, finite in zip(jobs, logits, logits.isfinite().all(1).tolist(), strict=True):
+            if finite:
                 job.answer.set_result(row)
             else:
                 job.answer.set_exception(NonFinite("the model returned NaN or infinity for this picture"))

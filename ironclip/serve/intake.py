@@ -100,24 +100,25 @@ def quiet() -> None:
 
 
 async def _body(request: Request, limits: Limits) -> bytes:
-    too_large = Refusal(
-        413, f"a request may have {limits.max_bytes} bytes; send smaller or fewer pictures", {"Connection": "close"}
-    )
     length = request.headers.get("content-length", "")
     if length.isdigit() and int(length[:20]) > limits.max_bytes:
-        raise too_large
+        raise _too_large(limits)
     body = bytearray()
     try:
         async with asyncio.timeout(limits.seconds):
             async for chunk in request.stream():
                 body += chunk
                 if len(body) > limits.max_bytes:
-                    raise too_large
+                    raise _too_large(limits)
     except TimeoutError:
         raise Refusal(408, f"the request did not arrive within {limits.seconds:g} s", {"Connection": "close"}) from None
     except ClientDisconnect:
         raise Refusal(400, "the connection was closed before the request was complete") from None
     return bytes(body)
+
+
+def _too_large(limits: Limits) -> Refusal:
+    return Refusal(413, f"a request may have {limits.max_bytes} bytes; send smaller or fewer pictures", {"Connection": "close"})
 
 
 class _InMemory(MultiPartParser):
