@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check slow crosscheck bench docs clean
+.PHONY: demo test check slow crosscheck live bench docs clean
 
 demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
 	$(BIN)/ironclip demo
@@ -23,6 +23,9 @@ slow: $(VENV)/.dev  ## real data and long runs
 
 crosscheck: $(VENV)/.crosscheck  ## our classifiers attacked unchanged by foolbox and ART, in an environment of its own
 	$(VENV)/crosscheck/bin/python -m pytest -s tests/crosscheck
+
+live: $(VENV)/.live  ## the service as others see it: schemathesis over its interface, its page in Chromium (install chromium first)
+	SCHEMATHESIS=$(CURDIR)/$(VENV)/live/bin/schemathesis $(VENV)/live/bin/python -m pytest -s -m slow tests/serve/test_interface.py tests/serve/test_page.py
 
 bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
 	$(BIN)/python -m benchmarks
@@ -52,6 +55,11 @@ $(VENV)/.docs: $(BIN)/uv pyproject.toml constraints.txt
 $(VENV)/.crosscheck: $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/crosscheck
 	$(BIN)/uv pip install --quiet --python $(VENV)/crosscheck/bin/python --constraint constraints.txt --editable ".[dev,crosscheck]"
+	touch $@
+
+$(VENV)/.live: $(BIN)/uv pyproject.toml constraints.txt
+	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/live
+	$(BIN)/uv pip install --quiet --python $(VENV)/live/bin/python --constraint constraints.txt --editable ".[dev,live]"
 	touch $@
 
 clean:

@@ -33,7 +33,8 @@ def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 def _form(images: dict[str, Any]) -> dict[str, Any]:
     schema = {"type": "object", "required": ["images"], "additionalProperties": False, "properties": {"images": images}}
-    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema}}}}
+    kinds = {"images": {"contentType": "image/jpeg, image/png, image/webp, image/gif, image/bmp, image/tiff"}}
+    return {"requestBody": {"required": True, "content": {"multipart/form-data": {"schema": schema, "encoding": kinds}}}}
 
 
 def _answer(schema: dict[str, Any], kind: str = "application/json") -> dict[int | str, dict[str, Any]]:

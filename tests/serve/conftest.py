@@ -23,8 +23,7 @@ def png(seed: int = 0, size: tuple[int, int] = (40, 36)) -> bytes:
     return stream.getvalue()
 
 
-@pytest.fixture(scope="session")
-def model() -> Served:
+def served() -> Served:
     backbone = tiny_backbone()
     with torch.no_grad():
         defended = assemble(backbone, CLASSES, Adaptation(templates=("a blurry picture of one {}.",)))
@@ -34,3 +33,8 @@ def model() -> Served:
     example = torch.rand(3, 32, 32, generator=torch.Generator().manual_seed(3))
     facts = {"method": "tiny", "classes": list(CLASSES)}
     return Served(CLASSES, 32, {DEFENDED: defended, UNDEFENDED: plain}, facts, examples=(("cat", example),))
+
+
+@pytest.fixture(scope="session")
+def model() -> Served:
+    return served()
