@@ -18,6 +18,7 @@ from ironclip.attacks._goal import Best, Mode, SearchDtype, clean_logits, scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.losses import margin_each
 from ironclip.options import check_choice
+from ironclip.threat import Norm
 from ironclip.types import Attack, Images
 
 Version = Literal["standard", "plus", "rand"]
@@ -45,13 +46,14 @@ def autoattack(
     version: Version = "standard",
     steps: int = 100,
     queries: int = 5000,
+    norm: Norm = "linf",
     mode: Mode = "compact",
     eval_mode: bool = True,
     seed: int = 0,
     search_dtype: SearchDtype = "float32",
     indices: Tensor | Sequence[int] | None = None,
 ) -> Tensor:
-    """Images in the l-infinity ball and in [0, 1]: misclassified ones where any member found one.
+    """Images in the ball and in [0, 1]: misclassified ones where any member found one.
 
     Args:
         function: images -> logits [B, K]; a module's parameters are frozen meanwhile.
@@ -74,7 +76,7 @@ def autoattack(
     Raises:
         UsageError, DataError, NonFinite: as `apgd`.
     """
-    attack = AutoAttack(eps, version, steps, queries, mode, eval_mode, seed, search_dtype)
+    attack = AutoAttack(eps, version, steps, queries, norm, mode, eval_mode, seed, search_dtype)
     images = inputs.check_images(images)
     labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
     if not len(images):
@@ -101,6 +103,7 @@ class AutoAttack(AttackOptions, runs=autoattack):
     version: Version = "standard"
     steps: int = 100
     queries: int = 5000
+    norm: Norm = "linf"
     mode: Mode = "compact"
     eval_mode: bool = True
     seed: int = 0
@@ -119,7 +122,7 @@ class AutoAttack(AttackOptions, runs=autoattack):
         made: dict[str, Attack] = {}
         for name, options in VERSIONS[self.version].items():
             kind, settings = MEMBERS[name]
-            shared: dict[str, Any] = {"mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
+            shared: dict[str, Any] = {"norm": self.norm, "mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
             if kind != "fab":
                 shared["search_dtype"] = self.search_dtype
             length = "queries" if kind == "square" else "steps"

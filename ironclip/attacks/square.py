@@ -2,13 +2,14 @@
 
 Source: Andriushchenko et al. 2020 (arXiv 1912.00049); constants [code: fra31/auto-attack]. Deviations: every image has its own
 squares and signs (the released code draws them once for the whole batch, so that results depend on the batch); squares reach
-the last row and column, as in the paper (the released code draws corners below height - side, so they never do).
+the last row and column, as in the paper (the released code draws corners below height - side, so they never do). The l2 form
+is in `_square_l2`.
 """
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -16,10 +17,11 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import Best, Mode, SearchDtype, clean_logits, coarse, confirmed, scores
 from ironclip.attacks._options import AttackOptions
-from ironclip.errors import DataError
+from ironclip.errors import DataError, UsageError
 from ironclip.losses import margin_each
 from ironclip.options import check_choice, check_number
 from ironclip.tensors import generator, project, require_finite
+from ironclip.threat import Norm
 from ironclip.types import Images
 
 HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
@@ -34,6 +36,7 @@ def square(
     queries: int = 5000,
     restarts: int = 1,
     p_init: float = 0.8,
+    norm: Norm = "linf",
     mode: Mode = "full",
     eval_mode: bool = True,
     seed: int = 0,
@@ -41,7 +44,7 @@ def square(
     indices: Tensor | Sequence[int] | None = None,
     draws: "Draws | None" = None,
 ) -> Tensor:
-    """Images in the l-infinity ball and in [0, 1] with the largest margin that the queries found.
+    """Images in the ball and in [0, 1] with the largest margin that the queries found.
 
     Args:
         function: images -> logits [B, K]; no gradient is asked for.
@@ -59,25 +62,28 @@ def square(
         search_dtype: "bfloat16": squares are kept or dropped by margins in that precision; as in `apgd`, a misclassified point
             counts only if it is one in float32 too [inferred].
         indices: [B] positions in the data set; default 0 .. B-1.
-        draws: in place of those of the first restart.
+        draws: in place of those of the first restart (l-infinity).
 
     Raises:
         UsageError: an option that cannot be right, or a function that returns no logits.
         DataError: images outside [0, 1], not float or not [B, C, H, W]; labels that name no class; too few draws.
         NonFinite: logits are NaN or infinite.
     """
-    options = Square(eps, queries, restarts, p_init, mode, eval_mode, seed, search_dtype)
+    options = Square(eps, queries, restarts, p_init, norm, mode, eval_mode, seed, search_dtype)
     eps = options.eps
     images = inputs.check_images(images)
     if images.ndim != 4:
         raise DataError(f"squares need images [B, C, H, W]; got shape {tuple(images.shape)}")
     labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+    if draws is not None and norm != "linf":
+        raise UsageError("draws= are those of the l-infinity form")
     if draws is not None and draws.corners.shape != (len(images), queries, 2):
         raise DataError(f"expected draws for {queries} queries of each of {len(images)} images")
     if not len(images):
         return images
     everyone = torch.arange(len(images), device=images.device)
-    sides = [side(query, p_init, *images.shape[-2:]) for query in range(queries)]
+    size = _l2().side if norm == "l2" else side
+    sides = [size(query, p_init, *images.shape[-2:]) for query in range(queries)]
     with inputs.borrowed(function, eval_mode):
         clean = clean_logits(function, images, labels, positions)
         best = Best(images, labels, False)
@@ -87,13 +93,16 @@ def square(
             rows = everyone if mode == "full" else everyone[~best.fooled]
             if not len(rows):
                 break
+            drawn: Any
             if draws is not None and restart == 0:
                 drawn = draws.those(rows)
+            elif norm == "l2":
+                drawn = _l2().draw(images[rows], positions[rows], queries, seed, restart)
             else:
                 drawn = draw(images[rows], positions[rows], sides, seed, restart)
             run, _ = search(
                 coarse(function, search_dtype), images[rows], labels[rows], positions[rows], drawn, sides, eps,
-                early=mode == "compact", confirm=None if search_dtype == "float32" else function,
+                norm=norm, early=mode == "compact", confirm=None if search_dtype == "float32" else function,
             )  # fmt: skip
             best.take(rows, run.adv, run.values, run.fooled)
     return best.adv
@@ -107,6 +116,7 @@ class Square(AttackOptions, runs=square):
     queries: int = 5000
     restarts: int = 1
     p_init: float = 0.8
+    norm: Norm = "linf"
     mode: Mode = "full"
     eval_mode: bool = True
     seed: int = 0
@@ -156,16 +166,18 @@ def search(
     images: Tensor,
     labels: Tensor,
     names: Tensor,
-    draws: Draws,
+    draws: Any,
     sides: Sequence[int],
     eps: float,
     *,
+    norm: Norm = "linf",
     early: bool,
     confirm: Images | None = None,
 ) -> tuple[Best, Tensor]:
     """One run: the best point of each image, and how many queries were spent on it, the start included.
 
     Args:
+        draws: of the form of this norm.
         early: drop an image once it is misclassified.
         confirm: decides which points are misclassified, where `function` is a coarser one.
     """
@@ -174,21 +186,31 @@ def search(
     down, across = (torch.arange(size, device=images.device) for size in images.shape[-2:])
 
     def query(points: Tensor) -> None:
-        points = project(points, images[rows], eps)
+        points = project(points, images[rows], eps, norm)
         outputs = scores(function, points)
         require_finite("the output", outputs.isfinite().all(1), names[rows])
         outputs = confirmed(confirm, points, outputs, labels[rows])
         best.offer(rows, names[rows], points, outputs, margin_each(outputs, labels[rows]))
         spent[rows] += 1
 
-    query(images + eps * draws.stripes)
+    query(images + (_l2().first(images, draws, eps) if norm == "l2" else eps * draws.stripes))
     for number, length in enumerate(sides):
         if early:
             rows = rows[~best.fooled[rows]]
         if not len(rows):
             break
+        if norm == "l2":
+            query(images[rows] + _l2().propose(best.adv[rows] - images[rows], draws.queries[rows, number], length, eps))
+            continue
         top, left = draws.corners[rows, number, :, None].unbind(1)
         inside_rows, inside_columns = ((place >= edge) & (place < edge + length) for place, edge in ((down, top), (across, left)))
         window = (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]).to(images)
         query(best.adv[rows] + 2 * eps * draws.signs[rows, number, :, None, None] * window)
     return best, spent
+
+
+def _l2() -> Any:
+    """The l2 form, loaded when it is asked for: it stands on this file."""
+    from ironclip.attacks import _square_l2
+
+    return _square_l2
