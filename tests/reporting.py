@@ -1,5 +1,6 @@
-"""Records, logs and pictures made up for the tests of reports."""
+"""Records, logs and pictures made up for the tests of reports, and a check of their pages."""
 
+from html.parser import HTMLParser
 from typing import Any
 
 import numpy as np
@@ -93,3 +94,44 @@ def views(images: int = 100, collapse: int | None = None) -> list[RunView]:
     data = defended.record.data.model_copy(update={"available": 400})
     noted = defended.record.model_copy(update={"flags": (note,), "data": data})
     return [bare, RunView(noted, defended.log, defended.panels, defended.curve)]
+
+
+VOID = {"meta", "img", "br", "link", "hr", "input"}
+SHAPES = {"line", "polyline", "polygon", "circle", "rect"}
+
+
+class Checker(HTMLParser):
+    """Keeps the open tags, the text and every attribute."""
+
+    def __init__(self) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.text = ""
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        assert tag in SHAPES | VOID
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style",):
+            self.text += data
+
+
+def check(html: str) -> Checker:
+    checker = Checker()
+    checker.feed(html)
+    checker.close()
+    assert checker.open == []
+    return checker

@@ -1,13 +1,16 @@
 """The verbs that use a classifier: classify, attack."""
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Weights, app, emit, err, out, pick_device, table
 from ironclip.errors import UsageError
 from ironclip.threat import format_eps, parse_eps
+
+PAGE = 100
 
 
 @app.command()
@@ -27,6 +30,10 @@ def classify(
     changes: Annotated[list[str] | None, typer.Option("--set", help="Options of --test-time, e.g. views=32.")] = None,
     limit: Limit = None,
     top: Annotated[int, typer.Option(help="Classes to show for each picture.")] = 3,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help=f"HTML page of the first {PAGE} pictures: attention, kept views with their weights."),
+    ] = None,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -47,7 +54,11 @@ def classify(
     classifier = shipped or classifier_of(model, backbone, weights, given, where, above)
     shown = Progress("classify", quiet=as_json)
     size = 64 if above is None else 4  # so that progress shows
-    rows, bad = predict(classifier, images, top=top, limit=limit, batch_size=size, progress=shown.count)
+    photos: list[Any] = []
+    collect = None if report is None else _collector(classifier, photos)
+    rows, bad = predict(classifier, images, top=top, limit=limit, batch_size=size, progress=shown.count, observe=collect)
+    if report is not None:
+        _write_report(report, classifier, photos, len(rows), bad)
     for name, reason in bad:
         err.print(f"left out: {name}: {reason}", markup=False)
     if as_json:
@@ -57,6 +68,34 @@ def classify(
         out.print(table("", ["image", "most probable classes"], cells))
     if bad:
         raise typer.Exit(2)
+
+
+def _collector(classifier: Any, photos: list[Any]) -> Any:
+    """Adds the first pictures, with what the classifier looked at, to `photos`."""
+    from ironclip.protocols.explain import explain
+    from ironclip.report.photos import photo
+
+    def collect(predictions: Sequence[Any], batch: Any) -> None:
+        room = max(0, PAGE - len(photos))
+        if room:
+            photos.extend(photo(found) for found in explain(classifier, predictions[:room], batch[:room]))
+
+    return collect
+
+
+def _write_report(file: Path, classifier: Any, photos: list[Any], count: int, bad: list[tuple[str, str]]) -> None:
+    from ironclip.files import disk_errors, write_text
+    from ironclip.report.photos import photos_page
+
+    method = getattr(classifier, "method", None)
+    name = type(method).__module__.rpartition(".")[2]
+    what = f"with {name}, which adapts to each picture by itself" if method else "without a test-time method"
+    notes = [f"{count} pictures labelled among {len(classifier.classes)} classes, {what}. Probabilities are not calibrated."]
+    notes += [f"Shown are the first {len(photos)} of {count}."] if len(photos) < count else []
+    notes += [f"Left out: {name}, {reason}." for name, reason in bad]
+    with disk_errors(file):
+        write_text(file, photos_page(photos, notes=notes))
+    err.print(f"report: {file}", markup=False)
 
 
 @app.command()

@@ -59,8 +59,12 @@ def predict(
     limit: int | None = None,
     batch_size: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
+    observe: Callable[[Sequence[Prediction], torch.Tensor], None] | None = None,
 ) -> tuple[list[Prediction], list[tuple[str, str]]]:
     """(predictions, pictures that cannot be read with the reason).
+
+    Args:
+        observe: gets the predictions of each batch and its images [B, 3, S, S], on the classifier's device.
 
     Raises:
         DataError: a path that is not there, or no picture at all.
@@ -86,11 +90,14 @@ def predict(
                 bad.append((problem.name, problem.reason))
         if images:
             batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
+            batch = batch.to(device)
             with torch.no_grad():
-                probabilities = classifier(batch.to(device)).softmax(1).cpu()
+                probabilities = classifier(batch).softmax(1).cpu()
             best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
             for name, values, labels in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
                 rows.append(Prediction(name, tuple((classifier.classes[k], v) for k, v in zip(labels, values, strict=True))))
+            if observe is not None:
+                observe(rows[-len(names) :], batch)
         progress(min(start + batch_size, len(files)), len(files))
     return rows, bad
 

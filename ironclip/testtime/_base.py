@@ -3,6 +3,7 @@
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -19,6 +20,21 @@ from ironclip.types import BackboneSpec, Classifier, Images, TestTime
 
 DRAWS = 4
 MEMORY = 1 << 30  # bytes that the activations of one chunk may take, roughly
+
+
+@dataclass(frozen=True)
+class Looked:
+    """What a method looked at, for B images.
+
+    Args:
+        views: [B, V, 3, S, S], the image among them.
+        weights: [B, V] share of each view in the answer, or in the step where the image alone answers; sum 1.
+        tuned: [B, V] whether a step was taken on the view.
+    """
+
+    views: Tensor
+    weights: Tensor
+    tuned: Tensor
 
 
 class TestTimeMethod(TestTime):
@@ -56,6 +72,10 @@ class TestTimeMethod(TestTime):
         the option is 1. A method with cheaper surrogates puts them first."""
         assert isinstance(classifier, AdaptingClassifier)
         return (drawn(self.whole(), classifier.base, self.draws),) if self.draws > 1 else ()
+
+    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked | None:
+        """The views of images [B, 3, H, W] and what they weigh, for people to see. Default: None, the method has no views."""
+        return None
 
     def whole(self) -> "TestTimeMethod":
         """The method with its adaptation differentiated where it can be. Default: itself."""
@@ -103,6 +123,11 @@ class AdaptingClassifier(nn.Module):
                 total = total + (recomputed(function, part) if again else function(part))
             found.append(total / self.draws)
         return torch.cat(found)
+
+    def looked(self, images: Tensor) -> Looked | None:
+        """What the method looks at when it answers for these images, or None; hand in a few at a time."""
+        with torch.no_grad():
+            return self.method.looked(self.base, images, image_keys(images, self.method.seed))
 
     def _keyed(self, keys: Sequence[int], images: Tensor) -> Tensor:
         return self._logits(self.base, images, keys)

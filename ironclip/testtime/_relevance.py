@@ -191,3 +191,17 @@ def _normed_inputs(tower: nn.Module, layers: tuple[int, ...]) -> Iterator[list[T
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def attention_map(classifier: nn.Module, images: Tensor) -> Tensor | None:
+    """[B, G, G] in [0, 1]: where the class token of the model (below a test-time method: of its base) looks in images
+    [B, 3, S, S]; A-TPT's map with its own options where that is the method. None where the model has no such map."""
+    method, base = getattr(classifier, "method", None), getattr(classifier, "base", classifier)
+    if not isinstance(base, AdaptedClassifier):
+        return None
+    spec = base.backbone.spec
+    if spec.kind not in ("vit", "resnet") or (spec.kind == "vit" and spec.image_layers < 2):
+        return None
+    if (maps := getattr(method, "maps", None)) is not None:
+        return maps(base, images)
+    return relevance_maps(base, images, base.text_features, tokens_at="after_ln1", layer_weights=(1.0, 1.0))

@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.options import check_choice, check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, TestTimeMethod, features_of, plain_head
 from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, share
 from ironclip.types import Classifier
 from ironclip.views import random_views
@@ -146,6 +146,18 @@ class PromptTuning(TestTimeMethod):
         text = base.encode(leaf)
         loss = self.objective(plain_head(base, "prompt tuning")(chosen, text), text).sum()
         return torch.autograd.grad(loss, leaf, create_graph=whole)[0]
+
+    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
+        assert isinstance(base, Prompted)
+        pictures = self.pictures(base, images, keys)
+        tuned = self.tune(base, features_of(base, pictures))
+        chosen = torch.zeros(pictures.shape[:2], dtype=torch.bool, device=pictures.device).scatter(1, tuned.selected, True)
+        return Looked(pictures, self.votes(base, pictures, tuned), chosen & (self.steps > 0))
+
+    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
+        """[B, V] shares of the views, of sum 1. Default: the selected views alike, for the image alone answers."""
+        even = torch.full_like(tuned.selected, 1, dtype=pictures.dtype) / tuned.selected.shape[1]
+        return torch.zeros_like(tuned.logits[..., 0]).scatter(1, tuned.selected, even)
 
     def fixed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] mean logits of the image and a few views with the start context: what an attacker can have cheaply."""

@@ -143,9 +143,19 @@ class ATPT(RTPT):
         tuned = self.tune(base, features_of(base, pictures))
         if self.ensemble != "tv":
             return self.answer(tuned)
-        weights = self.smoothness(self.maps(base, picked(pictures, tuned.selected)), pictures.shape[-1])
+        weights = self.calm(base, pictures, tuned)
         log = picked(tuned.logits, tuned.selected).log_softmax(-1)
         return (log + weights.log()[..., None]).logsumexp(1)
+
+    def calm(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
+        """[B, n] weights of the selected views, the larger the smoother their maps are."""
+        return self.smoothness(self.maps(base, picked(pictures, tuned.selected)), pictures.shape[-1])
+
+    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
+        none = torch.zeros_like(tuned.logits[..., 0])
+        if self.ensemble == "tv":
+            return none.scatter(1, tuned.selected, self.calm(base, pictures, tuned))
+        return none.scatter(1, *self.shares(tuned))
 
     def smoothness(self, maps: Tensor, side: int) -> Tensor:
         """[B, n] softmax(-total variation) of maps [B, n, G, G]."""
@@ -157,12 +167,18 @@ class ATPT(RTPT):
         return (-variation / self.tv_tau).softmax(1).clamp_min(torch.finfo(maps.dtype).tiny)
 
     def answer(self, tuned: Tuned) -> Tensor:
-        features, logits = tuned.features, tuned.logits
-        if self.vote is not None and self.vote < logits.shape[1]:
-            kept = entropy(logits).argsort(dim=1, stable=True)[:, : self.vote]
-            features, logits = picked(features, kept), picked(logits, kept)
-        weights = self.weights(features) if self.ensemble == "neighbour" else torch.ones_like(logits[..., 0]) / logits.shape[1]
-        return (weights[..., None] * logits).sum(1)
+        kept, weights = self.shares(tuned)
+        return (weights[..., None] * picked(tuned.logits, kept)).sum(1)
+
+    def shares(self, tuned: Tuned) -> tuple[Tensor, Tensor]:
+        """[B, n] the views that vote by their logits, and [B, n] their weights."""
+        count = tuned.logits.shape[1]
+        kept = torch.arange(count, device=tuned.logits.device).expand(tuned.logits.shape[:2])
+        if self.vote is not None and self.vote < count:
+            kept = entropy(tuned.logits).argsort(dim=1, stable=True)[:, : self.vote]
+        if self.ensemble == "neighbour":
+            return kept, self.weights(picked(tuned.features, kept))
+        return kept, torch.full_like(tuned.logits[:, : kept.shape[1], 0], 1 / kept.shape[1])
 
 
 METHOD = ATPT

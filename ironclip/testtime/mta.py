@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.options import check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, Looked, TestTimeMethod, features_of, plain_head
 from ironclip.views import random_views
 
 TOLERANCE = 1e-6
@@ -71,10 +71,21 @@ class MTA(TestTimeMethod):
         return base
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        found = random_views(images, keys, self.views - 1, augmix=self.augmix).blended
-        features = features_of(base, torch.cat([images[:, None], found], dim=1))
-        head = plain_head(base, "mta")
-        return head(self.solve(features, head(features, base.text_features)).mode, base.text_features)
+        return plain_head(base, "mta")(self.found(base, self.pictures(images, keys)).mode, base.text_features)
+
+    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
+        pictures = self.pictures(images, keys)
+        weights = self.found(base, pictures).inlierness
+        return Looked(pictures, weights, torch.zeros_like(weights, dtype=torch.bool))
+
+    def pictures(self, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, V, 3, S, S] the image and its random views."""
+        return torch.cat([images[:, None], random_views(images, keys, self.views - 1, augmix=self.augmix).blended], dim=1)
+
+    def found(self, base: AdaptedClassifier, pictures: Tensor) -> Mode:
+        """The mode among the features of views [B, V, 3, S, S]."""
+        features = features_of(base, pictures)
+        return self.solve(features, plain_head(base, "mta")(features, base.text_features))
 
     def solve(self, features: Tensor, logits: Tensor) -> Mode:
         """The mode of unit features [B, V, E] with logits [B, V, K]; differentiable, unrolled."""

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from ironclip.options import check_flags, check_number, check_whole
-from ironclip.testtime._prompts import entropy, neighbour_weights
+from ironclip.testtime._prompts import Prompted, entropy, neighbour_weights
 from ironclip.testtime._tuning import PromptTuning, Tuned
 
 
@@ -37,6 +37,9 @@ class RTPT(PromptTuning):
     def weights(self, features: Tensor) -> Tensor:
         """[B, V] reliability of the views."""
         return neighbour_weights(features, self.neighbours, self.temperature, legacy_mask=self.legacy_mask)
+
+    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
+        return self.weights(tuned.features)
 
     def answer(self, tuned: Tuned) -> Tensor:
         return (self.weights(tuned.features)[..., None] * tuned.logits).sum(1)

@@ -19,7 +19,7 @@ from ironclip.errors import UsageError
 from ironclip.losses import cross_entropy_each
 from ironclip.options import check_choice, check_flags, check_number, check_whole
 from ironclip.tensors import ascend, generator
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, TestTimeMethod, features_of, plain_head
 from ironclip.testtime._deep import DeepPrompted, Prompts
 from ironclip.testtime._prompts import AdamW, marginal_entropy, most_confident, picked, share
 from ironclip.testtime._statistics import KINDS, Moments, Running, Source, alignment, block_inputs, moments
@@ -153,13 +153,22 @@ class TAPT(TestTimeMethod):
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         assert isinstance(base, DeepPrompted)
         with torch.no_grad():
-            views = self._pictures(images, keys, self.views - 1)
-            start = plain_head(base, "prompt tuning")(features_of(base, views), base.text_features)
-            chosen = picked(views, most_confident(start, share(self.select, self.views)))
+            chosen = picked(*self.ranked(base, images, keys))
         prompts = self.tune(base, chosen)
         with torch.no_grad():
             text = base.texts(prompts) if self.steps else base.text_features
         return plain_head(base, "prompt tuning")(base.features(images[:, None], prompts[0]), text)[:, 0]
+
+    def ranked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """[B, V, 3, S, S] views, and [B, n] those of lowest entropy."""
+        views = self._pictures(images, keys, self.views - 1)
+        start = plain_head(base, "prompt tuning")(features_of(base, views), base.text_features)
+        return views, most_confident(start, share(self.select, self.views))
+
+    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
+        views, selected = self.ranked(base, images, keys)
+        chosen = torch.zeros(views.shape[:2], dtype=torch.bool, device=views.device).scatter(1, selected, True)
+        return Looked(views, chosen.to(views.dtype) / selected.shape[1], chosen & (self.steps > 0))
 
     def tune(self, base: DeepPrompted, views: Tensor) -> Prompts:
         """The tuned prompts of each image, a fresh start for every one; from its selected views [B, n, 3, S, S]."""

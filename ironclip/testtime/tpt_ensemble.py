@@ -7,10 +7,11 @@ prompt and the mean of the softmax vectors of all AugMix views; the options are 
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ironclip.options import check_choice
-from ironclip.testtime._prompts import marginal_entropy, picked
+from ironclip.testtime._prompts import Prompted, marginal_entropy, picked
 from ironclip.testtime._tuning import PromptTuning, Tuned
 
 
@@ -31,6 +32,11 @@ class TPTEnsemble(PromptTuning):
 
     def objective(self, logits: Tensor, text: Tensor) -> Tensor:
         return marginal_entropy(logits)
+
+    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
+        if self.over == "confident":
+            return super().votes(base, pictures, tuned)
+        return torch.full_like(tuned.logits[..., 0], 1 / tuned.logits.shape[1])
 
     def answer(self, tuned: Tuned) -> Tensor:
         logits = tuned.logits if self.over == "all" else picked(tuned.logits, tuned.selected)

@@ -72,3 +72,24 @@ def test_a_method_named_alone_is_a_run_on_zero_shot(ironclip) -> None:
 )
 def test_wrong_names_give_one_line(ironclip, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     refused(ironclip(*arguments), *words)
+
+
+def test_classify_writes_a_page_with_attention_and_kept_views(ironclip, photos: Path) -> None:
+    (photos / "dark" / "0-broken.png").write_text("no")
+    page = photos / "page.html"
+    adapting = ("--names", "dark,bright", "--test-time", "rtpt", "--set", "views=4", "--limit", "3", "--report", str(page))
+    code, said, complaint = ironclip("classify", str(photos / "dark"), *adapting, "--json")
+    assert code == 2
+    assert "0-broken.png" in complaint
+    html = page.read_text()
+    shown = json.loads(said)
+    assert len(shown) == 2
+    assert html.count("<article") == 2
+    assert html.count("<img") == 2 * (2 + 4)
+    assert all(f"{100 * each['predictions'][0]['probability']:.1f}" in html for each in shown)
+    assert "4 of 4 views, with 100.0 % of the weight" in html
+    assert "with rtpt" in html
+    assert "not a picture" in html
+    plain = ("classify", str(photos / "bright"), "--names", "dark,bright", "--limit", "1", "--report", str(page))
+    assert ironclip(*plain)[0] == 0
+    assert page.read_text().count("<img") == 2

@@ -3,13 +3,12 @@
 import base64
 import io
 import re
-from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reporting import CLASSES, log, panel, record, views
+from reporting import CLASSES, check, log, panel, record, views
 
 from ironclip.errors import UsageError
 from ironclip.report import RunView, curve, page, panels, read
@@ -19,46 +18,6 @@ from ironclip.report.words import headline, limits, remarks, summary
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.pictures import Example, save_examples
 from ironclip.runs.records import Flag
-
-VOID = {"meta", "img", "br", "link", "hr", "input"}
-SHAPES = {"line", "polyline", "polygon", "circle", "rect"}
-
-
-class Checker(HTMLParser):
-    """Keeps the open tags, the text and every attribute."""
-
-    def __init__(self) -> None:
-        super().__init__(convert_charrefs=True)
-        self.open: list[str] = []
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str, str]] = []
-        self.text = ""
-
-    def handle_starttag(self, tag, attrs):
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-        if tag not in VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag, attrs):
-        assert tag in SHAPES | VOID
-        self.tags.append(tag)
-        self.attributes += [(tag, name, value or "") for name, value in attrs]
-
-    def handle_endtag(self, tag):
-        assert self.open.pop() == tag
-
-    def handle_data(self, data):
-        if not self.open or self.open[-1] not in ("style",):
-            self.text += data
-
-
-def check(html: str) -> Checker:
-    checker = Checker()
-    checker.feed(html)
-    checker.close()
-    assert checker.open == []
-    return checker
 
 
 def test_the_page_is_well_formed_and_complete():
