@@ -84,11 +84,14 @@ def _head(facts: Facts) -> str:
 def _training(training: Training | None) -> str:
     if training is None:
         return "Nothing was learned: zero-shot classification by prompts.\n"
-    shots = "all training pictures" if training.shots is None else f"{training.shots} pictures a class"
+    shots = (
+        "all training pictures" if training.shots is None else f"{training.shots} picture{'s' * (training.shots != 1)} a class"
+    )
     constants = {
         key: value for key, value in training.attack.items() if key not in ("attack", "derived", "eps") and value is not None
     }
-    attack = f"{training.attack.get('attack')} at eps {training.eps} ({', '.join(f'{k} {v}' for k, v in constants.items())})"
+    shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in constants.items()]
+    attack = f"{training.attack.get('attack')} at eps {training.eps} ({', '.join(shown)})"
     return (
         f"- data: {training.data}, {shots} (drawn with seed {training.split_seed})\n- adversarial examples: {attack}\n"
         f"- seed {training.seed}; {training.parameters:,} learned numbers\n"

@@ -45,6 +45,11 @@ class Measured(Part):
     flags: tuple[str, ...] = ()
     command: str = ""
 
+    def __str__(self) -> str:
+        threat = f"{self.threat}; {', '.join(self.attacks) or 'no attack'}; n={self.images}"
+        note = f"; {self.standing}" if self.standing else ""
+        return f"{self.data}: clean {self.clean}, robust {self.robust} ({threat}{note})"
+
 
 class Training(Part):
     """How it was trained; None where nothing was learned."""

@@ -63,7 +63,7 @@ def open_model(target: Path, *, device: str = "cpu") -> Served:
 
         opened = open_exported(target)
         facts = opened.facts.model_dump(mode="json")
-        facts |= {"backbone": opened.facts.backbone.name, "measured": []}
+        facts |= {"backbone": opened.facts.backbone.name, "measured": [str(record) for record in opened.facts.measured]}
         return Served(opened.classes, opened.resolution, {DEFENDED: opened}, facts, differentiable=False)
     run, experiment = open_run(target, device=device)
     return of_experiment(experiment, run)

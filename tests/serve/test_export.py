@@ -74,7 +74,10 @@ def test_the_service_opens_files(nap: Experiment, files: dict[str, Path], suffix
     expected = answers(nap.classifier, images)
     assert (served.functions["defended"](images) - expected).abs().max() <= TOLERANCE * expected.abs().max().clamp_min(1)
     assert (served.classes, served.resolution, served.differentiable) == (nap.dataset.classes, 32, False)
-    assert json.loads(json.dumps(served.facts))["method"] == "nap"
+    facts = json.loads(json.dumps(served.facts))
+    assert facts["method"] == "nap"
+    (measured,) = facts["measured"]
+    assert f"robust {RECORD.robust} (white-box linf 4/255 at 64 px; pgd (100 steps); n={RECORD.images})" in measured
 
 
 @pytest.mark.parametrize("method", ["apt+advmask", "defeat", "avp_pixel"])
@@ -91,7 +94,7 @@ def test_masks_shields_and_frames_are_inside(method: str, tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", [".pt2", ".onnx"])
-@pytest.mark.parametrize("method", defenses.NAMES)
+@pytest.mark.parametrize("method", [*defenses.NAMES, "nap+advmask"])
 def test_every_method_exports(method: str, suffix: str, tmp_path: Path) -> None:
     assert export(trained(method), tmp_path / f"m{suffix}").relative <= TOLERANCE
 
