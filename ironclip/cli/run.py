@@ -1,5 +1,6 @@
 """The verbs that make runs: train, evaluate."""
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +20,7 @@ from ironclip.cli.common import (
     app,
     command,
     emit,
+    err,
     out,
     pick_device,
     print_record,
@@ -84,6 +86,10 @@ def evaluate(
     attack: Attacks = "pgd",
     eps: Eps = "4/255",
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="A list of data sets: tecoa, clean, coop, cross, fine-grained, shift."),
+    ] = None,
     limit: Limit = None,
     knowledge: Annotated[
         str | None,
@@ -108,21 +114,29 @@ def evaluate(
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     radii = [parse_eps(part) for part in eps.split(",")]
-    from ironclip.protocols.experiment import with_test_time
+    from ironclip.protocols.experiment import transferred, with_test_time
     from ironclip.protocols.measure import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
+    from ironclip.protocols.suites import open_suite
 
     adapts, rest = test_time_options(test_time, changes or [])
     attacks = {radius: named_attacks(attack.split(","), radius, seed, rest) for radius in radii}
+    if suite is not None and data is not None:
+        raise UsageError(f"--suite is a list of data sets, --data is one; got --suite {suite} --data {data}")
+    opened, missing = open_suite(suite) if suite else ({}, {})
+    if opened and not _is_run(target):
+        data = next(iter(opened))  # a backbone is a run of zero-shot classification on some data
     run, experiment = open_target(target, data, device=pick_device(device))
+    moved = [transferred(experiment, name, opened=found, suite=suite or "") for name, found in opened.items()] or [experiment]
     if test_time is not None:
-        experiment = with_test_time(experiment, test_time, adapts)
+        moved = [with_test_time(each, test_time, adapts) for each in moved]
+    experiment = moved[0]
     usual = ["white-box"] if experiment.test_time is None else ["static", "adaptive"]
     records = []
-    for radius, known in [(radius, known) for radius in attacks for known in ([knowledge] if knowledge else usual)]:
+    for each, radius, known in product(moved, attacks, [knowledge] if knowledge else usual):
         record, _ = run_evaluation(
             run,
-            experiment,
+            each,
             attacks[radius],
             eps=radius,
             knowledge=known,  # type: ignore[arg-type]
@@ -140,9 +154,27 @@ def evaluate(
         return
     for record in records:
         print_record(record)
+    if suite is not None:
+        _print_suite(suite, records, missing)
     if experiment.test_time is not None:
         out.print(side_by_side(records))
     out.print(f"record: {run.path}\nagain: {command()}")
+
+
+def _is_run(target: str) -> bool:
+    return Path(target).name == "last" or (Path(target) / "config.yaml").exists()
+
+
+def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> None:
+    """What was left out, and the means with the data sets they are over."""
+    for name, reason in missing.items():
+        err.print(f"left out: {name}: {reason}", markup=False)
+    of = len(missing) + len({record.data.name for record in records})
+    for threat in dict.fromkeys(str(record.threat) for record in records):
+        these = [record for record in records if str(record.threat) == threat]
+        clean, robust = (sum(getattr(record, what).value for record in these) / len(these) for what in ("clean", "robust"))
+        over = f"{len(these)} of {of} data sets ({', '.join(record.data.name for record in these)})"
+        out.print(f"suite {suite}, {threat}: mean clean {clean:.1%}, robust {robust:.1%} over {over}", markup=False)
 
 
 def side_by_side(records: list[Any]) -> Any:

@@ -33,7 +33,8 @@ class Measure(BaseModel):
 
     Args:
         set: options of the attacks.
-        data: another data set than the one trained on; None: that one. subset: which of its classes ("all", "base", "new").
+        data: another data set than the one trained on; None: that one. suite: a list of data sets
+            instead, such as "clean". subset: which of its classes ("all", "base", "new").
         test_time: a test-time method put on the trained classifier.
         distortion: also how far the attacks move the features.
         only: settings of the runs that are measured, such as {dataset: caltech101, shots: [4, 16]}; default: all.
@@ -46,6 +47,7 @@ class Measure(BaseModel):
     eps: tuple[float, ...] = (4 / 255,)
     knowledge: Literal["white-box", "adaptive", "static"] = "white-box"
     data: str | None = None
+    suite: str | None = None
     subset: Literal["all", "base", "new"] | None = None
     test_time: str | None = None
     split: Literal["test", "val", "train"] = "test"
@@ -55,6 +57,11 @@ class Measure(BaseModel):
     distortion: bool = False
     methods: tuple[str, ...] = ()
     only: dict[str, Any] = {}
+
+    @property
+    def unused(self) -> list[str]:
+        """Fields that came later and say nothing here: the identity of a cell leaves them out."""
+        return [name for name in ("distortion", "suite") if not getattr(self, name)]
 
     @field_validator("eps", mode="before")
     @classmethod

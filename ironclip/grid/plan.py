@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,15 @@ class Cell:
     measures: tuple[Measure, ...]
     variant: str = ""
 
-    @property
+    @cached_property
     def name(self) -> str:
         """Name of its run folder."""
         return run_name(self.config.as_dict())
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Identity of the cell: another measure is another cell on the same run."""
-        hidden = {"only"} if any(measure.distortion for measure in self.measures) else {"only", "distortion"}
-        made = [measure.model_dump(mode="json", exclude=hidden) for measure in self.measures]
+        made = [measure.model_dump(mode="json", exclude={"only", *measure.unused}) for measure in self.measures]
         return f"{self.name}-{canonical_hash(made)[:6]}"
 
 
@@ -92,7 +92,7 @@ def _small(measure: Measure) -> Measure:
     """The measure on four images, with one step of an attack that takes steps and without other data."""
     attacks = tuple("fgsm" if name in ("autoattack", "square") else name for name in measure.attacks)
     changes = {"steps": 1} if "steps" in measure.set else {}
-    return measure.model_copy(update={"attacks": attacks, "set": changes, "limit": 4, "data": None})
+    return measure.model_copy(update={"attacks": attacks, "set": changes, "limit": 4, "data": None, "suite": None})
 
 
 def _cell(settings: dict[str, Any], measures: Sequence[Measure]) -> Cell:

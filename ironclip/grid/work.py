@@ -13,7 +13,7 @@ from typing import Any
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones.loading import load
 from ironclip.data import Dataset, open_dataset
-from ironclip.errors import IronclipError, RunBusy
+from ironclip.errors import IronclipError, RunBusy, UsageError
 from ironclip.grid.file import Measure
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
@@ -22,6 +22,7 @@ from ironclip.protocols.experiment import Experiment, open_experiment, transferr
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate
 from ironclip.protocols.resolve import named_attacks, test_time_options
+from ironclip.protocols.suites import open_suite
 from ironclip.runs.folder import RunFolder
 
 Callback = Callable[[dict[str, Any]], None]
@@ -98,8 +99,24 @@ def run_cell(cell: Cell, out: Path, *, device: str = "cpu") -> RunFolder:
 def _measure(run: RunFolder, experiment: Experiment, measure: Measure, eps: float) -> None:
     adapts, changes = test_time_options(measure.test_time, [f"{key}={value}" for key, value in measure.set.items()])
     attacks = named_attacks(measure.attacks, eps, measure.seed, changes)
+    if measure.suite is not None:
+        if measure.data is not None or measure.subset is not None:
+            raise UsageError(f"a measure has either a suite or other data; got suite {measure.suite!r} with data or subset")
+        opened, missing = open_suite(measure.suite)
+        if missing:
+            run.log({"event": "suite", "suite": measure.suite, "missing": missing})
+        for name, dataset in opened.items():
+            moved = transferred(experiment, name, opened=dataset, suite=measure.suite)
+            _evaluate(run, moved, measure, eps, attacks, adapts)
+        return
     if measure.data is not None or measure.subset is not None:
         experiment = transferred(experiment, measure.data, measure.subset or "all")
+    _evaluate(run, experiment, measure, eps, attacks, adapts)
+
+
+def _evaluate(
+    run: RunFolder, experiment: Experiment, measure: Measure, eps: float, attacks: dict[str, Any], adapts: dict[str, Any]
+) -> None:
     if measure.test_time is not None:
         experiment = with_test_time(experiment, measure.test_time, adapts)
     evaluate(
@@ -123,6 +140,7 @@ def _command(run: RunFolder, measure: Measure, eps: float) -> str:
     words = ["ironclip", "evaluate", str(run.path), "--attack", ",".join(measure.attacks), "--eps", format_eps(eps)]
     words += ["--knowledge", measure.knowledge] if measure.knowledge != "white-box" else []
     words += ["--data", measure.data] if measure.data else []
+    words += ["--suite", measure.suite] if measure.suite else []
     words += ["--test-time", measure.test_time] if measure.test_time else []
     words += ["--limit", str(measure.limit)] if measure.limit else []
     return " ".join([*words, *(f"--set {key}={value}" for key, value in measure.set.items())])

@@ -25,7 +25,8 @@ SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # pictures that a test-time method may prep
 class Experiment:
     """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence, test-time method.
 
-    `trained_on` names the data the defence was trained on where they are others, `source` are those data.
+    `trained_on` names the data the defence was trained on where they are others, `source` are those data. `suite` is the
+    list of data sets in which `dataset` is measured.
     """
 
     config: RunConfig
@@ -35,6 +36,7 @@ class Experiment:
     test_time: TestTime | None = None
     trained_on: str = ""
     source: Dataset | None = None
+    suite: str = ""
 
     @property
     def base(self) -> AdaptedClassifier:
@@ -111,12 +113,19 @@ def with_test_time(experiment: Experiment, name: str, given: Mapping[str, Any] |
     return replace(experiment, config=config, test_time=method)
 
 
-def transferred(experiment: Experiment, name: str | None = None, subset: Literal["all", "base", "new"] = "all") -> Experiment:
+def transferred(
+    experiment: Experiment,
+    name: str | None = None,
+    subset: Literal["all", "base", "new"] = "all",
+    *,
+    opened: Dataset | None = None,
+    suite: str = "",
+) -> Experiment:
     """What was learned, on other data or other classes: with their names and hand-written prompts, and nothing trained again.
 
     Args:
         name: another data set; None: the one trained on.
-        subset: which of its classes.
+        subset: which of its classes. opened: that data set, as a suite has it.
 
     Raises:
         UsageError: no such data, or a defence that fits the classes alone for which it was learned.
@@ -125,7 +134,7 @@ def transferred(experiment: Experiment, name: str | None = None, subset: Literal
     config = trained.model_copy(
         update={"dataset": name or trained.dataset, "classes": None if name else trained.classes, "subset": subset}
     )
-    dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
+    dataset = opened or open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
     if subset != "all":
         dataset = base_to_new(dataset)[0 if subset == "base" else 1]
     # Built for its own classes, so that a defence which depends on them notices; the prompts are those of the other data.
@@ -137,4 +146,4 @@ def transferred(experiment: Experiment, name: str | None = None, subset: Literal
     with torch.no_grad():
         moved.defense.adaptation(experiment.backbone, dataset.classes)
     source = experiment.dataset.name + ("" if trained.subset == "all" else f" {trained.subset}")
-    return replace(moved, config=config, dataset=dataset, trained_on=source, source=experiment.dataset)
+    return replace(moved, config=config, dataset=dataset, trained_on=source, source=experiment.dataset, suite=suite)

@@ -77,6 +77,7 @@ def evaluate(
             classes=experiment.dataset.classes,
             subset=config.subset,
             label_space=len(experiment.dataset.classes),
+            suite=experiment.suite,
             preprocessing=PREPROCESSING,
             available=len(experiment.dataset.items(split)),
         ),
@@ -102,6 +103,7 @@ def evaluate(
         if experiment.test_time is not None:
             place |= {"method": setup.method, "options": dict(setup.options)}
         subset = "" if config.subset == "all" else f"{config.subset}-"
+        subset += f"{experiment.suite}-" if experiment.suite else ""
         elsewhere = f"{experiment.dataset.name}-{subset}" if experiment.trained_on else ""
         added = f"{methods.split(config.method)[1]}-" if config.method != run.config["method"] else ""
         name = f"{elsewhere}{added}{'+'.join(named)}-{format_eps(eps)}"

@@ -122,7 +122,12 @@ def matrices(entries: Iterable[Entry]) -> tuple[Matrix, ...]:
             (label, entry)
             for label, entry in zip(labels, found)
             if any(entry is other for other in (*learned, *home))
-            or (_untrained(entry.record) and _key(entry)[1:-1] == key[1:-1] and _data(entry.record) in data)
+            or (
+                _untrained(entry.record)
+                and _key(entry)[1:-1] == key[1:-1]
+                and _data(entry.record) in data
+                and _suite(_key(entry)) == _suite(key)
+            )
         ]
         ahead = sorted((entry.record.method != "zero_shot", label) for label, entry in mine if _untrained(entry.record))
         order = dict.fromkeys(label for _, label in ahead) | dict.fromkeys(label for label, _ in mine)
@@ -175,7 +180,13 @@ def _key(entry: Entry) -> tuple[Any, ...]:
     return record.shots, record.backbone.name, threat, " + ".join(attacks) or "no attack", _protocol(record)
 
 
+def _suite(key: tuple[Any, ...]) -> str:
+    return key[-1] if key[-1].startswith("suite") else ""
+
+
 def _protocol(record: Record) -> str:
+    if record.data.suite:
+        return f"suite {record.data.suite}"
     if record.data.subset in ("base", "new"):
         return BASE_TO_NEW
     return f"{FROM}{record.trained_on}" if record.trained_on else ""

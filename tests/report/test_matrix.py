@@ -121,6 +121,21 @@ def test_what_is_learned_on_one_set_is_averaged_with_it_and_without():
     assert moved.lines["zero_shot"].keys() == {"dtd"}
 
 
+def test_a_suite_has_a_table_of_its_own():
+    def on(method, data, suite="", **changes):
+        return entry(method, 50, 20, data=DataFacts(name=data, suite=suite), **changes)
+
+    moved = {"trained_on": "eurosat"}
+    found = matrices(
+        [on("fap", "dtd", "clean", **moved), on("zero_shot", "dtd", "clean"), on("zero_shot", "dtd"), on("fap", "dtd")]
+    )
+    assert [(matrix.facts[-1], list(matrix.lines)) for matrix in found] == [
+        ("pgd (100 steps)", ["zero_shot", "fap"]),
+        ("suite clean", ["zero_shot", "fap"]),
+    ]
+    assert all(len(score.clean) == 1 for matrix in found for scores in matrix.lines.values() for score in scores.values())
+
+
 def test_one_seed_counts_once_and_other_steps_are_another_table():
     (matrix,) = matrices([entry("nap", 40, 20, images=50), entry("nap", 120, 40, images=200)])
     assert matrix.lines["nap"]["shapes"].clean == (0.6,)
