@@ -42,6 +42,26 @@ def shy(classes):
     model = good(classes)
     return lambda images: model(images).detach()
 
+def none(classes):
+    model = good(classes)
+    return lambda images: model(images.detach())
+
+class Drifting(Brightness):
+    def forward(self, images):
+        with torch.no_grad():
+            self.weight.add_(1e-3)
+        return super().forward(images)
+
+def drifting(classes):
+    return Drifting()
+
+def elsewhere(classes):
+    model = good(classes)
+    return lambda images: model(images).to("meta")
+
+def one(classes):
+    return lambda images: images.mean((1, 2, 3))[:, None]
+
 def three(classes):
     return lambda images: images.flatten(1)[:, :3]
 
@@ -122,6 +142,10 @@ def test_a_masked_classifier_is_flagged(audit) -> None:
     [
         ("nan", "NaN or infinity for 8 of 8 images"),
         ("shy", "no gradient"),
+        ("none", "do not depend on the images on the autograd path"),
+        ("drifting", "changes its own weights in a call"),
+        ("elsewhere", "logits on meta for images on cpu"),
+        ("one", "one logit an image (K = 1)"),
         ("three", "expected logits [8, 2]"),
         ("number", "returns int; expected a callable"),
         ("crash", "fails: KeyError"),
