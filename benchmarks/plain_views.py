@@ -1,7 +1,7 @@
 """R-TPT and A-TPT one image at a time, as their released codes work through it; the views are given.
 
 Source of the counts: TomSheng21/R-TPT `rtpt.py` (4 V + 1 image passes, V of them for a result that is not used; text encoded five
-times over 40 positions, here four, which favours the reference) and SEU-VIPGroup/A-TPT `atpt.py` (3 V + 1 image passes, and
+times over 40 positions) and SEU-VIPGroup/A-TPT `atpt.py` (3 V + 1 image passes, and
 for each view's relevance map one more with every attention map, one text pass and one backward pass).
 """
 
@@ -39,12 +39,15 @@ class PlainTuner(PlainPrompts):
         """[K] logits of one image after a step on its views [V, 3, S, S].
 
         Args:
-            again: features for the votes are encoded by themselves (R-TPT); False: those of the tuning serve (A-TPT).
+            again: features for the votes are encoded by themselves, the text with them (R-TPT); False: those of the tuning
+                serve (A-TPT).
         """
         with torch.no_grad():
             self.words.copy_(self.start)
             self(views[:1])
             features = self.image(views) if again else None
+            if again:
+                self.text()
         optimizer = torch.optim.AdamW([self.words], lr=5e-3)
         with torch.no_grad():
             encoded = self.image(views)
