@@ -63,7 +63,7 @@ def report(
 
     folders = run_paths(targets)
     if matrix:
-        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv)
+        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv, html, title)
         return
     shown = [view for folder in folders for view in views.read(RunFolder.open(folder))]
     if not shown:
@@ -85,15 +85,19 @@ def report(
         out.print(formats.terminal(table))
 
 
-def _matrix(runs: list[Any], latex: Path | None, markdown: Path | None, as_csv: Path | None) -> None:
+def _matrix(
+    runs: list[Any], latex: Path | None, markdown: Path | None, as_csv: Path | None, html: Path | None, title: str
+) -> None:
     """Tables of all evaluations of these runs."""
     from ironclip.files import write_text
     from ironclip.report import formats
     from ironclip.report.matrix import Entry, matrices
+    from ironclip.report.matrix_page import matrix_page
     from ironclip.report.matrix_tables import cells, long
 
     found = [(run, place.record()) for run in runs for place in run.evaluations()]
-    tables = matrices(Entry(record, run.config) for run, record in found if record is not None)
+    entries = [Entry(record, run.config) for run, record in found if record is not None]
+    tables = matrices(entries)
     if not tables:
         raise UsageError("nothing is evaluated yet in these folders; run `ironclip evaluate` or `ironclip grid run` first")
     grids = [cells(matrix) for matrix in tables]
@@ -101,6 +105,7 @@ def _matrix(runs: list[Any], latex: Path | None, markdown: Path | None, as_csv: 
         latex: "\n".join(formats.latex(each, label=f"tab:ironclip{number}") for number, each in enumerate(grids, 1)),
         markdown: "\n".join(formats.markdown(each) for each in grids),
         as_csv: long(tables),
+        html: matrix_page(entries, title=title) if html else "",
     }
     for path, text in texts.items():
         if path is not None:

@@ -8,6 +8,7 @@ from reporting import record
 
 from ironclip.report import formats
 from ironclip.report.matrix import Entry, matrices
+from ironclip.report.matrix_page import matrix_page
 from ironclip.report.matrix_tables import cells, long
 from ironclip.runs.records import AttackResult, DataFacts, Flag
 from ironclip.runs.statistics import harmonic
@@ -182,3 +183,20 @@ def test_the_csv_holds_every_number():
     rows = list(csv.DictReader(io.StringIO(long(matrices([entry("nap", 80, 40, seed=1), entry("nap", 60, 20, seed=2)])))))
     assert [(row["clean"], row["clean_std"], row["clean_std1"]) for row in rows] == [("0.700000", "0.100000", "0.141421")]
     assert long(()) == ""
+
+
+def test_the_page_holds_every_table_and_the_curves_that_there_are():
+    found = [entry("zero_shot"), entry("zero_shot", 80, 60, eps=1 / 255)]
+    found += [entry("nap", 70, 30 + shots, shots=shots, seed=seed) for shots in (1, 4, 16) for seed in (1, 2)]
+    found += [entry("<nap>", 70, 50, eps=1 / 255)]
+    text = matrix_page(found, title="A & B")
+    assert text.startswith("<!doctype html>")
+    assert "A &amp; B" in text
+    assert "&lt;nap&gt;" in text
+    assert "<nap>" not in text
+    assert "<script" not in text
+    assert "http" not in text.replace("http://www.w3.org", "")
+    assert text.count("<table>") == len(matrices(found))
+    assert "Robust accuracy over shots" in text
+    assert text.count("Attack radius") == 1
+    assert "Robust accuracy over shots" not in matrix_page([entry("nap")])
