@@ -139,7 +139,7 @@ def evaluate(
             each,
             attacks[radius],
             eps=radius,
-            knowledge=known,  # type: ignore[arg-type]
+            knowledge=known,
             split=split,
             limit=limit,
             batch_size=batch_size,

@@ -88,7 +88,7 @@ def over_eps(entries: Sequence[Entry]) -> list[str]:
     for entry in entries:
         record = entry.record
         names = "+".join(dict.fromkeys(attack.name.split("/")[0] for attack in record.attacks))
-        place = (record.data.name, record.backbone.name, record.threat.knowledge, names, str(record.shots or 16))
+        place: tuple[str, ...] = (record.data.name, record.backbone.name, record.threat.knowledge, names, str(record.shots or 16))
         values = groups.setdefault(place, {}).setdefault(record.method, {})
         values[record.threat.eps] = (*values.get(record.threat.eps, ()), record.robust.value)
         values.setdefault(0.0, (record.clean.value,))
