@@ -26,6 +26,7 @@ from ironclip.testtime import build
 METHODS = {"R-TPT": ("rtpt", {}), "A-TPT": ("atpt", {}), "A-TPT, code": ("atpt", {"variant": "code"})}
 USUAL = {"views": 16, "classes": 10, "batch": 4}
 AXES = {"views": (8, 16, 32, 64), "classes": (10, 100, 1000), "batch": (1, 2, 4, 8)}
+MARGIN = 16  # the last tick is wider than what a chart leaves for it
 WORDS = {"views": "views V", "classes": "classes C", "batch": "images at once B"}
 
 
@@ -96,9 +97,10 @@ def figure(points: Sequence[Point]) -> str:
             y_label="Processor seconds an image",
             title=f"Seconds an image by {WORDS[varied]}",
         )
-        place = f'<svg y="{HEIGHT * len(charts)}" width="{WIDTH}" height="{HEIGHT}" '
+        place = f'<svg y="{HEIGHT * len(charts)}" width="{WIDTH}" height="{HEIGHT}" overflow="visible" '
         charts.append(drawn.replace("<svg ", place, 1))
-    size = f'viewBox="0 0 {WIDTH} {HEIGHT * len(charts)}" width="{WIDTH}" height="{HEIGHT * len(charts)}"'
+    wide, high = WIDTH + MARGIN, HEIGHT * len(charts)
+    size = f'viewBox="0 0 {wide} {high}" width="{wide}" height="{high}"'
     paper = '<rect width="100%" height="100%" fill="#fff"/>'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{paper}{"".join(charts)}</svg>\n'
 
