@@ -49,7 +49,7 @@ def killed_in(root: Path, stage: str) -> int:
 
         return whole(self, dying if self is ATTACKS[stage] and met == 2 else function, *given, **options)
 
-    AttackOptions.__call__ = call
+    AttackOptions.__call__ = call  # type: ignore[method-assign]
     record_into(root)
     os._exit(0)
 
