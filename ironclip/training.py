@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ironclip.errors import CheckpointError, NonFinite, UsageError
+from ironclip.parallel import Parallel
 from ironclip.schedule import Schedule
 from ironclip.tensors import key
 from ironclip.types import Attack, Backbone, Batch, Defense
@@ -43,6 +44,7 @@ def fit(
     save: Callable[[State], None] | None = None,
     callback: Callback | None = None,
     steps_per_epoch: int | None = None,
+    parallel: Parallel | None = None,
 ) -> tuple[str, ...]:
     """Minimise the sum of the defence's loss terms in place; return flags: "collapse" if the last epoch collapsed.
 
@@ -51,6 +53,7 @@ def fit(
         attack: inner attack; where it has a field `seed`, that is keyed on (seed, epoch).
         resume: state to go on from.
         save: called with the state after every epoch.
+        parallel: this process as one of several that train together; each is given the same batches and takes its part.
         callback: called with {"event": "step" | "epoch", "epoch", "step", "lr", "terms", "diagnostics", ...}.
 
     Raises:
@@ -83,7 +86,7 @@ def fit(
                 lr = schedule.lr_at_step(done, schedule.epochs * steps_per_epoch)
             for group, ratio in zip(optimizer.param_groups, relative, strict=True):
                 group["lr"] = lr * ratio
-            terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm)
+            terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm, parallel)
             seen, steps = seen + len(batch), step
             constant += collapsed(terms, len(batch.classes))
             numbers = defense.diagnostics()
@@ -136,16 +139,21 @@ def _step(
     attack: Attack,
     optimizer: torch.optim.Optimizer,
     clip_norm: float | None,
+    parallel: Parallel | None = None,
 ) -> dict[str, float]:
+    batch, share = parallel.part(batch) if parallel else (batch, 1.0)
     with torch.enable_grad():
         terms = defense.loss(backbone, batch, attack)
         total = torch.stack(list(terms.values())).sum()
     values = {name: float(term.detach()) for name, term in terms.items()}
+    values = parallel.means(values, share) if parallel else values
     for name, value in values.items():
         if not math.isfinite(value):
             raise NonFinite(f"the loss term {name!r} became {value}; lower the learning rate, set clip_norm, or use float32")
     optimizer.zero_grad(set_to_none=True)
     total.backward()
+    if parallel:
+        parallel.add_gradients(defense.parameters(), share)
     norm = torch.nn.utils.clip_grad_norm_(defense.parameters(), math.inf if clip_norm is None else clip_norm)
     if not norm.isfinite():
         raise NonFinite(f"the gradient's norm became {float(norm)}; lower the learning rate, set clip_norm, or use float32")
