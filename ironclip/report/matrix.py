@@ -5,6 +5,7 @@ measured on others). Averages as the field takes them: over seeds first, then ov
 average of H.
 """
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -15,6 +16,7 @@ from ironclip.report.views import radius, standing
 from ironclip.runs.records import Record
 from ironclip.runs.statistics import harmonic
 
+UNSETTLED = object()
 SAME = (
     "dataset",
     "subset",
@@ -198,15 +200,34 @@ def _data(record: Record) -> str:
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
-    """The method of each entry, with the settings in which its runs differ."""
-    flat = [_flat(entry.config) for entry in entries]
+    """The method of each entry, with the settings in which its runs on one data set differ.
+
+    Settings that more of the runs share than any other stand for the method itself and are not spelled out.
+    """
+    groups: dict[tuple[Any, ...], list[dict[str, str]]] = {}
+    flat = [(_place(entry), _flat(entry.config)) for entry in entries]
+    for place, own in flat:
+        groups.setdefault(place, []).append(own)
+    usual = {place: _usual(rivals) for place, rivals in groups.items()}
     labels = []
-    for entry, own in zip(entries, flat):
-        rivals = [other for rival, other in zip(entries, flat) if rival.record.method == entry.record.method]
-        differing = sorted({key for other in rivals for key in (*other, *own) if other.get(key) != own.get(key)})
-        words = ", ".join(f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in differing)
+    for entry, (place, own) in zip(entries, flat):
+        told = [key for key, value in usual[place].items() if value is UNSETTLED or own.get(key) != value]
+        words = ", ".join(f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in told)
         labels.append(f"{entry.record.method} ({words})" if words else entry.record.method)
     return labels
+
+
+def _usual(rivals: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The settings in which the rivals differ, with the values that most of them share; UNSETTLED without a majority."""
+    keys = sorted(key for key in {key for one in rivals for key in one} if len({one.get(key) for one in rivals}) > 1)
+    counts = Counter(tuple(one.get(key) for key in keys) for one in rivals).most_common(2)
+    settled = len(counts) == 1 or counts[0][1] > counts[1][1]
+    return {key: value if settled else UNSETTLED for key, value in zip(keys, counts[0][0])}
+
+
+def _place(entry: Entry) -> tuple[Any, ...]:
+    record = entry.record
+    return record.method, record.shots, record.backbone.name, _data(record)
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

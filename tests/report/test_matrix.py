@@ -169,6 +169,12 @@ def test_rows_of_one_method_are_told_apart_by_what_differs():
     assert list(matrix.lines) == ["nap (sides=image)", "nap (sides=text)", "apt"]
 
 
+def test_the_settings_of_most_runs_stand_for_the_method():
+    plain = [entry("nap", config={"options": {"sides": "image"}, "seed": seed}) for seed in (1, 2)]
+    (matrix,) = matrices([*plain, entry("nap", config={"options": {"sides": "text"}, "seed": 1})])
+    assert list(matrix.lines) == ["nap", "nap (sides=text)"]
+
+
 def test_a_collapsed_or_static_row_is_marked_and_never_bold():
     collapse = Flag(id="collapse", level="warn", text="training collapsed")
     (matrix,) = matrices([entry("nap", 90, 80, flags=(collapse,)), entry("apt", 70, 30), entry("fap", 60, 20)])
