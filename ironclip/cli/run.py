@@ -167,8 +167,8 @@ def _is_run(target: str) -> bool:
 
 def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> None:
     """What was left out, and the means with the data sets they are over."""
-    for name, reason in missing.items():
-        err.print(f"left out: {name}: {reason}", markup=False)
+    for reason in missing.values():
+        err.print(f"left out: {reason.partition(' To get it')[0]}", markup=False)
     of = len(missing) + len({record.data.name for record in records})
     for threat in dict.fromkeys(str(record.threat) for record in records):
         these = [record for record in records if str(record.threat) == threat]
