@@ -49,6 +49,13 @@ def test_a_preset_takes_over_its_base_and_replaces_what_it_names():
         presets.preset("fap/defualt")
 
 
+def test_a_stack_takes_the_preset_of_any_of_its_parts_and_of_no_other():
+    config = resolve("nap+advmask", "shapes", preset="advmask/quick", given={})
+    assert config.options["advmask.min_steps"] == presets.preset("advmask/quick")["options"]["min_steps"]
+    with pytest.raises(UsageError, match="the preset 'capt/quick' is of capt; got the method 'nap\\+advmask'"):
+        resolve("nap+advmask", "shapes", preset="capt/quick", given={})
+
+
 @pytest.fixture(scope="module")
 def small():
     """(backbone, the first three classes of the generated pictures)."""

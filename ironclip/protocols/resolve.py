@@ -16,13 +16,13 @@ def resolve(
     """The configuration: the preset (default: the method's own), then what was given, then `key=value` changes.
 
     Raises:
-        UsageError: unknown names or keys, or a preset of another method.
+        UsageError: unknown names or keys, or a preset of another method (a stack takes presets of its parts).
     """
     from ironclip.protocols import methods
 
     known = list(methods.options(method))
     values = presets.default(method) if preset is None else presets.preset(preset)
-    if preset is not None and values.get("method") not in (method, None):
+    if preset is not None and values.get("method") not in (*method.split("+"), method, None):
         raise UsageError(f"the preset {preset!r} is of {values['method']}; got the method {method!r}")
     if "+" in method and "options" in values:  # options of a preset belong to its own method
         values = {**values, "options": {f"{values.get('method')}.{k}": v for k, v in values.get("options", {}).items()}}
