@@ -5,7 +5,18 @@ import json
 import pytest
 import torch
 
-from benchmarks import advmask_step, apt_step, autoattack_eval, defeat_step, fap_step, harness, nap_step, pgd_eval, text_tower
+from benchmarks import (
+    advmask_step,
+    alpha_trace,
+    apt_step,
+    autoattack_eval,
+    defeat_step,
+    fap_step,
+    harness,
+    nap_step,
+    pgd_eval,
+    text_tower,
+)
 
 EXACT = 1e-9
 
@@ -75,3 +86,13 @@ def test_the_json_holds_ratios_of_medians_and_minima(capsys: pytest.CaptureFixtu
     assert harness.main(lambda quick, rounds: [row], "Toy.", ["--json"]) == 0
     record = json.loads(capsys.readouterr().out)["rows"][0]
     assert record["ratios"] == {"plain": {"median": 3.0, "min": 4.0}}
+
+
+def test_the_figure_of_alpha_stands_alone_and_without_runs_one_line_says_so(tmp_path, capsys) -> None:
+    from ironclip.report.svg import Series
+
+    drawn = alpha_trace.figure([Series("eurosat, mini", ((1.0, 0.5), (2.0, 0.4)))])
+    assert drawn.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+    assert "eurosat, mini" in drawn
+    assert alpha_trace.main([str(tmp_path), "--svg", str(tmp_path / "a.svg")]) == 2
+    assert capsys.readouterr().err.startswith("error: no run of capt")
