@@ -45,8 +45,9 @@ def figure(lines: Sequence[Series]) -> str:
         y_label="Mean alpha (weight of the frozen model)",
         title="CAPT's adaptive weight over training",
     )
-    high = re.search(r'viewBox="0 0 \S+ (\S+)"', drawn)
-    size = f'viewBox="0 0 {WIDTH + MARGIN} {high[1] if high else HEIGHT}" width="{WIDTH + MARGIN}" height="{high[1] if high else HEIGHT}"'
+    found = re.search(r'viewBox="0 0 \S+ (\S+)"', drawn)
+    wide, high = WIDTH + MARGIN, found[1] if found else HEIGHT
+    size = f'viewBox="0 0 {wide} {high}" width="{wide}" height="{high}"'
     return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><rect width="100%" height="100%" fill="#fff"/>{drawn}</svg>\n'
 
 
