@@ -36,7 +36,7 @@ def run_ray(
         address: of a running cluster ("auto", "ray://host:10001"); None: start one here.
 
     Raises:
-        UsageError: Ray is not installed.
+        UsageError: Ray is not installed, does not start, or is not at the address.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError("the executor ray needs the extra: pip install 'ironclip[cluster]'")
@@ -44,7 +44,11 @@ def run_ray(
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
     embedded = {"num_cpus": workers, "include_dashboard": False} if address is None else {"address": address}
-    ray.init(ignore_reinit_error=True, log_to_driver=False, **embedded)
+    try:
+        ray.init(ignore_reinit_error=True, log_to_driver=False, **embedded)
+    except Exception as error:  # Ray raises plain exceptions here
+        where = "start here" if address is None else f"answer at {address}"
+        raise UsageError(f"Ray did not {where}: {str(error).splitlines()[0]}") from error
     try:
         task = ray.remote(_task).options(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=ATTEMPTS, retry_exceptions=False)
         file, folder = str(path.resolve()), str(out.resolve())

@@ -1,14 +1,10 @@
 """Grids: the file, the plan, workers that die, and what is left behind."""
 
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
+from outcomes import outcomes
 
 from ironclip.errors import UsageError
 from ironclip.files import write_json
@@ -17,7 +13,6 @@ from ironclip.grid.execute import run_local
 from ironclip.grid.plan import plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import work
-from ironclip.runs.folder import RunFolder
 
 SMALL = """
 name: small
@@ -34,20 +29,6 @@ def written(folder: Path, text: str = SMALL) -> Path:
     path = folder / "grid.yaml"
     path.write_text(text, encoding="utf-8")
     return path
-
-
-def outcomes(out: Path) -> dict[str, list]:
-    """Everything measured in a folder, apart from the times."""
-    found = {}
-    for path in sorted(out.glob("*/config.yaml")):
-        run = RunFolder.open(path.parent)
-        records = [place.record() for place in run.evaluations()]
-        found[path.parent.name] = [
-            {key: value for key, value in record.outcome().items() if key not in ("environment", "command")}
-            for record in records
-            if record is not None
-        ]
-    return found
 
 
 def test_a_block_is_the_product_of_its_lists_and_a_cell_comes_once(tmp_path):
@@ -214,24 +195,3 @@ def test_a_removed_run_is_done_again(tmp_path):
     work(made, out)
     (out / made.cells[0].name / "config.yaml").unlink()
     assert Place(out, made.cells[0]).state == "open"
-
-
-@pytest.mark.slow
-def test_killed_workers_leave_what_an_undisturbed_grid_leaves(tmp_path):
-    text = SMALL.replace("seed: [1, 2]", "seed: [1, 2, 3, 4, 5, 6]")
-    path = written(tmp_path, text)
-    work(plan(path), tmp_path / "calm")
-    command = [sys.executable, "-m", "ironclip.grid.worker", str(path), str(tmp_path / "wild"), "cpu"]
-    kills, workers = 0, [subprocess.Popen(command) for _ in range(2)]
-    while any(worker.poll() is None for worker in workers):
-        time.sleep(2.5 + kills % 3)
-        victim = workers[kills % 2]
-        if victim.poll() is None and kills < ATTEMPTS - 1:  # one more might give a cell up
-            os.kill(victim.pid, signal.SIGKILL)
-            victim.wait()
-            workers[kills % 2] = subprocess.Popen(command)
-            kills += 1
-    assert kills >= 2
-    assert outcomes(tmp_path / "wild") == outcomes(tmp_path / "calm")
-    states = [json.loads(file.read_text()) for file in (tmp_path / "wild" / ".grid").glob("*/state.json")]
-    assert {state["state"] for state in states} == {"done"}
