@@ -94,9 +94,10 @@ def _finished(matrix: Matrix, numbers: Sequence[str], blocks: Sequence[Sequence[
     body = []
     for number, (label, scores) in enumerate(matrix.lines.items()):
         row = [cell for block in blocks for cell in block[number]]
-        learned = max((score.parameters for score in scores.values()), default=0)
+        counts = sorted({score.parameters for score in scores.values()})  # some learn a row for each class
+        learned = "–".join(f"{count:,}" for count in (counts[:1] + counts[1:][-1:])) or "0"
         seconds = fmean(score.seconds for score in scores.values()) if scores else 0.0
-        body.append((Cell(label), *row, Cell(f"{learned:,}"), Cell(f"{seconds:.0f}")))
+        body.append((Cell(label), *row, Cell(learned), Cell(f"{seconds:.0f}")))
     seeds = {len(score.clean) for scores in matrix.lines.values() for score in scores.values()}
     images = {f"{name}: {max(scores[name].images for scores in matrix.lines.values() if name in scores)}" for name in matrix.data}
     count = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{max(seeds)} seed{'s' if max(seeds) > 1 else ''}"
