@@ -9,7 +9,7 @@ from typing import Any
 from ironclip.report.formats import Cell, Grid
 from ironclip.report.matrix import BASE_TO_NEW, Matrix, Score
 from ironclip.report.tables import DASH, percent
-from ironclip.runs.statistics import harmonic
+from ironclip.runs.statistics import harmonic, wilson
 
 EXPLAINED = "Accuracy in per cent, mean ± deviation over {} (population). Robust: right without an attack and under every attack."
 
@@ -106,7 +106,8 @@ def _finished(matrix: Matrix, numbers: Sequence[str], blocks: Sequence[Sequence[
 
 
 def long(tables: Sequence[Matrix]) -> str:
-    """CSV with one line a method and data set: every number, deviations with both denominators."""
+    """CSV with one line a method and data set: every number, deviations with both denominators, and Wilson's 95 % interval of
+    the mean for the pictures of one seed (seeds share their pictures: they do not add any)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     for number, line in enumerate(line for matrix in tables for line in _plain(matrix)):
@@ -130,6 +131,8 @@ def _plain(matrix: Matrix) -> list[dict[str, Any]]:
             for what in ("clean", "robust"):
                 many = getattr(score, what)
                 numbers = {what: fmean(many), f"{what}_std": pstdev(many), f"{what}_std1": stdev(many) if len(many) > 1 else 0.0}
+                low, high = wilson(round(fmean(many) * score.images), score.images)
+                numbers |= {f"{what}_low": low, f"{what}_high": high}
                 facts |= {key: f"{value:.6f}" for key, value in numbers.items()}
             facts |= {"harmonic": f"{score.harmonic:.6f}", "note": score.note, "learned_parameters": score.parameters}
             facts |= {"distortion": "" if score.distortion is None else f"{score.distortion:.6f}"}
