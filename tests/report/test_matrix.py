@@ -11,7 +11,7 @@ from ironclip.report.matrix import Entry, matrices
 from ironclip.report.matrix_page import matrix_page
 from ironclip.report.matrix_tables import cells, long
 from ironclip.runs.records import AttackResult, DataFacts, Flag
-from ironclip.runs.statistics import harmonic
+from ironclip.runs.statistics import harmonic, wilson
 
 DTD = {"data": DataFacts(name="dtd")}
 
@@ -188,6 +188,8 @@ def test_a_collapsed_or_static_row_is_marked_and_never_bold():
 def test_the_csv_holds_every_number():
     rows = list(csv.DictReader(io.StringIO(long(matrices([entry("nap", 80, 40, seed=1), entry("nap", 60, 20, seed=2)])))))
     assert [(row["clean"], row["clean_std"], row["clean_std1"]) for row in rows] == [("0.700000", "0.100000", "0.141421")]
+    low, high = wilson(round(0.7 * int(rows[0]["images"])), int(rows[0]["images"]))
+    assert (rows[0]["clean_low"], rows[0]["clean_high"]) == (f"{low:.6f}", f"{high:.6f}")
     assert long(()) == ""
 
 
