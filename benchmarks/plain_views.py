@@ -35,12 +35,14 @@ class PlainTuner(PlainPrompts):
         tokens = model.transformer(prompts + model.positional_embedding[:length], attn_mask=model.attn_mask[:length, :length])
         return F.normalize(model.ln_final(tokens)[torch.arange(len(tokens)), self.eot] @ model.text_projection, dim=-1)
 
-    def tuned(self, views: Tensor, *, again: bool = True) -> Tensor:
+    def tuned(self, views: Tensor, *, again: bool = True, context: Tensor | None = None) -> Tensor:
         """[K] logits of one image after a step on its views [V, 3, S, S].
 
         Args:
             again: features for the votes are encoded by themselves, the text with them (R-TPT); False: those of the tuning
                 serve (A-TPT).
+            context: answer with these words instead of those after the step. AdamW's first step is nearly a sign, so words
+                whose slope is within rounding of zero go either way, in this code as in ours.
         """
         with torch.no_grad():
             self.words.copy_(self.start)
@@ -60,6 +62,8 @@ class PlainTuner(PlainPrompts):
         self.gradient = self.words.grad.clone()
         optimizer.step()
         with torch.no_grad():
+            if context is not None:
+                self.words.copy_(context)
             self(views)  # of no use to the released code
             logits = self(views)
             features = encoded if features is None else features

