@@ -218,11 +218,14 @@ def _labels(entries: Sequence[Entry]) -> list[str]:
 
 
 def _usual(rivals: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The settings in which the rivals differ, with the values that most of them share; UNSETTLED without a majority."""
+    """The settings in which the rivals differ, each with the value it has in most runs: those of the combination that is more
+    frequent than any other, or else of more than half of the runs; UNSETTLED where there is none."""
     keys = sorted(key for key in {key for one in rivals for key in one} if len({one.get(key) for one in rivals}) > 1)
     counts = Counter(tuple(one.get(key) for key in keys) for one in rivals).most_common(2)
-    settled = len(counts) == 1 or counts[0][1] > counts[1][1]
-    return {key: value if settled else UNSETTLED for key, value in zip(keys, counts[0][0])}
+    if len(counts) == 1 or counts[0][1] > counts[1][1]:
+        return dict(zip(keys, counts[0][0]))
+    common = {key: Counter(one.get(key) for one in rivals).most_common(1)[0] for key in keys}
+    return {key: value if 2 * many > len(rivals) else UNSETTLED for key, (value, many) in common.items()}
 
 
 def _place(entry: Entry) -> tuple[Any, ...]:

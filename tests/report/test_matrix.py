@@ -175,6 +175,12 @@ def test_the_settings_of_most_runs_stand_for_the_method():
     assert list(matrix.lines) == ["nap", "nap (sides=text)"]
 
 
+def test_of_ablations_that_come_once_each_only_what_was_changed_is_spelled_out():
+    changes = [{}, {"sides": "text"}, {"length": 4}, {"refiners": "off"}]
+    (matrix,) = matrices([entry("nap", config={"options": {"sides": "both", "length": 2} | change}) for change in changes])
+    assert list(matrix.lines) == ["nap", "nap (sides=text)", "nap (length=4)", "nap (refiners=off)"]
+
+
 def test_a_collapsed_or_static_row_is_marked_and_never_bold():
     collapse = Flag(id="collapse", level="warn", text="training collapsed")
     (matrix,) = matrices([entry("nap", 90, 80, flags=(collapse,)), entry("apt", 70, 30), entry("fap", 60, 20)])
