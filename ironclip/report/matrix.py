@@ -200,21 +200,31 @@ def _data(record: Record) -> str:
 
 
 def _labels(entries: Sequence[Entry]) -> list[str]:
-    """The method of each entry, with the settings in which its runs on one data set differ.
+    """The method of each entry, with the settings in which its runs on one data set differ; its preset where there are several.
 
-    Settings that more of the runs share than any other stand for the method itself and are not spelled out.
+    Settings that more of the runs share than any other stand for the method itself (or the preset) and are not spelled out.
     """
+    presets: dict[tuple[Any, ...], set[str]] = {}
+    for entry in entries:
+        presets.setdefault((entry.record.method, entry.record.backbone.name), set()).add(_preset(entry))
     groups: dict[tuple[Any, ...], list[dict[str, str]]] = {}
-    flat = [(_place(entry), _flat(entry.config)) for entry in entries]
+    flat = [((*_place(entry), _preset(entry)), _flat(entry.config)) for entry in entries]
     for place, own in flat:
         groups.setdefault(place, []).append(own)
     usual = {place: _usual(rivals) for place, rivals in groups.items()}
     labels = []
     for entry, (place, own) in zip(entries, flat):
         told = [key for key, value in usual[place].items() if value is UNSETTLED or own.get(key) != value]
-        words = ", ".join(f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in told)
-        labels.append(f"{entry.record.method} ({words})" if words else entry.record.method)
+        words = [f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in told]
+        if len(presets[entry.record.method, entry.record.backbone.name]) > 1:
+            words.insert(0, _preset(entry) or "no preset")
+        labels.append(f"{entry.record.method} ({', '.join(words)})" if words else entry.record.method)
     return labels
+
+
+def _preset(entry: Entry) -> str:
+    """The name of the preset within its method, such as "quick"."""
+    return str(entry.config.get("preset") or "").rpartition("/")[2]
 
 
 def _usual(rivals: Sequence[Mapping[str, str]]) -> dict[str, Any]:

@@ -181,6 +181,14 @@ def test_of_ablations_that_come_once_each_only_what_was_changed_is_spelled_out()
     assert list(matrix.lines) == ["nap", "nap (sides=text)", "nap (length=4)", "nap (refiners=off)"]
 
 
+def test_runs_of_several_presets_are_told_apart_by_their_names():
+    def run(preset, **options):
+        return entry("defeat", config={"preset": f"defeat/{preset}", "options": {"codes": 512, "decay": preset} | options})
+
+    (matrix,) = matrices([run("official"), run("stable"), run("stable"), run("stable", codes=16)])
+    assert list(matrix.lines) == ["defeat (official)", "defeat (stable)", "defeat (stable, codes=16)"]
+
+
 def test_a_collapsed_or_static_row_is_marked_and_never_bold():
     collapse = Flag(id="collapse", level="warn", text="training collapsed")
     (matrix,) = matrices([entry("nap", 90, 80, flags=(collapse,)), entry("apt", 70, 30), entry("fap", 60, 20)])
