@@ -133,24 +133,27 @@ def matrices(entries: Iterable[Entry]) -> tuple[Matrix, ...]:
         ]
         ahead = sorted((entry.record.method != "zero_shot", label) for label, entry in mine if _untrained(entry.record))
         order = dict.fromkeys(label for _, label in ahead) | dict.fromkeys(label for label, _ in mine)
-        lines = {
-            label: {
-                name: _score(chosen)
-                for name in data
-                if (chosen := [entry.record for mark, entry in mine if mark == label and _data(entry.record) == name])
-            }
-            for label in order
-        }
+        scores = {name: _column([(mark, entry.record) for mark, entry in mine if _data(entry.record) == name]) for name in data}
+        lines = {label: {name: column[label] for name, column in scores.items() if label in column} for label in order}
         shots = "all images" if key[0] is None else f"{key[0]} shot{'s' if key[0] != 1 else ''}"
         protocol = (key[-1],) if key[-1] else ()
         tables.append(Matrix((f"backbone {key[1]}", shots, *key[2:-1], *protocol), data, lines))
     return tuple(tables)
 
 
-def _score(many: Sequence[Record]) -> Score:
-    """One value a seed: of several records of one seed, that of most images."""
-    widest = {record.seed: record for record in sorted(many, key=lambda record: record.images)}
-    records = [record for record in many if any(record is kept for kept in widest.values())]
+def _column(found: Sequence[tuple[str, Record]]) -> dict[str, Score]:
+    """The scores of one data set by label: on the pictures that all have in common where there are such, or else on most."""
+    rows: dict[str, list[Record]] = {}
+    for label, record in found:
+        rows.setdefault(label, []).append(record)
+    common = set.intersection(*({record.images for record in records} for records in rows.values())) if rows else set()
+    return {label: _score(records, max(common, default=0)) for label, records in rows.items()}
+
+
+def _score(many: Sequence[Record], images: int) -> Score:
+    """One value a seed: of several records of one seed, that of so many images, or else of most."""
+    best = {record.seed: record for record in sorted(many, key=lambda record: (record.images == images, record.images))}
+    records = [record for record in many if any(record is kept for kept in best.values())]
     moved = [each["distortion"] for record in records for each in record.diagnostics.get("distortion", {}).values()]
     notes = {str(standing(record)) for record in records} - {""}
     if any(flag.id == "collapse" for record in records for flag in record.flags):

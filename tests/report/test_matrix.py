@@ -41,6 +41,14 @@ def test_means_over_seeds_then_data_sets_and_h_of_the_means():
     assert "1 to 2 seeds" in text
 
 
+def test_methods_are_compared_on_the_pictures_that_all_have_in_common():
+    known = [entry("zero_shot", 68, 47, 100), entry("zero_shot", 36, 27, 50)]
+    (matrix,) = matrices([*known, entry("fare", 36, 27, 50)])
+    assert [(line["shapes"].images, line["shapes"].robust) for line in matrix.lines.values()] == [(50, (0.54,)), (50, (0.54,))]
+    (alone,) = matrices(known)
+    assert alone.lines["zero_shot"]["shapes"].images == 100
+
+
 def test_an_average_needs_every_data_set():
     (matrix,) = matrices([entry("nap", **DTD), entry("nap"), entry("apt")])
     assert matrix.average("apt") is None
