@@ -36,7 +36,7 @@ def run_ray(
         address: of a running cluster ("auto", "ray://host:10001"); None: start one here.
 
     Raises:
-        UsageError: Ray is not installed, does not start, or is not at the address.
+        UsageError: Ray is not installed, does not start, is not at the address, or dies.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError("the executor ray needs the extra: pip install 'ironclip[cluster]'")
@@ -59,6 +59,8 @@ def run_ray(
             place = Place(out, cell)
             try:
                 ray.get(ready[0])
+            except ray.exceptions.LocalRayletDiedError as error:  # no fault of the cell
+                raise UsageError("Ray's own process died (memory?); nothing is lost, the same command goes on") from error
             except ray.exceptions.RayError as error:
                 place.fail(f"ray gave the cell up: {str(error).splitlines()[0]}")
             if callback is not None:
