@@ -81,7 +81,9 @@ def test_a_grid_killed_at_random_ends_as_one_that_nobody_disturbed(executor, cal
         time.sleep(chance.uniform(3, 9))
         workers = [pid for pid in processes(mark) if pid != driver.pid]
         if sum(kills.values()) < KILLS and driver.poll() is None:
-            victim = "driver" if chance.random() < 0.4 or not workers else "worker"
+            victim = "driver" if chance.random() < 0.3 else "worker"
+            if victim == "worker" and not workers:  # Ray takes its time to start them
+                continue
             pid = driver.pid if victim == "driver" else chance.choice(workers)
             try:
                 os.kill(pid, signal.SIGKILL)
