@@ -4,14 +4,14 @@ python -m benchmarks.alpha_trace runs/prompts --svg docs/images/capt-alpha.svg
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.figures import alone
 from ironclip.files import write_text
 from ironclip.presets import preset
-from ironclip.report.svg import HEIGHT, WIDTH, Series, Tick, chart
+from ironclip.report.svg import Series, Tick, chart
 from ironclip.runs.folder import RunFolder
 
 MARGIN = 20
@@ -45,10 +45,7 @@ def figure(lines: Sequence[Series]) -> str:
         y_label="Mean alpha (weight of the frozen model)",
         title="CAPT's adaptive weight over training",
     )
-    found = re.search(r'viewBox="0 0 \S+ (\S+)"', drawn)
-    wide, high = WIDTH + MARGIN, found[1] if found else HEIGHT
-    size = f'viewBox="0 0 {wide} {high}" width="{wide}" height="{high}"'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}><rect width="100%" height="100%" fill="#fff"/>{drawn}</svg>\n'
+    return alone([drawn], MARGIN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

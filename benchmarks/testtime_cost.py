@@ -18,15 +18,16 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness, plain
+from benchmarks.figures import alone
 from ironclip.backbones import assemble
 from ironclip.files import write_text
-from ironclip.report.svg import HEIGHT, WIDTH, Series, Tick, chart
+from ironclip.report.svg import Series, Tick, chart
 from ironclip.testtime import build
 
 METHODS = {"R-TPT": ("rtpt", {}), "A-TPT": ("atpt", {}), "A-TPT, code": ("atpt", {"variant": "code"})}
 USUAL = {"views": 16, "classes": 10, "batch": 4}
 AXES = {"views": (8, 16, 32, 64), "classes": (10, 100, 1000), "batch": (1, 2, 4, 8)}
-MARGIN = 16  # the last tick is wider than what a chart leaves for it
+MARGIN = 16
 WORDS = {"views": "views V", "classes": "classes C", "batch": "images at once B"}
 
 
@@ -97,12 +98,8 @@ def figure(points: Sequence[Point]) -> str:
             y_label="Processor seconds an image",
             title=f"Seconds an image by {WORDS[varied]}",
         )
-        place = f'<svg y="{HEIGHT * len(charts)}" width="{WIDTH}" height="{HEIGHT}" overflow="visible" '
-        charts.append(drawn.replace("<svg ", place, 1))
-    wide, high = WIDTH + MARGIN, HEIGHT * len(charts)
-    size = f'viewBox="0 0 {wide} {high}" width="{wide}" height="{high}"'
-    paper = '<rect width="100%" height="100%" fill="#fff"/>'
-    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{paper}{"".join(charts)}</svg>\n'
+        charts.append(drawn)
+    return alone(charts, MARGIN)
 
 
 def _round_up(value: float) -> float:
