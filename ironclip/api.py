@@ -22,7 +22,7 @@ from ironclip.protocols.measure import evaluate as measure
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.report.formats import as_csv, latex, markdown
 from ironclip.report.tables import rows
-from ironclip.runs.folder import RunFolder
+from ironclip.runs.folder import RunFolder, is_run
 from ironclip.runs.learned import Learned, checksums
 from ironclip.runs.records import Record, canonical_hash
 from ironclip.serve.export import SUFFIXES, Exported
@@ -264,7 +264,7 @@ def load_classifier(
     path = Path(target)
     if path.suffix in SUFFIXES:
         return open_exported(path)
-    if (path / "config.yaml").exists() or path.name == "last":
+    if is_run(path):
         run, experiment = open_run(path, device=device)
         return Model(experiment, run)
     return Model(None, None, load_pretrained(target, device=device, backbone=backbone))

@@ -118,13 +118,14 @@ def evaluate(
     from ironclip.protocols.measure import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
     from ironclip.protocols.suites import open_suite
+    from ironclip.runs.folder import is_run
 
     adapts, rest = test_time_options(test_time, changes or [])
     attacks = {radius: named_attacks(attack.split(","), radius, seed, rest) for radius in radii}
     if suite is not None and data is not None:
         raise UsageError(f"--suite is a list of data sets, --data is one; got --suite {suite} --data {data}")
     opened, missing = open_suite(suite) if suite else ({}, {})
-    if opened and not _is_run(target):
+    if opened and not is_run(Path(target)):
         data = next(iter(opened))  # a backbone is a run of zero-shot classification on some data
     run, experiment = open_target(target, data, device=pick_device(device))
     moved = [transferred(experiment, name, opened=found, suite=suite or "") for name, found in opened.items()] or [experiment]
@@ -159,10 +160,6 @@ def evaluate(
     if experiment.test_time is not None:
         out.print(side_by_side(records))
     out.print(f"record: {run.path}\nagain: {command()}")
-
-
-def _is_run(target: str) -> bool:
-    return Path(target).name == "last" or (Path(target) / "config.yaml").exists()
 
 
 def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> None:

@@ -27,6 +27,7 @@ from ironclip.errors import IronclipError, UsageError
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.resolve import resolve
+from ironclip.runs.folder import is_run
 from ironclip.runs.records import BackboneFacts
 from ironclip.types import Adaptation, Classifier
 
@@ -82,7 +83,7 @@ def open_target(
 
 def _own(name: str, data: str | None, device: str) -> Target:
     path = Path(name)
-    if path.exists() and (path.name == "last" or (path / "config.yaml").exists()):
+    if path.exists() and is_run(path):
         if data is not None:
             raise UsageError("a run knows its data set; leave out --data")
         experiment = open_run(path, device=device)[1]

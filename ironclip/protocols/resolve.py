@@ -7,7 +7,7 @@ from typing import Any
 from ironclip import presets
 from ironclip.errors import UsageError, unknown
 from ironclip.protocols.config import RunConfig, configure, merged, settings, values_of
-from ironclip.runs.folder import RunFolder
+from ironclip.runs.folder import RunFolder, is_run
 
 
 def resolve(
@@ -91,7 +91,7 @@ def open_target(target: str, dataset: str | None, *, device: str) -> tuple[RunFo
     from ironclip.protocols.few_shot import open_run, train
 
     path = Path(target)
-    if path.exists() and (path.name == "last" or (path / "config.yaml").exists()):
+    if path.exists() and is_run(path):
         run, experiment = open_run(path, device=device)
         return run, experiment if dataset is None else transferred(experiment, dataset)
     if dataset is None:

@@ -251,6 +251,11 @@ class RunFolder(EvaluationFolder):
         return [EvaluationFolder(place) for place in places if (place / "settings.json").exists()]
 
 
+def is_run(path: Path) -> bool:
+    """Whether the path is meant as a run: a run's folder, or the pointer "last", be it there or not."""
+    return path.name == "last" or (path / "config.yaml").exists()
+
+
 def run_name(config: Mapping[str, Any]) -> str:
     """<method>-<dataset>-<backbone>-<shots>shot-seed<k>-<hash8>"""
     missing = [key for key in NAMED if key not in config]

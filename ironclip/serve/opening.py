@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from ironclip.errors import UsageError
+from ironclip.runs.folder import is_run
 from ironclip.serve.export import SUFFIXES
 from ironclip.serve.exported import open_exported
 from ironclip.types import Classifier, TestTime
@@ -21,7 +22,7 @@ def open_shipped(
         if test_time is not None:
             raise UsageError(f"{target.name} is a fixed graph; a test-time method needs the run or a saved folder")
         return open_exported(target)
-    if (target / "config.yaml").exists() or target.name == "last" or not _could_be_saved(target):
+    if is_run(target) or not _could_be_saved(target):
         return None
     from ironclip.serve.hub import load_pretrained
 
