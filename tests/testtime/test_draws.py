@@ -4,28 +4,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ironclip.backbones import assemble
-from ironclip.backbones.tiny import tiny_backbone
 from ironclip.errors import UsageError
 from ironclip.testtime import _base, build
 from ironclip.testtime._base import drawn
 
-CLASSES = ("cat", "golden retriever", "school bus", "tram")
 RANDOM = {
     "rtpt": {"views": 5, "select": 0.5}, "atpt": {"views": 5, "select": 0.5}, "mta": {"views": 5, "augmix": True},
     "aom": {"copies": 2}, "ttc": {"tau": 1e9}, "tapt": {"views": 5, "select": 0.5, "source": "none"},
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def base():
-    with torch.no_grad():
-        return assemble(tiny_backbone(), CLASSES)
-
-
-@pytest.fixture(scope="module")
-def images():
-    return torch.randint(256, (3, 3, 32, 32), generator=torch.Generator().manual_seed(1)) / 255
 
 
 def slope(classifier, images):
