@@ -11,13 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.options import check_choice, check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, Looked, features_of, plain_head
 from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, share
-from ironclip.types import Classifier
-from ironclip.views import random_views
+from ironclip.testtime._views import ViewTuning, marked, with_views
 
 GRADIENTS = ("stop", "full")
-FEW = 8  # views of the surrogate with a fixed prompt
 
 
 @dataclass(frozen=True)
@@ -41,7 +39,7 @@ class Tuned:
     logits: Tensor
 
 
-class PromptTuning(TestTimeMethod):
+class PromptTuning(ViewTuning):
     """Views, selection, a few steps on the context, an answer. A method says what is lowered and how views are joined.
 
     Args:
@@ -95,8 +93,7 @@ class PromptTuning(TestTimeMethod):
 
     def pictures(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, V, 3, S, S] the views, the image first."""
-        found = random_views(images, keys, self.views - 1, augmix=self.augmix)
-        return torch.cat([images[:, None], found.blended], dim=1)
+        return with_views(images, keys, self.views - 1, augmix=self.augmix)
 
     def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "prompt tuning")
@@ -151,27 +148,12 @@ class PromptTuning(TestTimeMethod):
         assert isinstance(base, Prompted)
         pictures = self.pictures(base, images, keys)
         tuned = self.tune(base, features_of(base, pictures))
-        chosen = torch.zeros(pictures.shape[:2], dtype=torch.bool, device=pictures.device).scatter(1, tuned.selected, True)
+        chosen = marked(tuned.selected, pictures.shape[1])
         return Looked(pictures, self.votes(base, pictures, tuned), chosen & (self.steps > 0))
 
     def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
         """[B, V] shares of the views, of sum 1. Default: the selected views alike, for the image alone answers."""
-        even = torch.full_like(tuned.selected, 1, dtype=pictures.dtype) / tuned.selected.shape[1]
-        return torch.zeros_like(tuned.logits[..., 0]).scatter(1, tuned.selected, even)
-
-    def fixed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] mean logits of the image and a few views with the start context: what an attacker can have cheaply."""
-        found = random_views(images, keys, min(FEW, self.views - 1), augmix=self.augmix)
-        features = features_of(base, torch.cat([images[:, None], found.blended], dim=1))
-        return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
-
-    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """Views with the prompt fixed, fresh in every step (T-VSS's adaptive attack), and draws of the whole adaptation; the
-        classifier itself is attacked with its tuned context, gradient stopped or whole as the option says."""
-        assert isinstance(classifier, AdaptingClassifier)
-        surrogate = AdaptingClassifier(self, classifier.base, self.fixed, passes=1 + FEW)
-        surrogate.name = "views"
-        return (surrogate, *super().surrogates(classifier))
+        return marked(tuned.selected, pictures.shape[1]).to(pictures.dtype) / tuned.selected.shape[1]
 
     def whole(self) -> "PromptTuning":
         twin = copy.copy(self)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.options import check_flags, check_number, check_whole
 from ironclip.testtime._base import DRAWS, Looked, TestTimeMethod, features_of, plain_head
-from ironclip.views import random_views
+from ironclip.testtime._views import with_views
 
 TOLERANCE = 1e-6
 
@@ -80,7 +80,7 @@ class MTA(TestTimeMethod):
 
     def pictures(self, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, V, 3, S, S] the image and its random views."""
-        return torch.cat([images[:, None], random_views(images, keys, self.views - 1, augmix=self.augmix).blended], dim=1)
+        return with_views(images, keys, self.views - 1, augmix=self.augmix)
 
     def found(self, base: AdaptedClassifier, pictures: Tensor) -> Mode:
         """The mode among the features of views [B, V, 3, S, S]."""

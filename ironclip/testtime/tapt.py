@@ -19,18 +19,17 @@ from ironclip.errors import UsageError
 from ironclip.losses import cross_entropy_each
 from ironclip.options import check_choice, check_flags, check_number, check_whole
 from ironclip.tensors import ascend, generator
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, features_of, plain_head
 from ironclip.testtime._deep import DeepPrompted, Prompts
 from ironclip.testtime._prompts import AdamW, marginal_entropy, most_confident, picked, share
 from ironclip.testtime._statistics import KINDS, Moments, Running, Source, alignment, block_inputs, moments
-from ironclip.testtime._tuning import FEW
+from ironclip.testtime._views import ViewTuning, marked, with_views
 from ironclip.types import Batch, Classifier, Trace
-from ironclip.views import random_views
 
 START = 7  # keeps the draw of new prompts apart from other uses of the seed
 
 
-class TAPT(TestTimeMethod):
+class TAPT(ViewTuning):
     """Marginal entropy of confident views plus the distance of their statistics from the source's; the answer is the image's own.
 
     Args:
@@ -161,13 +160,13 @@ class TAPT(TestTimeMethod):
 
     def ranked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[B, V, 3, S, S] views, and [B, n] those of lowest entropy."""
-        views = self._pictures(images, keys, self.views - 1)
+        views = with_views(images, keys, self.views - 1, augmix=self.augmix)
         start = plain_head(base, "prompt tuning")(features_of(base, views), base.text_features)
         return views, most_confident(start, share(self.select, self.views))
 
     def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
         views, selected = self.ranked(base, images, keys)
-        chosen = torch.zeros(views.shape[:2], dtype=torch.bool, device=views.device).scatter(1, selected, True)
+        chosen = marked(selected, self.views)
         return Looked(views, chosen.to(views.dtype) / selected.shape[1], chosen & (self.steps > 0))
 
     def tune(self, base: DeepPrompted, views: Tensor) -> Prompts:
@@ -206,23 +205,6 @@ class TAPT(TestTimeMethod):
         ]
         configured = len(layers) + self.skip_last
         return self.weight / configured * (self.gamma * distances[0] + (1 - self.gamma) * distances[1])
-
-    def _pictures(self, images: Tensor, keys: Sequence[int], count: int) -> Tensor:
-        """[B, 1 + count, 3, S, S] the image and random views of it."""
-        return torch.cat([images[:, None], random_views(images, keys, count, augmix=False).blended], dim=1)
-
-    def fixed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] mean logits of the image and a few views with the prompts as trained."""
-        features = features_of(base, self._pictures(images, keys, min(FEW, self.views - 1)))
-        return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
-
-    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """Views with the prompts as trained, fresh in every step, and draws of views; the classifier itself is attacked with its
-        tuned prompts held constant, found anew in each step."""
-        assert isinstance(classifier, AdaptingClassifier)
-        surrogate = AdaptingClassifier(self, classifier.base, self.fixed, passes=1 + FEW)
-        surrogate.name = "views"
-        return (surrogate, *super().surrogates(classifier))
 
 
 METHOD = TAPT

@@ -15,6 +15,7 @@ from ironclip.testtime import _base, build
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import marginal_entropy, most_confident, picked
 from ironclip.testtime._statistics import Moments, Source, alignment, moments, source_moments
+from ironclip.testtime._views import with_views
 from ironclip.types import Adaptation, Batch, Context, Trace
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram", "oak tree")
@@ -60,7 +61,7 @@ def made(base, batch, **options):
 
 def slopes(method, classifier, images, number=0):
     base = classifier.base
-    views = method._pictures(images, _base.image_keys(images, 0), method.views - 1)
+    views = with_views(images, _base.image_keys(images, 0), method.views - 1, augmix=False)
     start = 20.0 * features_of(base, views) @ base.text_features.T
     chosen = picked(views, most_confident(start, 3))
     prompts = tuple(values.expand(len(images), *values.shape) for values in base.start)
@@ -175,7 +176,7 @@ def test_slopes_are_those_of_one_plain_pass_over_all_views(trained, images, batc
         text_edits=(RenewedPrompts(leaves[2]),),
     )
     plain = assemble(trained.backbone, CLASSES, twin)
-    views = method._pictures(images, _base.image_keys(images, 0), 11)[1]
+    views = with_views(images, _base.image_keys(images, 0), 11, augmix=False)[1]
     trace = Trace()
     features = plain.encode_image(views, trace=trace)
     logits = 20.0 * torch.nn.functional.normalize(features, dim=1) @ plain.text_features.T
