@@ -91,7 +91,8 @@ def _matrix(
     """Tables of all evaluations of these runs."""
     from ironclip.files import write_text
     from ironclip.report import formats
-    from ironclip.report.matrix import Entry, matrices
+    from ironclip.report.labels import Entry
+    from ironclip.report.matrix import matrices
     from ironclip.report.matrix_page import matrix_page
     from ironclip.report.matrix_tables import cells, long
 
@@ -105,7 +106,7 @@ def _matrix(
         latex: "\n".join(formats.latex(each, label=f"tab:ironclip{number}") for number, each in enumerate(grids, 1)),
         markdown: "\n".join(formats.markdown(each) for each in grids),
         as_csv: long(tables),
-        html: matrix_page(entries, title=title) if html else "",
+        html: matrix_page(tables, title=title) if html else "",
     }
     for path, text in texts.items():
         if path is not None:

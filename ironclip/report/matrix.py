@@ -5,44 +5,44 @@ measured on others). Averages as the field takes them: over seeds first, then ov
 average of H.
 """
 
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
+from ironclip.report.labels import Entry, data_name, labels_of
 from ironclip.report.tables import attack_words
 from ironclip.report.views import radius, standing
 from ironclip.runs.records import Record
 from ironclip.runs.statistics import harmonic
 
-UNSETTLED = object()
-SAME = (
-    "dataset",
-    "subset",
-    "seed",
-    "split_seed",
-    "backbone",
-    "weights",
-    "shots",
-    "classes",
-    "preset",
-    "source",
-    "method",
-    "templates",
-)
-"""Settings that are columns or captions of their own, or follow from others; all others tell two rows of a method apart."""
 AUTOATTACK = {"apgd-ce", "apgd-t", "fab-t", "square"}
 BASE_TO_NEW = "base-to-new"
 FROM = "learned on "
 
 
 @dataclass(frozen=True)
-class Entry:
-    """One record and the settings of its run."""
+class Setting:
+    """What a table holds fixed; `shots` None: all images."""
 
-    record: Record
-    config: Mapping[str, Any]
+    shots: int | None
+    backbone: str
+    norm: str
+    eps: float
+    radius: str
+    knowledge: str
+    attacks: str
+    protocol: str
+
+    @property
+    def facts(self) -> tuple[str, ...]:
+        """For people."""
+        shots = "all images" if self.shots is None else f"{self.shots} shot{'s' if self.shots != 1 else ''}"
+        threat = f"{self.norm} {self.radius} {self.knowledge}"
+        return (f"backbone {self.backbone}", shots, threat, self.attacks, *filter(None, [self.protocol]))
+
+    @property
+    def order(self) -> tuple[str | float, ...]:
+        return self.backbone, self.shots or 0, self.norm, self.knowledge, self.attacks, self.protocol, self.eps
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Score:
 class Matrix:
     """One table: (label of a method -> data set -> score), methods that learn nothing first."""
 
-    facts: tuple[str, ...]
+    setting: Setting
     data: tuple[str, ...]
     lines: Mapping[str, Mapping[str, Score]]
 
@@ -80,20 +80,20 @@ class Matrix:
         return Score((clean,), (robust,), sum(score.images for score in scores.values()), " ".join(sorted(notes)))
 
     @property
-    def protocol(self) -> str:
-        """ "" for few-shot classification, `BASE_TO_NEW`, or `FROM` and the data set learned on."""
-        return self.facts[-1] if self.facts[-1] == BASE_TO_NEW or self.facts[-1].startswith(FROM) else ""
+    def facts(self) -> tuple[str, ...]:
+        return self.setting.facts
 
     @property
     def source(self) -> str:
         """The data set learned on, where others are measured."""
-        return self.protocol.removeprefix(FROM) if self.protocol.startswith(FROM) else ""
+        protocol = self.setting.protocol
+        return protocol.removeprefix(FROM) if protocol.startswith(FROM) else ""
 
     def elsewhere(self) -> "Matrix":
         """The same table without the data set learned on."""
         data = tuple(name for name in self.data if name != self.source)
         lines = {label: {name: scores[name] for name in data if name in scores} for label, scores in self.lines.items()}
-        return Matrix(self.facts, data, lines)
+        return Matrix(self.setting, data, lines)
 
     def half(self, part: str) -> "Matrix":
         """Of a base-to-new table the base or the new classes, under the names of the whole data sets."""
@@ -101,7 +101,7 @@ class Matrix:
             label: {name.removesuffix(f"-{part}"): score for name, score in scores.items() if name.endswith(f"-{part}")}
             for label, scores in self.lines.items()
         }
-        return Matrix(self.facts, tuple(dict.fromkeys(name.rsplit("-", 1)[0] for name in self.data)), lines)
+        return Matrix(self.setting, tuple(dict.fromkeys(name.rsplit("-", 1)[0] for name in self.data)), lines)
 
 
 def matrices(entries: Iterable[Entry]) -> tuple[Matrix, ...]:
@@ -111,34 +111,35 @@ def matrices(entries: Iterable[Entry]) -> tuple[Matrix, ...]:
     on stand in the table of the others, too.
     """
     found = list(entries)
-    labels = _labels(found)
-    keys = list(dict.fromkeys(_key(entry) for entry in found if not _untrained(entry.record)))
-    keys = keys or list(dict.fromkeys(_key(entry) for entry in found))
+    labels = labels_of(found)
+    settings = [_setting(entry.record) for entry in found]
+    keys = list(dict.fromkeys(key for key, entry in zip(settings, found) if not _untrained(entry.record)))
     tables = []
-    for key in sorted(keys, key=str):
-        learned = [entry for entry in found if _key(entry) == key]
-        runs = {entry.record.config_hash for entry in learned} if key[-1].startswith(FROM) else set()
-        home = [entry for entry in found if runs and entry.record.config_hash in runs and _key(entry) == (*key[:-1], "")]
-        data = tuple(dict.fromkeys(_data(entry.record) for entry in (*home, *learned)))
+    for key in sorted(keys or dict.fromkeys(settings), key=lambda key: key.order):
+        learned = [place for place, other in enumerate(settings) if other == key]
+        home: list[int] = []
+        if key.protocol.startswith(FROM):
+            runs, few_shot = {found[place].record.config_hash for place in learned}, replace(key, protocol="")
+            home = [n for n, entry in enumerate(found) if entry.record.config_hash in runs and settings[n] == few_shot]
+        data = tuple(dict.fromkeys(data_name(found[place].record) for place in (*home, *learned)))
         mine = [
-            (label, entry)
-            for label, entry in zip(labels, found)
-            if any(entry is other for other in (*learned, *home))
-            or (
-                _untrained(entry.record)
-                and _key(entry)[1:-1] == key[1:-1]
-                and _data(entry.record) in data
-                and _suite(_key(entry)) == _suite(key)
-            )
+            (labels[place], entry)
+            for place, entry in enumerate(found)
+            if place in {*learned, *home} or (_belongs(settings[place], key) and _untrained(entry.record))
+            if data_name(entry.record) in data
         ]
         ahead = sorted((entry.record.method != "zero_shot", label) for label, entry in mine if _untrained(entry.record))
         order = dict.fromkeys(label for _, label in ahead) | dict.fromkeys(label for label, _ in mine)
-        scores = {name: _column([(mark, entry.record) for mark, entry in mine if _data(entry.record) == name]) for name in data}
+        scores = {name: _column([(mark, e.record) for mark, e in mine if data_name(e.record) == name]) for name in data}
         lines = {label: {name: column[label] for name, column in scores.items() if label in column} for label in order}
-        shots = "all images" if key[0] is None else f"{key[0]} shot{'s' if key[0] != 1 else ''}"
-        protocol = (key[-1],) if key[-1] else ()
-        tables.append(Matrix((f"backbone {key[1]}", shots, *key[2:-1], *protocol), data, lines))
+        tables.append(Matrix(key, data, lines))
     return tuple(tables)
+
+
+def _belongs(untrained: Setting, table: Setting) -> bool:
+    """Whether what learned nothing stands beside what was learned: same backbone, threat, attacks and list of data sets."""
+    suites = [one.protocol if one.protocol.startswith("suite") else "" for one in (untrained, table)]
+    return suites[0] == suites[1] and replace(untrained, shots=table.shots, protocol=table.protocol) == table
 
 
 def _column(found: Sequence[tuple[str, Record]]) -> dict[str, Score]:
@@ -173,20 +174,14 @@ def _untrained(record: Record) -> bool:
     return record.cost.trainable_parameters == 0
 
 
-def _key(entry: Entry) -> tuple[Any, ...]:
-    """(shots, backbone, threat, attacks, protocol): what a table holds fixed."""
-    record = entry.record
-    attacks = list(
-        dict.fromkeys(attack_words(attack).replace(attack.name, attack.name.split("/")[0]) for attack in record.attacks)
-    )
+def _setting(record: Record) -> Setting:
+    words = [attack_words(attack).replace(attack.name, attack.name.split("/")[0]) for attack in record.attacks]
+    attacks = " + ".join(dict.fromkeys(words)) or "no attack"
     if {attack.name for attack in record.attacks} >= AUTOATTACK:
-        attacks = ["AutoAttack"]
-    threat = f"{record.threat.norm} {radius(record.threat)} {record.threat.knowledge}"
-    return record.shots, record.backbone.name, threat, " + ".join(attacks) or "no attack", _protocol(record)
-
-
-def _suite(key: tuple[Any, ...]) -> str:
-    return key[-1] if key[-1].startswith("suite") else ""
+        attacks = "AutoAttack"
+    threat = record.threat
+    name = record.backbone.name
+    return Setting(record.shots, name, threat.norm, threat.eps, radius(threat), threat.knowledge, attacks, _protocol(record))
 
 
 def _protocol(record: Record) -> str:
@@ -195,70 +190,3 @@ def _protocol(record: Record) -> str:
     if record.data.subset in ("base", "new"):
         return BASE_TO_NEW
     return f"{FROM}{record.trained_on}" if record.trained_on else ""
-
-
-def _data(record: Record) -> str:
-    name, subset = record.data.name, record.data.subset
-    return name if subset == "all" or name.endswith(f"-{subset}") else f"{name}-{subset}"
-
-
-def _labels(entries: Sequence[Entry]) -> list[str]:
-    """The method of each entry, with the settings in which its runs on one data set differ; its preset where there are several.
-
-    Settings that more of the runs share than any other stand for the method itself (or the preset) and are not spelled out.
-    """
-    presets: dict[tuple[Any, ...], set[str]] = {}
-    for entry in entries:
-        presets.setdefault((entry.record.method, entry.record.backbone.name), set()).add(_preset(entry))
-    groups: dict[tuple[Any, ...], list[dict[str, str]]] = {}
-    flat = [((*_place(entry), _preset(entry)), _flat(entry.config)) for entry in entries]
-    for place, own in flat:
-        groups.setdefault(place, []).append(own)
-    usual = {place: _usual(rivals) for place, rivals in groups.items()}
-    labels = []
-    for entry, (place, own) in zip(entries, flat):
-        told = [key for key, value in usual[place].items() if value is UNSETTLED or own.get(key) != value]
-        words = [f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in told]
-        if len(presets[entry.record.method, entry.record.backbone.name]) > 1:
-            words.insert(0, _preset(entry) or "no preset")
-        labels.append(f"{entry.record.method} ({', '.join(words)})" if words else entry.record.method)
-    return labels
-
-
-def _preset(entry: Entry) -> str:
-    """The name of the preset within its method, such as "quick"."""
-    return str(entry.config.get("preset") or "").rpartition("/")[2]
-
-
-def _usual(rivals: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The settings in which the rivals differ, each with the value it has in most runs: those of the combination that is more
-    frequent than any other, or else of more than half of the runs; UNSETTLED where there is none."""
-    keys = sorted(key for key in {key for one in rivals for key in one} if len({one.get(key) for one in rivals}) > 1)
-    counts = Counter(tuple(one.get(key) for key in keys) for one in rivals).most_common(2)
-    if len(counts) == 1 or counts[0][1] > counts[1][1]:
-        return dict(zip(keys, counts[0][0]))
-    common = {key: Counter(one.get(key) for one in rivals).most_common(1)[0] for key in keys}
-    return {key: value if 2 * many > len(rivals) else UNSETTLED for key, (value, many) in common.items()}
-
-
-def _place(entry: Entry) -> tuple[Any, ...]:
-    record = entry.record
-    return record.method, record.shots, record.backbone.name, _data(record)
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    found: dict[str, str] = {}
-    for key, value in values.items():
-        if not prefix and key in SAME:
-            continue
-        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: str(value)}
-    return found
-
-
-def _short(value: str | None) -> str:
-    if value is None:
-        return "default"
-    try:
-        return f"{float(value):.4g}" if "." in value else value
-    except ValueError:
-        return value

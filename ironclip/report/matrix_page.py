@@ -1,12 +1,13 @@
 """The tables of `matrix` with their figures as one self-contained HTML page: no script, nothing loaded from elsewhere."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from statistics import fmean
-from typing import Any
+from typing import Any, Literal
 
 from ironclip.report.formats import Grid
-from ironclip.report.matrix import Entry, Matrix, Score, matrices
+from ironclip.report.matrix import Matrix, Score, Setting
 from ironclip.report.matrix_tables import cells
 from ironclip.report.svg import Series, Tick, chart, nice_ticks, number
 from ironclip.threat import format_eps
@@ -26,15 +27,13 @@ th:first-child, td:first-child { text-align: left; position: sticky; left: 0; ba
 """  # noqa: E501
 
 
-def matrix_page(entries: Iterable[Entry], *, title: str = "Results") -> str:
+def matrix_page(tables: Sequence[Matrix], *, title: str = "Results") -> str:
     """The whole page: every table, its scatter of robust over clean accuracy and its cost, then curves over shots and radii."""
-    found = list(entries)
-    tables = matrices(found)
     parts = [f"<h1>{escape(title)}</h1>"]
     for matrix in tables:
         drawn = "".join(f"<figure>{figure}</figure>" for figure in (scatter(matrix), cost(matrix)) if figure)
         parts.append(f"<h2>{escape(', '.join(matrix.facts))}</h2>{_table(cells(matrix))}<div class='figures'>{drawn}</div>")
-    curves = (("Robust accuracy over shots", over_shots(tables)), ("Robust accuracy over the radius", over_eps(found)))
+    curves = (("Robust accuracy over shots", over_shots(tables)), ("Robust accuracy over the radius", over_eps(tables)))
     for heading, figures in curves:
         if figures:
             drawn = "".join(f"<figure>{figure}</figure>" for figure in figures)
@@ -63,44 +62,54 @@ def cost(matrix: Matrix) -> str:
 
 def over_shots(tables: Sequence[Matrix]) -> list[str]:
     """For each data set measured at several numbers of shots: robust accuracy of each method with the deviation over seeds."""
-    groups: dict[tuple[str, tuple[str, ...]], dict[str, dict[int, tuple[float, ...]]]] = {}
-    for matrix in tables:
-        shots = matrix.facts[1].split(" ")[0]
-        for label, scores in matrix.lines.items() if shots.isdigit() else ():
-            for name, score in scores.items():
-                if score.parameters:
-                    rest = (matrix.facts[0], *matrix.facts[2:])
-                    groups.setdefault((name, rest), {}).setdefault(label, {})[int(shots)] = score.robust
     figures = []
-    for (name, rest), methods in groups.items():
+    for (name, setting), methods in _curves(tables, "shots").items():
         numbers = sorted({shots for values in methods.values() for shots in values})
         if len(numbers) > 1:
             place = {shots: float(at) for at, shots in enumerate(numbers)}
-            ticks = [Tick(place[shots], str(shots)) for shots in numbers]
-            lines = [_line(label, values, place.__getitem__) for label, values in methods.items()]
-            figures.append(_chart(lines, "Shots a class", ticks, (0.0, place[numbers[-1]]), f"{name}, {', '.join(rest)}"))
+            ticks = [Tick(place[shots], f"{shots:g}") for shots in numbers]
+            lines = [
+                _line(label, {shots: score.robust for shots, score in scores.items()}, place.__getitem__)
+                for label, scores in methods.items()
+                if any(score.parameters for score in scores.values())
+            ]
+            facts = (setting.facts[0], *setting.facts[2:])
+            figures.append(_chart(lines, "Shots a class", ticks, (0.0, place[numbers[-1]]), f"{name}, {', '.join(facts)}"))
     return figures
 
 
-def over_eps(entries: Sequence[Entry]) -> list[str]:
+def over_eps(tables: Sequence[Matrix]) -> list[str]:
     """For each data set and attack measured at several radii: robust accuracy of each method, at 0 the clean one."""
-    groups: dict[tuple[str, ...], dict[str, dict[float, tuple[float, ...]]]] = {}
-    for entry in entries:
-        record = entry.record
-        names = "+".join(dict.fromkeys(attack.name.split("/")[0] for attack in record.attacks))
-        place: tuple[str, ...] = (record.data.name, record.backbone.name, record.threat.knowledge, names, str(record.shots or 16))
-        values = groups.setdefault(place, {}).setdefault(record.method, {})
-        values[record.threat.eps] = (*values.get(record.threat.eps, ()), record.robust.value)
-        values.setdefault(0.0, (record.clean.value,))
     figures = []
-    for place, methods in groups.items():
-        radii = sorted({eps for values in methods.values() for eps in values})
-        if len(radii) > 2:
-            ticks = [Tick(eps, format_eps(eps)) for eps in radii]
-            lines = [_line(label, values, lambda eps: eps) for label, values in methods.items() if len(values) > 2]
-            title = f"{place[0]}, {place[1]}, {place[3]} {place[2]}, {place[4]} shots where learned"
-            figures.append(_chart(lines, "Attack radius", ticks, (0.0, radii[-1]), title))
+    for (name, setting), methods in _curves(tables, "eps").items():
+        radii = sorted({eps for scores in methods.values() for eps in scores})
+        if len(radii) > 1:
+            ticks = [Tick(eps, format_eps(eps)) for eps in (0.0, *radii)]
+            lines = [
+                _line(
+                    label,
+                    {0.0: next(iter(scores.values())).clean} | {eps: s.robust for eps, s in scores.items()},
+                    lambda eps: eps,
+                )
+                for label, scores in methods.items()
+                if len(scores) > 1
+            ]
+            shown = (name, setting.backbone, setting.attacks, setting.knowledge, f"{setting.facts[1]} where learned")
+            figures.append(_chart(lines, "Attack radius", ticks, (0.0, radii[-1]), ", ".join(shown)))
     return figures
+
+
+def _curves(tables: Sequence[Matrix], over: Literal["shots", "eps"]) -> dict[tuple[str, Setting], dict[str, dict[float, Score]]]:
+    """(data set, the rest of the setting) -> label of a method -> value of one field of the setting -> score."""
+    found: dict[tuple[str, Setting], dict[str, dict[float, Score]]] = {}
+    fixed = {"shots": None} if over == "shots" else {"eps": 0.0, "radius": ""}
+    for matrix in tables:
+        at = getattr(matrix.setting, over)
+        for label, scores in matrix.lines.items() if at is not None else ():
+            for name, score in scores.items():
+                place = name, replace(matrix.setting, **fixed)
+                found.setdefault(place, {}).setdefault(label, {})[at] = score
+    return found
 
 
 def _overall(matrix: Matrix, label: str) -> Score | None:

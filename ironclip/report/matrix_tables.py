@@ -20,7 +20,7 @@ def cells(matrix: Matrix) -> Grid:
     Base-to-new: the four numbers, H of base and new (clean, robust) and H4. Learned on one data set: averages over all and
     without that one. The column of the feature distortion is there where it was measured.
     """
-    return _base_to_new(matrix) if matrix.protocol == BASE_TO_NEW else _plain_cells(matrix)
+    return _base_to_new(matrix) if matrix.setting.protocol == BASE_TO_NEW else _plain_cells(matrix)
 
 
 def _plain_cells(matrix: Matrix) -> Grid:

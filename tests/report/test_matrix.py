@@ -7,7 +7,8 @@ import pytest
 from reporting import record
 
 from ironclip.report import formats
-from ironclip.report.matrix import Entry, matrices
+from ironclip.report.labels import Entry
+from ironclip.report.matrix import matrices
 from ironclip.report.matrix_page import matrix_page
 from ironclip.report.matrix_tables import cells, long
 from ironclip.runs.records import AttackResult, DataFacts, Flag
@@ -118,7 +119,7 @@ def test_what_is_learned_on_one_set_is_averaged_with_it_and_without():
             entry("zero_shot", 50, 0, data=DataFacts(name="dtd"), config_hash="none"),
         ]
     )
-    few_shot, moved = sorted(found, key=lambda matrix: matrix.protocol)
+    few_shot, moved = sorted(found, key=lambda matrix: matrix.setting.protocol)
     assert set(few_shot.data) == {"caltech101", "eurosat"}
     assert moved.facts[-1] == "learned on caltech101"
     assert moved.data == ("caltech101", "eurosat", "dtd")
@@ -219,7 +220,7 @@ def test_the_page_holds_every_table_and_the_curves_that_there_are():
     found = [entry("zero_shot"), entry("zero_shot", 80, 60, eps=1 / 255)]
     found += [entry("nap", 70, 30 + shots, shots=shots, seed=seed) for shots in (1, 4, 16) for seed in (1, 2)]
     found += [entry("<nap>", 70, 50, eps=1 / 255)]
-    text = matrix_page(found, title="A & B")
+    text = matrix_page(matrices(found), title="A & B")
     assert text.startswith("<!doctype html>")
     assert "A &amp; B" in text
     assert "&lt;nap&gt;" in text
@@ -229,4 +230,4 @@ def test_the_page_holds_every_table_and_the_curves_that_there_are():
     assert text.count("<table>") == len(matrices(found))
     assert "Robust accuracy over shots" in text
     assert text.count("Attack radius") == 1
-    assert "Robust accuracy over shots" not in matrix_page([entry("nap")])
+    assert "Robust accuracy over shots" not in matrix_page(matrices([entry("nap")]))

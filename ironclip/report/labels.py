@@ -1,0 +1,101 @@
+"""What the rows and columns of a table are called: methods with the settings that tell their runs apart, and data sets."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ironclip.runs.records import Record
+
+UNSETTLED = object()
+SAME = (
+    "dataset",
+    "subset",
+    "seed",
+    "split_seed",
+    "backbone",
+    "weights",
+    "shots",
+    "classes",
+    "preset",
+    "source",
+    "method",
+    "templates",
+)
+"""Settings that are columns or captions of their own, or follow from others; all others tell two rows of a method apart."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One record and the settings of its run."""
+
+    record: Record
+    config: Mapping[str, Any]
+
+
+def data_name(record: Record) -> str:
+    """The data set, and the part of its classes where it is one: "eurosat-base"."""
+    name, subset = record.data.name, record.data.subset
+    return name if subset == "all" or name.endswith(f"-{subset}") else f"{name}-{subset}"
+
+
+def labels_of(entries: Sequence[Entry]) -> list[str]:
+    """The method of each entry, with the settings in which its runs on one data set differ; its preset where there are several.
+
+    Settings that more of the runs share than any other stand for the method itself (or the preset) and are not spelled out.
+    """
+    presets: dict[tuple[Any, ...], set[str]] = {}
+    for entry in entries:
+        presets.setdefault((entry.record.method, entry.record.backbone.name), set()).add(_preset(entry))
+    groups: dict[tuple[Any, ...], list[dict[str, str]]] = {}
+    flat = [((*_place(entry), _preset(entry)), _flat(entry.config)) for entry in entries]
+    for place, own in flat:
+        groups.setdefault(place, []).append(own)
+    usual = {place: _usual(rivals) for place, rivals in groups.items()}
+    labels = []
+    for entry, (place, own) in zip(entries, flat):
+        told = [key for key, value in usual[place].items() if value is UNSETTLED or own.get(key) != value]
+        words = [f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in told]
+        if len(presets[entry.record.method, entry.record.backbone.name]) > 1:
+            words.insert(0, _preset(entry) or "no preset")
+        labels.append(f"{entry.record.method} ({', '.join(words)})" if words else entry.record.method)
+    return labels
+
+
+def _preset(entry: Entry) -> str:
+    """The name of the preset within its method, such as "quick"."""
+    return str(entry.config.get("preset") or "").rpartition("/")[2]
+
+
+def _usual(rivals: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The settings in which the rivals differ, each with the value it has in most runs: those of the combination that is more
+    frequent than any other, or else of more than half of the runs; UNSETTLED where there is none."""
+    keys = sorted(key for key in {key for one in rivals for key in one} if len({one.get(key) for one in rivals}) > 1)
+    counts = Counter(tuple(one.get(key) for key in keys) for one in rivals).most_common(2)
+    if len(counts) == 1 or counts[0][1] > counts[1][1]:
+        return dict(zip(keys, counts[0][0]))
+    common = {key: Counter(one.get(key) for one in rivals).most_common(1)[0] for key in keys}
+    return {key: value if 2 * many > len(rivals) else UNSETTLED for key, (value, many) in common.items()}
+
+
+def _place(entry: Entry) -> tuple[Any, ...]:
+    record = entry.record
+    return record.method, record.shots, record.backbone.name, data_name(record)
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    found: dict[str, str] = {}
+    for key, value in values.items():
+        if not prefix and key in SAME:
+            continue
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key: str(value)}
+    return found
+
+
+def _short(value: str | None) -> str:
+    if value is None:
+        return "default"
+    try:
+        return f"{float(value):.4g}" if "." in value else value
+    except ValueError:
+        return value
