@@ -8,10 +8,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks.figures import alone
 from ironclip.files import write_text
 from ironclip.presets import preset
-from ironclip.report.svg import Series, Tick, chart
+from ironclip.report.svg import Series, Tick, alone, chart
 from ironclip.runs.folder import RunFolder
 
 MARGIN = 20

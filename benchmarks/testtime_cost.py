@@ -18,10 +18,9 @@ from pathlib import Path
 import torch
 
 from benchmarks import harness, plain
-from benchmarks.figures import alone
 from ironclip.backbones import assemble
 from ironclip.files import write_text
-from ironclip.report.svg import Series, Tick, chart
+from ironclip.report.svg import Series, Tick, alone, chart
 from ironclip.testtime import build
 
 METHODS = {"R-TPT": ("rtpt", {}), "A-TPT": ("atpt", {}), "A-TPT, code": ("atpt", {"variant": "code"})}

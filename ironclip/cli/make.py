@@ -52,6 +52,9 @@ def report(
     matrix: Annotated[
         bool, typer.Option("--matrix", help="Methods as rows, data sets as columns, mean and deviation over seeds.")
     ] = False,
+    figures: Annotated[
+        Path | None, typer.Option("--figures", help="With --matrix: a folder for every figure as an SVG file.")
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """A table of runs, on the terminal and in the formats asked for."""
@@ -63,8 +66,10 @@ def report(
 
     folders = run_paths(targets)
     if matrix:
-        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv, html, title)
+        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv, html, figures, title)
         return
+    if figures is not None:
+        raise UsageError("--figures draws the tables of --matrix; add --matrix, or use --html for the figures of single runs")
     shown = [view for folder in folders for view in views.read(RunFolder.open(folder))]
     if not shown:
         raise UsageError(f"nothing is evaluated yet in {', '.join(map(str, targets))}; run `ironclip evaluate` first")
@@ -86,15 +91,24 @@ def report(
 
 
 def _matrix(
-    runs: list[Any], latex: Path | None, markdown: Path | None, as_csv: Path | None, html: Path | None, title: str
+    runs: list[Any],
+    latex: Path | None,
+    markdown: Path | None,
+    as_csv: Path | None,
+    html: Path | None,
+    figures: Path | None,
+    title: str,
 ) -> None:
     """Tables of all evaluations of these runs."""
     from ironclip.files import write_text
     from ironclip.report import formats
     from ironclip.report.labels import Entry
     from ironclip.report.matrix import matrices
+    from ironclip.report.matrix_figures import figures as drawn
     from ironclip.report.matrix_page import matrix_page
     from ironclip.report.matrix_tables import cells, long
+    from ironclip.report.svg import alone
+    from ironclip.runs.folder import slug
 
     found = [(run, place.record()) for run in runs for place in run.evaluations()]
     entries = [Entry(record, run.config) for run, record in found if record is not None]
@@ -108,6 +122,8 @@ def _matrix(
         as_csv: long(tables),
         html: matrix_page(tables, title=title) if html else "",
     }
+    if figures is not None:
+        texts |= {figures / f"{n:02d}-{slug(one.title)[:100]}.svg": alone([one.svg]) for n, one in enumerate(drawn(tables), 1)}
     for path, text in texts.items():
         if path is not None:
             write_text(path, text)

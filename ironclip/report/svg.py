@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from ironclip.report.svg_labels import beside
+
 WIDTH, HEIGHT = 480, 340
 LEFT, RIGHT, BOTTOM = 52, 14, 46
 LETTER = 7.4
@@ -54,15 +56,17 @@ def chart(
     y_label: str,
     title: str,
     marks: Sequence[Mark] = (),
+    beside_points: bool = False,
 ) -> str:
     """The chart. Every point carries its numbers in a <title>, which browsers show as a tooltip.
 
     Args:
+        beside_points: a scatter: each name stands beside the first point of its line, and there is no legend.
         y_ticks: the lowest and the highest one are the range of the y axis.
         title: what a screen reader says.
     """
     looks = _looks(lines)
-    legend, rows = _legend(lines, looks)
+    legend, rows = ([], 0) if beside_points else _legend(lines, looks)
     top = 38 + 18 * rows
     low, high = x_range if x_range[1] > x_range[0] else (x_range[0] - 0.5, x_range[0] + 0.5)
     bottom, ceiling = y_ticks[0].at, y_ticks[-1].at
@@ -102,7 +106,27 @@ def chart(
         parts += _band(line, look, across, down)
     for line, look in zip(lines, looks):
         parts += _drawn(line, look, across, down)
+    if beside_points:
+        spots = [(across(line.points[0][0]), down(line.points[0][1])) for line in lines]
+        places = beside(spots, [LETTER * len(line.name) for line in lines], (LEFT, top, WIDTH - RIGHT, HEIGHT - BOTTOM))
+        parts += [_text(x, y, line.name, "start") for line, (x, y) in zip(lines, places)]
     return "\n".join([*parts, "</svg>"])
+
+
+def alone(charts: Sequence[str], margin: int = 20) -> str:
+    """One SVG that stands alone, the charts one below the other on white.
+
+    Args:
+        margin: room at the right for a last tick that is wider than what a chart leaves for it.
+    """
+    placed = []
+    for number, drawn in enumerate(charts):
+        place = f'<svg y="{HEIGHT * number}" width="{WIDTH}" height="{HEIGHT}" overflow="visible" '
+        placed.append(drawn.replace("<svg ", place, 1))
+    wide, high = WIDTH + margin, HEIGHT * len(charts)
+    size = f'viewBox="0 0 {wide} {high}" width="{wide}" height="{high}"'
+    paper = '<rect width="100%" height="100%" fill="#fff"/>'
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{paper}{"".join(placed)}</svg>\n'
 
 
 def nice_ticks(low: float, high: float, count: int = 5) -> list[float]:

@@ -240,7 +240,7 @@ class RunFolder(EvaluationFolder):
         if not apart and (own is None or own == settings):
             place = EvaluationFolder(self.path)
         else:
-            place = EvaluationFolder(self.path / "evaluations" / _slug(f"{name}-{canonical_hash(settings)[:8]}"))
+            place = EvaluationFolder(self.path / "evaluations" / slug(f"{name}-{canonical_hash(settings)[:8]}"))
         if place.settings is None:
             place.begin(settings)
         return place
@@ -261,11 +261,11 @@ def run_name(config: Mapping[str, Any]) -> str:
     missing = [key for key in NAMED if key not in config]
     if missing:
         raise UsageError(f"the configuration of a run needs {', '.join(NAMED)}; {', '.join(missing)} is missing")
-    method, dataset, backbone, shots, seed = (_slug(str(config[key]))[-40:] for key in NAMED)
-    return _slug(f"{method}-{dataset}-{backbone}-{shots}shot-seed{seed}-{canonical_hash(config)[:8]}")
+    method, dataset, backbone, shots, seed = (slug(str(config[key]))[-40:] for key in NAMED)
+    return slug(f"{method}-{dataset}-{backbone}-{shots}shot-seed{seed}-{canonical_hash(config)[:8]}")
 
 
-def _slug(name: str) -> str:
+def slug(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_.+-]+", "-", name).strip("-.")
 
 

@@ -77,6 +77,11 @@ def test_train_evaluate_attack_classify_show_and_report(ironclip, photos: Path, 
     assert code == 0
     assert "<html" in (tmp_path / "r.html").read_text()
     assert "toprule" in (tmp_path / "t.tex").read_text()
+    assert ironclip("report", run, "--figures", "f")[0] == 2
+    assert ironclip("evaluate", run, "--eps", "8/255", "--set", "steps=1", "--limit", "4")[0] == 0
+    assert ironclip("report", run, "--matrix", "--csv", "m.csv", "--figures", "f")[0] == 0
+    assert "apt" in (tmp_path / "m.csv").read_text()
+    assert [path.suffix for path in (tmp_path / "f").iterdir()] == [".svg"]
 
 
 def test_a_finished_run_is_not_trained_again(ironclip, photos: Path) -> None:

@@ -9,8 +9,10 @@ from reporting import record
 from ironclip.report import formats
 from ironclip.report.labels import Entry
 from ironclip.report.matrix import matrices
+from ironclip.report.matrix_figures import figures
 from ironclip.report.matrix_page import matrix_page
 from ironclip.report.matrix_tables import cells, long
+from ironclip.report.svg_labels import beside
 from ironclip.runs.records import AttackResult, DataFacts, Flag
 from ironclip.runs.statistics import harmonic, wilson
 
@@ -231,3 +233,29 @@ def test_the_page_holds_every_table_and_the_curves_that_there_are():
     assert "Robust accuracy over shots" in text
     assert text.count("Attack radius") == 1
     assert "Robust accuracy over shots" not in matrix_page(matrices([entry("nap")]))
+
+
+def test_names_in_a_scatter_keep_off_points_and_each_other():
+    points = [(50.0, 50.0), (60.0, 50.0), (70.0, 50.0), (195.0, 100.0)]
+    widths = [30.0, 30.0, 30.0, 40.0]
+    boxes = [(x, y - 10.5, x + w, y + 3.5) for (x, y), w in zip(beside(points, widths, (0, 0, 200, 200)), widths, strict=True)]
+    markers = [(x - 4, y - 4, x + 4, y + 4) for x, y in points]
+    everything = boxes + markers
+    for n, box in enumerate(boxes):
+        assert not any(meet(box, other) for m, other in enumerate(everything) if m != n)
+        assert box[0] >= 0
+        assert box[2] <= 200
+
+
+def meet(one, other):
+    return min(one[2], other[2]) > max(one[0], other[0]) and min(one[3], other[3]) > max(one[1], other[1])
+
+
+def test_figures_of_tables_and_which_lines_they_have():
+    found = [entry("zero_shot", shots=None), entry("zero_shot", 80, 60, eps=1 / 255)]
+    found += [entry("nap", 70, 30 + shots, shots=shots) for shots in (1, 16)] + [entry("nap", 70, 50, eps=1 / 255)]
+    drawn = {figure.title: figure.svg for figure in figures(matrices(found))}
+    over_radius = next(svg for title, svg in drawn.items() if title.startswith("shapes, mini, pgd"))
+    assert 'data-name="nap"' in over_radius
+    assert 'data-name="zero_shot"' in over_radius
+    assert sum(title.startswith("Robust over clean accuracy") for title in drawn) >= 2
