@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check slow crosscheck live bench docs clean
+.PHONY: demo test check slow crosscheck live bench benchmark docs clean
 
 demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
 	$(BIN)/ironclip demo
@@ -29,6 +29,13 @@ live: $(VENV)/.live  ## the service as others see it: schemathesis over its inte
 
 bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
 	$(BIN)/python -m benchmarks
+
+GRIDS := prompts representation testtime testtime-ablations generalisation
+benchmark: $(VENV)/.core  ## docs/benchmarks.md from real pictures (IRONCLIP_DATA); some fifteen hours of one core, resumable
+	set -e; for grid in $(GRIDS); do \
+	  $(BIN)/ironclip grid run grids/$$grid.yaml --workers $(WORKERS); \
+	  $(BIN)/ironclip report runs/$$grid --matrix --html runs/$$grid.html --csv runs/$$grid.csv --figures runs/$$grid-figures; \
+	done
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

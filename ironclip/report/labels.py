@@ -51,7 +51,10 @@ def labels_of(entries: Sequence[Entry]) -> list[str]:
     flat = [((*_place(entry), _preset(entry)), _flat(entry.config)) for entry in entries]
     for place, own in flat:
         groups.setdefault(place, []).append(own)
-    usual = {place: _usual(rivals) for place, rivals in groups.items()}
+    everywhere: dict[tuple[Any, ...], list[dict[str, str]]] = {}
+    for place, own in flat:
+        everywhere.setdefault(_anywhere(place), []).append(own)
+    usual = {place: _usual(rivals, everywhere[_anywhere(place)]) for place, rivals in groups.items()}
     labels = []
     for entry, (place, own) in zip(entries, flat):
         told = [key for key, value in usual[place].items() if value is UNSETTLED or own.get(key) != value]
@@ -67,20 +70,38 @@ def _preset(entry: Entry) -> str:
     return str(entry.config.get("preset") or "").rpartition("/")[2]
 
 
-def _usual(rivals: Sequence[Mapping[str, str]]) -> dict[str, Any]:
-    """The settings in which the rivals differ, each with the value it has in most runs: those of the combination that is more
-    frequent than any other, or else of more than half of the runs; UNSETTLED where there is none."""
+def _usual(rivals: Sequence[Mapping[str, str]], everywhere: Sequence[Mapping[str, str]]) -> dict[str, Any]:
+    """The settings in which the rivals differ, each with the value that needs no words: those of the combination that most of
+    the rivals have, of tied ones that which is most frequent on all data sets; else the value of more than half of the rivals,
+    or of more than half on all data sets, or UNSETTLED."""
     keys = sorted(key for key in {key for one in rivals for key in one} if len({one.get(key) for one in rivals}) > 1)
-    counts = Counter(tuple(one.get(key) for key in keys) for one in rivals).most_common(2)
-    if len(counts) == 1 or counts[0][1] > counts[1][1]:
-        return dict(zip(keys, counts[0][0]))
-    common = {key: Counter(one.get(key) for one in rivals).most_common(1)[0] for key in keys}
-    return {key: value if 2 * many > len(rivals) else UNSETTLED for key, (value, many) in common.items()}
+
+    def combination(one: Mapping[str, str]) -> tuple[str | None, ...]:
+        return tuple(one.get(key) for key in keys)
+
+    near, far = (Counter(map(combination, many)) for many in (rivals, everywhere))
+    ranked = sorted(near, key=lambda values: (near[values], far[values]), reverse=True)
+    first, second = ((near[values], far[values]) for values in [*ranked, *ranked][:2])
+    if len(ranked) == 1 or first > second:
+        return dict(zip(keys, ranked[0]))
+    return {key: _majority(key, rivals, _majority(key, everywhere, UNSETTLED)) for key in keys}
+
+
+def _majority(key: str, many: Sequence[Mapping[str, str]], otherwise: Any) -> Any:
+    """The value that more than half of them have."""
+    value, count = Counter(one.get(key) for one in many).most_common(1)[0]
+    return value if 2 * count > len(many) else otherwise
 
 
 def _place(entry: Entry) -> tuple[Any, ...]:
     record = entry.record
     return record.method, record.shots, record.backbone.name, data_name(record)
+
+
+def _anywhere(place: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A place and preset without the data set."""
+    method, shots, backbone, _, preset = place
+    return method, shots, backbone, preset
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

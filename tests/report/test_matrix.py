@@ -186,6 +186,15 @@ def test_the_settings_of_most_runs_stand_for_the_method():
     assert list(matrix.lines) == ["nap", "nap (sides=text)"]
 
 
+def test_a_tie_on_one_data_set_is_settled_by_the_others():
+    one, four = ({"options": {"draws": draws}} for draws in (1, 4))
+    (matrix,) = matrices([entry("rtpt", config=four), entry("rtpt", config=one), entry("rtpt", config=one, **DTD)])
+    assert {label: set(scores) for label, scores in matrix.lines.items()} == {
+        "rtpt": {"shapes", "dtd"},
+        "rtpt (draws=4)": {"shapes"},
+    }
+
+
 def test_of_ablations_that_come_once_each_only_what_was_changed_is_spelled_out():
     changes = [{}, {"sides": "text"}, {"length": 4}, {"refiners": "off"}]
     (matrix,) = matrices([entry("nap", config={"options": {"sides": "both", "length": 2} | change}) for change in changes])
