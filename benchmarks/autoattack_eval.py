@@ -38,7 +38,7 @@ NEAR, FAR = 0.015 / 255, 0.4 / 255
 
 
 def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    sizes = {"size": 8, "steps": 10, "queries": 50} if quick else {"size": 32, "steps": 100, "queries": 5000}
+    sizes = {"size": 8, "steps": 10, "queries": 50} if quick else {"size": 20, "steps": 100, "queries": 5000}
     for eps in (NEAR,) if quick else (NEAR, FAR):
         for member in ("fab-t", "square", None):
             yield measure("mini", 10, rounds=rounds, eps=eps, member=member, **sizes)
