@@ -16,6 +16,9 @@ from ironclip.protocols.resolve import resolve
 from ironclip.runs.folder import run_name
 from ironclip.runs.records import canonical_hash
 
+MOST = {"views": 4, "min_steps": 0, "length": 8, "depth": 4}
+"""Of these options in a miniature; `mini` reads 30 words at most, and its text tower has four layers."""
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -77,7 +80,8 @@ def miniature(whole: Plan) -> Plan:
         values["schedule"] |= {"epochs": 1, "batch_size": 32}
         values["attack"] |= {"steps": 1} if cell.config.attack.name == "pgd" else {}
         known = {key.rpartition(".")[2]: key for key in methods.options(cell.config.method)}
-        values["options"] |= {known[key]: fewer for key, fewer in (("views", 4), ("min_steps", 0)) if key in known}
+        own = values["options"]
+        own |= {known[key]: min(own[known[key]], most) for key, most in MOST.items() if isinstance(own.get(known.get(key)), int)}
         if "min_steps" in known:  # a mask has to change in the one step there is
             values["schedule"] |= {"lr": 0.05, "optimizer": "adamw"}
         small = Cell(configure(values), tuple(_small(measure) for measure in cell.measures), cell.variant)
