@@ -135,19 +135,24 @@ def convergence(lab: Lab) -> Verdict:
 
 
 def loss_spread(lab: Lab) -> Verdict:
-    """D12: PGD with cross-entropy, margin and DLR loss agree within 2 points."""
+    """D12: PGD with the margin or the DLR loss breaks no more than with cross-entropy, within 2 points.
+
+    That cross-entropy is the strongest is common on plain robust models, and no alarm: what it hides when it saturates, the
+    others would find.
+    """
     names = ["ce", "margin"] + (["dlr"] if lab.classes > 2 else [])
     robust = {name: lab.pgd(loss=name).accuracy for name in names}
-    gap = max(robust.values()) - min(robust.values())
+    strongest = min(robust, key=lambda name: robust[name])
+    gap = robust["ce"] - robust[strongest]
     bad = gap > lab.slack(2)
     text = (
-        f"{min(robust, key=lambda name: robust[name])} is the strongest loss by {gap:.1%}; the minimum is reported"
+        f"{strongest} breaks {gap:.1%} more than cross-entropy, which saturates; the minimum is reported"
         if bad
-        else "the losses agree"
+        else "cross-entropy does not saturate"
     )
     return Verdict(
         id="D12", title="losses against each other", level="warn" if bad else "pass", value=gap, text=text,
-        threshold="spread > 2 points (and one image)", numbers=robust,
+        threshold="margin or DLR breaks > 2 points (and one image) more than cross-entropy", numbers=robust,
     )  # fmt: skip
 
 
