@@ -95,12 +95,12 @@ def _majority(key: str, many: Sequence[Mapping[str, str]], otherwise: Any) -> An
 
 def _place(entry: Entry) -> tuple[Any, ...]:
     record = entry.record
-    return record.method, record.shots, record.backbone.name, data_name(record)
+    return record.method, record.shots, record.backbone.name, data_name(record), record.trained_on
 
 
 def _anywhere(place: tuple[Any, ...]) -> tuple[Any, ...]:
-    """A place and preset without the data set."""
-    method, shots, backbone, _, preset = place
+    """A place and preset without the data sets."""
+    method, shots, backbone, _, _, preset = place
     return method, shots, backbone, preset
 
 

@@ -195,6 +195,12 @@ def test_a_tie_on_one_data_set_is_settled_by_the_others():
     }
 
 
+def test_what_was_learned_elsewhere_is_no_rival():
+    long, short = ({"schedule": {"epochs": epochs}} for epochs in (10, 2))
+    found = [entry("nap", config=long), entry("nap", config=short, trained_on="dtd"), entry("nap", config=short, **DTD)]
+    assert {label for matrix in matrices(found) for label in matrix.lines} == {"nap"}
+
+
 def test_of_ablations_that_come_once_each_only_what_was_changed_is_spelled_out():
     changes = [{}, {"sides": "text"}, {"length": 4}, {"refiners": "off"}]
     (matrix,) = matrices([entry("nap", config={"options": {"sides": "both", "length": 2} | change}) for change in changes])
