@@ -13,8 +13,6 @@ from ironclip.presets import preset
 from ironclip.report.svg import Series, Tick, alone, chart
 from ironclip.runs.folder import RunFolder
 
-MARGIN = 20
-
 
 def traces(folder: Path) -> list[Series]:
     """Mean alpha by epoch of the runs of CAPT with its quick preset, first seed; one line a data set and backbone. Runs with
@@ -44,7 +42,7 @@ def figure(lines: Sequence[Series]) -> str:
         y_label="Mean alpha (weight of the frozen model)",
         title="CAPT's adaptive weight over training",
     )
-    return alone([drawn], MARGIN)
+    return alone([drawn])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -121,11 +121,12 @@ def matrices(entries: Iterable[Entry]) -> tuple[Matrix, ...]:
         if key.protocol.startswith(FROM):
             runs, few_shot = {found[place].record.config_hash for place in learned}, replace(key, protocol="")
             home = [n for n, entry in enumerate(found) if entry.record.config_hash in runs and settings[n] == few_shot]
+        own = {*home, *learned}
         data = tuple(dict.fromkeys(data_name(found[place].record) for place in (*home, *learned)))
         mine = [
             (labels[place], entry)
             for place, entry in enumerate(found)
-            if place in {*learned, *home} or (_belongs(settings[place], key) and _untrained(entry.record))
+            if place in own or (_belongs(settings[place], key) and _untrained(entry.record))
             if data_name(entry.record) in data
         ]
         ahead = sorted((entry.record.method != "zero_shot", label) for label, entry in mine if _untrained(entry.record))
