@@ -5,7 +5,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -25,11 +25,19 @@ NAMES = get_args(Name)
 FIXED = ("fgsm", "autoattack")
 """Attacks whose length is not the caller's choice."""
 Target = Literal["defended", "undefended"]
-Tell = Callable[[dict[str, Any]], None]
+Event = dict[str, Any]
+Tell = Callable[[Event], None]
 
 
 class Stopped(Exception):
     """Nobody waits for this attack any more, or its time is up."""
+
+
+class Ended(NamedTuple):
+    """How an attack ended (done, stopped, refused, failed), and its last event: {"event": "result"} or {"event": "error"}."""
+
+    how: str
+    last: Event
 
 
 @dataclass(frozen=True)
@@ -65,24 +73,25 @@ def order(model: Served, *, attack: Name, eps: str, steps: int, target: Target, 
     return Order(made, attack, radius, length, target, None if label is None else model.classes.index(label))
 
 
-def run(model: Served, image: Tensor, wanted: Order, limits: Limits, stop: threading.Event, tell: Tell) -> str:
-    """How it ended, after telling progress and at last {"event": "result"} or {"event": "error"}; never raises."""
+def run(twin: Callable[[], Served], image: Tensor, wanted: Order, limits: Limits, stop: threading.Event, tell: Tell) -> Ended:
+    """Attack the twin of the served model, telling progress; what to tell last is returned. Never raises."""
     try:
-        tell({"event": "result", **_result(model, image, wanted, limits, stop, tell)})
-        return "done"
+        return Ended("done", {"event": "result", **_result(twin(), image, wanted, limits, stop, tell)})
     except Stopped as stopped:
-        tell({"event": "error", "error": str(stopped)})
-        return "stopped"
+        return failure("stopped", str(stopped))
     except IronclipError as problem:
-        tell({"event": "error", "error": " ".join(str(problem).split())})
-        return "refused"
+        return failure("refused", " ".join(str(problem).split()))
     except Exception:
         logging.getLogger("ironclip.serve").exception("an attack failed")
-        tell({"event": "error", "error": "the attack failed inside the service; its log says why"})
-        return "failed"
+        return failure("failed", "the attack failed inside the service; its log says why")
 
 
-def _result(model: Served, image: Tensor, wanted: Order, limits: Limits, stop: threading.Event, tell: Tell) -> dict[str, Any]:
+def failure(how: str, why: str) -> Ended:
+    """An end without a result."""
+    return Ended(how, {"event": "error", "error": why})
+
+
+def _result(model: Served, image: Tensor, wanted: Order, limits: Limits, stop: threading.Event, tell: Tell) -> Event:
     start, last, calls = time.monotonic(), 0.0, 0
     image = image.to(model.device)
     function = model.functions[wanted.target]

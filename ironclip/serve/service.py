@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import cache
-from typing import Any
 
 from starlette.requests import Request
 from torch import Tensor
@@ -69,23 +68,26 @@ class Service:
 
     async def attack(self, request: Request, wanted: attacking.Order) -> AsyncIterator[str]:
         """Lines of JSON about an attack that is under way: progress, then the result or an error."""
-        loop, events, stop = asyncio.get_running_loop(), asyncio.Queue[dict[str, Any]](), threading.Event()
+        loop, events, stop = asyncio.get_running_loop(), asyncio.Queue[attacking.Event](), threading.Event()
         with ExitStack() as place:
             place.enter_context(self.admitted("attack", self.limits.max_attacks))
             _, (image,) = await self.pictures(request, 1)
 
-            def tell(event: dict[str, Any]) -> None:
+            def tell(event: attacking.Event) -> None:
                 loop.call_soon_threadsafe(events.put_nowait, event)
 
-            def work() -> str:
-                return attacking.run(self.twin(), image, wanted, self.limits, stop, tell)
+            def work() -> attacking.Ended:
+                return attacking.run(self.twin, image, wanted, self.limits, stop, tell)
 
             running = loop.run_in_executor(self.attacker, work)
             leave = place.pop_all()
 
-        def ended(future: "asyncio.Future[str]") -> None:
+        def ended(future: "asyncio.Future[attacking.Ended]") -> None:
+            """Free the place and count first: who has read the last event may ask again, and finds both done."""
+            end = attacking.failure("stopped", "the service stops") if future.cancelled() else future.result()
             leave.close()
-            self.metrics.add("attacks_total", ended="stopped" if future.cancelled() else future.result())
+            self.metrics.add("attacks_total", ended=end.how)
+            events.put_nowait(end.last)
 
         running.add_done_callback(ended)
         return _lines(events, stop)
@@ -102,10 +104,10 @@ class Service:
         self.metrics.add("batch_seconds_total", seconds)
 
 
-async def _lines(events: "asyncio.Queue[dict[str, Any]]", stop: threading.Event) -> AsyncIterator[str]:
+async def _lines(events: "asyncio.Queue[attacking.Event]", stop: threading.Event) -> AsyncIterator[str]:
     """Events up to the last one; the attack is told to stop when nobody reads on."""
     try:
-        event: dict[str, Any] = {"event": "progress"}
+        event: attacking.Event = {"event": "progress"}
         while event["event"] == "progress":
             event = await events.get()
             yield json.dumps(event, allow_nan=False) + "\n"

@@ -255,6 +255,14 @@ def test_an_attack_that_takes_too_long_is_stopped_and_says_so(model):
         assert 'ironclip_attacks_total{ended="stopped"} 1' in http.get("/metrics").text
 
 
+def test_who_has_read_the_last_event_finds_the_place_free_and_the_attack_counted(model):
+    with client(model, max_attacks=1) as http:
+        for number in range(1, 21):
+            *_, last = events(http.post("/attack?steps=1", files={"images": ("a.png", png(5))}))
+            assert last["event"] == "result"
+            assert f'ironclip_attacks_total{{ended="done"}} {number}\n' in http.get("/metrics").text
+
+
 def test_too_many_attacks_are_refused(model):
     slow = Slow()
     functions = {DEFENDED: slow, "undefended": slow}
