@@ -9,6 +9,7 @@ are stepped; the model's own crop.
 from collections.abc import Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
@@ -29,11 +30,12 @@ class TTC(TestTimeMethod):
         beta: weight exp(beta t) of iterate t in the average.
         tau: relative shift below which an image is counterattacked.
         gate: whose features decide: "original", the unadapted backbone [code, for fine-tuned encoders], or "base".
+        softness: of the gate that an attacker differentiates, as a share of tau [inferred].
     """
 
     def __init__(
         self, *, eps: float = 4 / 255, step_size: float = 1 / 255, steps: int = 2, beta: float = 2.0, tau: float = 0.2,
-        gate: str = "original", seed: int = 0, draws: int = DRAWS,
+        gate: str = "original", softness: float = 0.25, seed: int = 0, draws: int = DRAWS,
     ) -> None:  # fmt: skip
         super().__init__(seed=seed, draws=draws)
         check_number("eps", eps, 0, 1)
@@ -42,13 +44,19 @@ class TTC(TestTimeMethod):
         check_number("beta", beta, 0)
         check_number("tau", tau, 0)
         check_choice("gate", gate, ("original", "base"))
+        check_number("softness", softness, 0, above=True)
         self.eps, self.step_size, self.steps, self.beta, self.tau, self.gate = eps, step_size, steps, beta, tau, gate
+        self.softness = softness
         self.passes = 2 * steps + 3
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        draws = torch.stack([torch.rand(images.shape[1:], generator=generator(key)) for key in keys])
-        delta = self.counter(base, images.detach(), 2 * draws.to(images) - 1)
+        delta = self.counter(base, images.detach(), self.noise(images, keys))
         return base((images + delta).clamp(0, 1))
+
+    def noise(self, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, 3, H, W] in [-1, 1], the draw of each key."""
+        draws = torch.stack([torch.rand(images.shape[1:], generator=generator(key)) for key in keys])
+        return 2 * draws.to(images) - 1
 
     def counter(self, base: AdaptedClassifier, images: Tensor, noise: Tensor) -> Tensor:
         """[B, 3, H, W] what is added to the images; constants.
@@ -58,19 +66,23 @@ class TTC(TestTimeMethod):
         """
         start = (images + self.eps * noise).clamp(0, 1)
         delta = start - images
-        rows = (self.shift(base, images, start) < self.tau).nonzero().flatten()
+        with torch.no_grad():
+            rows = (self.shift(base, images, start) < self.tau).nonzero().flatten()
         if len(rows):
-            iterates = self.iterates(base, images[rows], start[rows])
-            weights = (self.beta * torch.arange(len(iterates), device=images.device).to(images)).softmax(0)
-            delta = delta.index_copy(0, rows, torch.einsum("t,tbchw->bchw", weights, iterates))
+            delta = delta.index_copy(0, rows, self.push(base, images[rows], start[rows]))
         return delta
 
     def shift(self, base: AdaptedClassifier, images: Tensor, noisy: Tensor) -> Tensor:
         """[B] relative change of the features, not normalised, from images to their noisy copies."""
         encode = base.encode_image if self.gate == "base" else base.backbone.encode_image
-        with torch.no_grad():
-            features = encode(images)
-            return (encode(noisy) - features).norm(dim=1) / features.norm(dim=1)
+        features = encode(images)
+        return (encode(noisy) - features).norm(dim=1) / features.norm(dim=1)
+
+    def push(self, base: AdaptedClassifier, images: Tensor, start: Tensor) -> Tensor:
+        """[B, 3, H, W] the counterattack on images [B, 3, H, W]: a mean of its iterates, the later the heavier."""
+        iterates = self.iterates(base, images, start)
+        weights = (self.beta * torch.arange(len(iterates), device=images.device).to(images)).softmax(0)
+        return torch.einsum("t,tbchw->bchw", weights, iterates)
 
     def iterates(self, base: AdaptedClassifier, images: Tensor, start: Tensor) -> Tensor:
         """[N+1, B, 3, H, W] perturbations: the start and every step away from the images' own features."""
@@ -91,16 +103,30 @@ class TTC(TestTimeMethod):
 
     def noisy(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] logits with the noise alone, whatever the gate says."""
-        draws = torch.stack([torch.rand(images.shape[1:], generator=generator(key)) for key in keys])
-        start = (images.detach() + self.eps * (2 * draws.to(images) - 1)).clamp(0, 1)
-        return base((images + start - images.detach()).clamp(0, 1))
+        still = images.detach()
+        start = (still + self.eps * self.noise(images, keys)).clamp(0, 1)
+        return base((images + start - still).clamp(0, 1))
+
+    def gated(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, K] log probabilities where the gate is a slope instead of a step: it tells how to be moved more under noise, and so
+        left alone, where that serves the attacker. As `softness` goes to 0, those of the method itself."""
+        noise, still = self.noise(images, keys), images.detach()
+        start = (still + self.eps * noise).clamp(0, 1)
+        moved = self.shift(base, images, (images + self.eps * noise).clamp(0, 1))
+        lean = (self.tau - moved)[:, None] / (self.softness * self.tau)
+        alone = base((images + start - still).clamp(0, 1)).log_softmax(1)
+        pushed = base((images + self.push(base, still, start)).clamp(0, 1)).log_softmax(1)
+        return torch.logaddexp(F.logsigmoid(lean) + pushed, F.logsigmoid(-lean) + alone)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """The defence with its gate closed, what is left where the image is made to move under noise; and draws of the noise."""
+        """The defence with its gate closed, what is left where the image is made to move under noise; with a gate that has a
+        slope; and draws of the noise."""
         assert isinstance(classifier, AdaptingClassifier)
-        surrogate = AdaptingClassifier(self, classifier.base, self.noisy, passes=1)
-        surrogate.name = "noise"
-        return (surrogate, *super().surrogates(classifier))
+        noise = AdaptingClassifier(self, classifier.base, self.noisy, passes=1)
+        noise.name = "noise"
+        gate = AdaptingClassifier(self, classifier.base, self.gated, passes=self.passes + 2)
+        gate.name = "gate"
+        return (noise, *((gate,) if self.tau > 0 else ()), *super().surrogates(classifier))
 
 
 METHOD = TTC
