@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ironclip.errors import UsageError
+from ironclip.grid.check import check_measures, check_run
 from ironclip.grid.file import GridFile, Measure, read
 from ironclip.grid.select import MEASURES, agrees, known, wanted
 from ironclip.protocols import methods
@@ -66,6 +67,10 @@ def plan(path: Path, *, small: bool = False, only: Sequence[str] = (), first: in
         except UsageError as error:
             raise UsageError(f"{path}, cell {number}: {error}") from None
         found.setdefault(cell.key, cell)
+    try:
+        check_measures(grid.evaluate, [cell.config for cell in found.values()])
+    except UsageError as error:
+        raise UsageError(f"{path}, {error}") from None
     whole = Plan(grid, select(tuple(found.values()), wanted(only))[:first])
     return miniature(whole) if small else whole
 
@@ -116,6 +121,7 @@ def _cell(settings: dict[str, Any], measures: Sequence[Measure]) -> Cell:
         given=given,
         changes=changes,
     )
+    check_run(config)
     chosen = tuple(measure for measure in measures if not measure.methods or method in measure.methods)
     chosen = tuple(measure for measure in chosen if agrees(config.as_dict(), known(measure.only)))
     return Cell(config, chosen, variant)

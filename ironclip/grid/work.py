@@ -13,7 +13,8 @@ from typing import Any
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones.loading import load
 from ironclip.data import Dataset, open_dataset
-from ironclip.errors import IronclipError, RunBusy, UsageError
+from ironclip.errors import IronclipError, RunBusy
+from ironclip.grid.check import built
 from ironclip.grid.file import Measure
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
@@ -21,7 +22,6 @@ from ironclip.protocols.config import RunConfig
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate
-from ironclip.protocols.resolve import named_attacks, test_time_options
 from ironclip.protocols.suites import open_suite
 from ironclip.runs.folder import RunFolder
 
@@ -97,11 +97,8 @@ def run_cell(cell: Cell, out: Path, *, device: str = "cpu") -> RunFolder:
 
 
 def _measure(run: RunFolder, experiment: Experiment, measure: Measure, eps: float) -> None:
-    adapts, changes = test_time_options(measure.test_time, [f"{key}={value}" for key, value in measure.set.items()])
-    attacks = named_attacks(measure.attacks, eps, measure.seed, changes)
+    attacks, adapts = built(measure, eps)
     if measure.suite is not None:
-        if measure.data is not None or measure.subset is not None:
-            raise UsageError(f"a measure has either a suite or other data; got suite {measure.suite!r} with data or subset")
         opened, missing = open_suite(measure.suite)
         if missing:
             run.log({"event": "suite", "suite": measure.suite, "missing": missing})
