@@ -6,7 +6,7 @@ same with CLIP's parameters frozen. Besides: the bytes that are stored, and the 
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -26,12 +26,6 @@ ATTACK = PGD(EPS, step_size=EPS, steps=2, keep="last")
 TEMPLATE = "a photo of a {}."
 BYTES = {"vitb32": 3_538_944, "small": 6 * 4 * 192**2 // 8, "mini": 6 * 4 * 192**2 // 8, "tiny": 2 * 4 * 32**2 // 8}
 """4 L w^2 / 8: 3.375 MiB for ViT-B/32."""
-
-
-def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for name in ["small"] if quick else ["mini", "small", "vitb32"]:
-        for count in (10, 100):
-            yield measure(name, count, 32, rounds, lean=not quick)
 
 
 def measure(
@@ -137,6 +131,9 @@ class PlainMasked(nn.Module):
         omega = sure / (sure.mean() + 1e-8)
         gaps = [(omega * (a - b).square().mean((1, 2))).mean() for a, b in zip(clean[1], moved[1])]
         return F.cross_entropy(self.logits(moved[0]), batch.labels) + 50 * sum(gaps) / len(gaps)
+
+
+rows = steps.each(measure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ layers. Lean: the same with the model's parameters frozen, as the published code
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 
@@ -16,12 +16,6 @@ from ironclip.defenses.apt import APT
 EPS = 4 / 255
 ATTACK = PGD(EPS, step_size=2 * EPS / 3, steps=3, keep="last", box="forward")
 TARGETS = {("small", 10): 1.8, ("small", 100): 8.0}
-
-
-def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for name in ["small"] if quick else ["mini", "small", "vitb32"]:
-        for count in (10, 100):
-            yield measure(name, count, 32, rounds, lean=not quick)
 
 
 def measure(
@@ -43,6 +37,9 @@ def measure(
     row = harness.Row("APT step", f"{name}, C={count}, B={size}", target=TARGETS.get((name, count)))
     runs = steps.paths(models, batch, noise, defense, ATTACK, towers)
     return steps.measured(row, runs, rounds, lean=lean, tolerance=tolerance)
+
+
+rows = steps.each(measure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

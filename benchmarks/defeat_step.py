@@ -6,7 +6,7 @@ Lean: the same with CLIP's parameters frozen.
 """
 
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,11 +20,6 @@ from ironclip.types import Batch
 
 RELEASED: dict[str, Any] = {"pre_norm": "none", "decay": 0, "start": "uniform", "revive_below": 0, "commitment": 0.025}
 HAND = "a photo of a {}."
-
-
-def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for name in ["small"] if quick else ["mini", "small", "vitb32"]:
-        yield measure(name, 10, 32, rounds, lean=not quick)
 
 
 def measure(
@@ -124,6 +119,9 @@ class PlainDefeat(plain.PlainPrompts):
         total = F.cross_entropy(logits, labels) + 0.5 * F.mse_loss(rebuilt, grid.detach())
         total = total + 0.1 * F.mse_loss(codes, latent.detach()) + 0.025 * F.mse_loss(latent, codes.detach())
         return total + 10 * F.l1_loss(by_class.detach(), by_shield) + 20 * F.l1_loss(text, self.hand)
+
+
+rows = steps.each(measure, counts=(10,))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ Lean: the same with CLIP's parameters frozen.
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -23,12 +23,6 @@ ATTACK = PGD(EPS, step_size=EPS, steps=2, keep="last")
 TARGETS = {("vitb32", 10): 3.5, ("vitb32", 100): 20.0}
 TOLERANCE: steps.Tolerance = (1e-5, 2e-4, 1e-3)
 WEIGHT = 1.5
-
-
-def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for name in ["small"] if quick else ["mini", "small", "vitb32"]:
-        for count in (10, 100):
-            yield measure(name, count, 4, rounds, lean=not quick)
 
 
 def measure(
@@ -85,6 +79,9 @@ class PlainFap(plain.PlainDeep):
         each = F.kl_div(moved.log_softmax(1), clean.softmax(1), reduction="none").sum(1)
         alike = 1 + F.cosine_similarity(features, moved_features)
         return F.cross_entropy(clean, batch.labels) + WEIGHT * (each * alike).mean()
+
+
+rows = steps.each(measure, size=4)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,7 @@ recomputed in every inner step, `.backward()` to every parameter. Lean: the same
 """
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -18,12 +18,6 @@ from ironclip.defenses.nap import NAP
 
 EPS = 1 / 255
 ATTACK = PGD(EPS, step_size=EPS, steps=2, keep="last")
-
-
-def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
-    for name in ["small"] if quick else ["mini", "small", "vitb32"]:
-        for count in (10, 100):
-            yield measure(name, count, 32, rounds, lean=not quick)
 
 
 def measure(
@@ -65,6 +59,9 @@ class PlainNap(plain.PlainDeep):
         first, second = (f"{side}_refiners.refiners.{layer}.net.{i}" for i in (0, 2))
         hidden = F.gelu(F.linear(tokens, self.learned[f"{first}.weight"], self.learned[f"{first}.bias"]))
         return tokens + F.linear(hidden, self.learned[f"{second}.weight"], self.learned[f"{second}.bias"])
+
+
+rows = steps.each(measure)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

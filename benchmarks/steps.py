@@ -1,8 +1,8 @@
 """What the benchmarks of a training step share: our step, the plain one, their equality and their times."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,23 @@ Objective = Callable[[Any, Batch, Tensor], Tensor]
 Tolerance = tuple[float, float, float]
 TOLERANCE: Tolerance = (1e-5, 1e-3, 1e-3)
 """Largest relative difference of the loss and of the gradients, and share of differing pixels, in float32."""
+
+
+class Measure(Protocol):
+    """A benchmark of one step: (architecture, classes, batch size, rounds) -> its row."""
+
+    def __call__(self, name: str, count: int, size: int, rounds: int, *, lean: bool) -> harness.Row: ...
+
+
+def each(measure: Measure, *, size: int = 32, counts: Sequence[int] = (10, 100)) -> Callable[[bool, int], Iterable[harness.Row]]:
+    """(quick, rounds) -> the rows of the step on each architecture (quick: on one) with so many classes."""
+
+    def rows(quick: bool, rounds: int) -> Iterable[harness.Row]:
+        for name in ["small"] if quick else ["mini", "small", "vitb32"]:
+            for count in counts:
+                yield measure(name, count, size, rounds, lean=not quick)
+
+    return rows
 
 
 def adversarial_ce(towers: plain.PlainPrompts, batch: Batch, adv: Tensor) -> Tensor:
