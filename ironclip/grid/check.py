@@ -3,7 +3,7 @@
 Options of a trained method depend on the backbone, so that values outside its layers show when a cell begins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ironclip import testtime
@@ -39,8 +39,8 @@ def built(measure: Measure, eps: float) -> tuple[dict[str, Any], dict[str, Any]]
     return named_attacks(measure.attacks, eps, measure.seed, changes), adapts
 
 
-def check_measures(measures: Sequence[Measure], runs: Sequence[RunConfig]) -> None:
-    """Every measure of a file, and that each is for one of its runs at least.
+def check_measures(measures: Sequence[Measure], runs: Sequence[Mapping[str, Any]]) -> None:
+    """Every measure of a file, and that each is for one at least of its runs, which are given by their settings.
 
     Raises:
         UsageError: what is wrong, and with which measure, counted from 1.
@@ -52,7 +52,7 @@ def check_measures(measures: Sequence[Measure], runs: Sequence[RunConfig]) -> No
             raise UsageError(f"measure {number}: {error}") from None
 
 
-def _check(measure: Measure, runs: Sequence[RunConfig]) -> None:
+def _check(measure: Measure, runs: Sequence[Mapping[str, Any]]) -> None:
     for eps in measure.eps:
         _, adapts = built(measure, eps)
         if measure.test_time is not None:
@@ -61,9 +61,9 @@ def _check(measure: Measure, runs: Sequence[RunConfig]) -> None:
         raise unknown("suite", measure.suite, SUITES)
     if measure.suite is not None and (measure.data is not None or measure.subset is not None):
         raise UsageError(f"a measure has either a suite or other data; got suite {measure.suite!r} with data or subset")
-    present = {config.method for config in runs}
+    present = {settings["method"] for settings in runs}
     for method in measure.methods:
         if method not in present:
             raise unknown("method of this grid's runs", method, sorted(present))
-    if not any(agrees(config.as_dict(), known(measure.only)) for config in runs):
+    if not any(agrees(settings, known(measure.only)) for settings in runs):
         raise UsageError(f"no run of the grid agrees with only {measure.only}")

@@ -37,7 +37,8 @@ class Measure(BaseModel):
             instead, such as "clean". subset: which of its classes ("all", "base", "new").
         test_time: a test-time method put on the trained classifier.
         distortion: also how far the attacks move the features.
-        only: settings of the runs that are measured, such as {dataset: caltech101, shots: [4, 16]}; default: all.
+        only: settings of the runs that are measured, such as {dataset: caltech101, shots: [4, 16]}, or their variant ("": none);
+            default: all.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)

@@ -34,6 +34,11 @@ class Cell:
         """Name of its run folder."""
         return run_name(self.config.as_dict())
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What chooses it: its configuration and the name of its variant."""
+        return {**self.config.as_dict(), "variant": self.variant}
+
     @cached_property
     def key(self) -> str:
         """Identity of the cell: another measure is another cell on the same run."""
@@ -68,7 +73,7 @@ def plan(path: Path, *, small: bool = False, only: Sequence[str] = (), first: in
             raise UsageError(f"{path}, cell {number}: {error}") from None
         found.setdefault(cell.key, cell)
     try:
-        check_measures(grid.evaluate, [cell.config for cell in found.values()])
+        check_measures(grid.evaluate, [cell.settings for cell in found.values()])
     except UsageError as error:
         raise UsageError(f"{path}, {error}") from None
     whole = Plan(grid, select(tuple(found.values()), wanted(only))[:first])
@@ -123,8 +128,8 @@ def _cell(settings: dict[str, Any], measures: Sequence[Measure]) -> Cell:
     )
     check_run(config)
     chosen = tuple(measure for measure in measures if not measure.methods or method in measure.methods)
-    chosen = tuple(measure for measure in chosen if agrees(config.as_dict(), known(measure.only)))
-    return Cell(config, chosen, variant)
+    cell = Cell(config, chosen, variant)
+    return replace(cell, measures=tuple(measure for measure in chosen if agrees(cell.settings, known(measure.only))))
 
 
 def select(cells: Sequence[Cell], asked: Mapping[str, Sequence[Any]]) -> tuple[Cell, ...]:
@@ -136,7 +141,7 @@ def select(cells: Sequence[Cell], asked: Mapping[str, Sequence[Any]]) -> tuple[C
     runs = {key: values for key, values in asked.items() if key not in MEASURES}
     found = []
     for cell in cells:
-        if agrees({**cell.config.as_dict(), "variant": cell.variant}, runs):
+        if agrees(cell.settings, runs):
             kept = tuple(measure for measure in cell.measures if _asked(measure, asked))
             if kept or not cell.measures:
                 found.append(replace(cell, measures=kept))

@@ -38,8 +38,8 @@ def known(only: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         UsageError: a key that no run has.
     """
     for key in only:
-        if key not in RunConfig.model_fields:
-            raise unknown("key of only", key, RunConfig.model_fields)
+        if key not in (*RunConfig.model_fields, "variant"):
+            raise unknown("key of only", key, [*RunConfig.model_fields, "variant"])
     return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in only.items()}
 
 

@@ -69,6 +69,14 @@ evaluate:
 """
 
 
+def test_a_measure_may_leave_variants_out(tmp_path):
+    for variant, many in (('""', 24), ("image", 1), ('["", image]', 25)):
+        text = CHOICE.replace("only: {shots: 16, dataset: shapes}", f"only: {{variant: {variant}}}")
+        assert text != CHOICE
+        cells = plan(written(tmp_path, text)).cells
+        assert len([cell for cell in cells if "autoattack" in str(cell.measures)]) == many
+
+
 def test_measures_may_be_for_some_settings_only(tmp_path):
     for cell in plan(written(tmp_path, CHOICE)).cells:
         config = cell.config
