@@ -69,6 +69,12 @@ evaluate:
 """
 
 
+def test_the_file_in_the_documents_can_be_planned(tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "grids.md").read_text(encoding="utf-8")
+    cells = plan(written(tmp_path, page.split("```yaml\n")[1].split("```")[0])).cells
+    assert len(cells) == 2 + 2 * 2 * 3 * 3 + 2
+
+
 def test_a_measure_may_leave_variants_out(tmp_path):
     for variant, many in (('""', 24), ("image", 1), ('["", image]', 25)):
         text = CHOICE.replace("only: {shots: 16, dataset: shapes}", f"only: {{variant: {variant}}}")
