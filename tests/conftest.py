@@ -1,6 +1,7 @@
 """Fixtures shared by all tests: the reference data where it is present."""
 
 import os
+import random
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,22 @@ settings.register_profile("ironclip", deadline=None, derandomize=True, database=
 settings.load_profile("ironclip")
 
 torch.set_num_threads(1)  # two workers on two cores; more threads than cores wait for each other
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_fixture_setup() -> None:
+    _seed()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call() -> None:
+    _seed()
+
+
+def _seed() -> None:
+    """The same global draws for a test and its fixtures, whichever tests ran before in the same worker."""
+    random.seed(0)
+    torch.manual_seed(0)
+
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
