@@ -14,6 +14,7 @@ settings.load_profile("ironclip")
 
 torch.set_num_threads(1)  # two workers on two cores; more threads than cores wait for each other
 
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_fixture_setup() -> None:
     _seed()
