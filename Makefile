@@ -31,7 +31,7 @@ bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
 	$(BIN)/python -m benchmarks
 
 GRIDS := prompts representation testtime testtime-ablations generalisation
-benchmark: $(VENV)/.core  ## docs/benchmarks.md from real pictures (IRONCLIP_DATA); some fifteen hours of one core, resumable
+benchmark: $(VENV)/.core  ## docs/benchmarks.md from real pictures (IRONCLIP_DATA); some twenty hours of one core, resumable
 	set -e; for grid in $(GRIDS); do \
 	  $(BIN)/ironclip grid run grids/$$grid.yaml --workers $(WORKERS); \
 	  $(BIN)/ironclip report runs/$$grid --matrix --html runs/$$grid.html --csv runs/$$grid.csv --figures runs/$$grid-figures; \
