@@ -142,7 +142,7 @@ def loss_spread(lab: Lab) -> Verdict:
     """
     names = ["ce", "margin"] + (["dlr"] if lab.classes > 2 else [])
     robust = {name: lab.pgd(loss=name).accuracy for name in names}
-    strongest = min(robust, key=lambda name: robust[name])
+    strongest = min(robust, key=robust.__getitem__)
     gap = robust["ce"] - robust[strongest]
     bad = gap > lab.slack(2)
     text = (

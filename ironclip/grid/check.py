@@ -9,7 +9,7 @@ from typing import Any
 from ironclip import testtime
 from ironclip.errors import UsageError, unknown
 from ironclip.grid.file import Measure
-from ironclip.grid.select import agrees, known
+from ironclip.grid.select import meant
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig
 from ironclip.protocols.few_shot import training_attack
@@ -65,5 +65,6 @@ def _check(measure: Measure, runs: Sequence[Mapping[str, Any]]) -> None:
     for method in measure.methods:
         if method not in present:
             raise unknown("method of this grid's runs", method, sorted(present))
-    if not any(agrees(settings, known(measure.only)) for settings in runs):
-        raise UsageError(f"no run of the grid agrees with only {measure.only}")
+    if not any(meant(measure, settings) for settings in runs):
+        of = f" among those of {', '.join(measure.methods)}" if measure.methods else ""
+        raise UsageError(f"no run of the grid agrees with only {measure.only}{of}")

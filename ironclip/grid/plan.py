@@ -10,7 +10,7 @@ from typing import Any
 from ironclip.errors import UsageError
 from ironclip.grid.check import check_measures, check_run
 from ironclip.grid.file import GridFile, Measure, read
-from ironclip.grid.select import MEASURES, agrees, known, wanted
+from ironclip.grid.select import MEASURES, agrees, meant, wanted
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.resolve import resolve
@@ -34,7 +34,7 @@ class Cell:
         """Name of its run folder."""
         return run_name(self.config.as_dict())
 
-    @property
+    @cached_property
     def settings(self) -> dict[str, Any]:
         """What chooses it: its configuration and the name of its variant."""
         return {**self.config.as_dict(), "variant": self.variant}
@@ -127,9 +127,8 @@ def _cell(settings: dict[str, Any], measures: Sequence[Measure]) -> Cell:
         changes=changes,
     )
     check_run(config)
-    chosen = tuple(measure for measure in measures if not measure.methods or method in measure.methods)
-    cell = Cell(config, chosen, variant)
-    return replace(cell, measures=tuple(measure for measure in chosen if agrees(cell.settings, known(measure.only))))
+    cell = Cell(config, (), variant)
+    return replace(cell, measures=tuple(measure for measure in measures if meant(measure, cell.settings)))
 
 
 def select(cells: Sequence[Cell], asked: Mapping[str, Sequence[Any]]) -> tuple[Cell, ...]:

@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ironclip.errors import UsageError, unknown
+from ironclip.grid.file import Measure
 from ironclip.protocols.config import RunConfig, values_of
 from ironclip.threat import parse_eps
 
+CELLS = (*RunConfig.model_fields, "variant")
+"""Keys that choose cells."""
 MEASURES = ("attack", "knowledge")
-"""Keys that choose among the measures of a cell; all others choose cells."""
+"""Keys that choose among the measures of a cell."""
 
 
 def wanted(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
@@ -24,8 +27,8 @@ def wanted(texts: Sequence[str]) -> dict[str, tuple[Any, ...]]:
         key = name.strip() if equals else key
         if not key:
             raise UsageError(f"--only takes key=value, such as method=apt,nap; got {part!r}")
-        if key not in (*RunConfig.model_fields, "variant", *MEASURES):
-            raise unknown("key of --only", key, [*RunConfig.model_fields, "variant", *MEASURES])
+        if key not in (*CELLS, *MEASURES):
+            raise unknown("key of --only", key, (*CELLS, *MEASURES))
         read = (value if equals else part).strip()
         found[key] = (*found.get(key, ()), read if key in ("variant", *MEASURES) else values_of([f"{key}={read}"])[key])
     return found
@@ -38,9 +41,14 @@ def known(only: Mapping[str, Any]) -> dict[str, tuple[Any, ...]]:
         UsageError: a key that no run has.
     """
     for key in only:
-        if key not in (*RunConfig.model_fields, "variant"):
-            raise unknown("key of only", key, [*RunConfig.model_fields, "variant"])
+        if key not in CELLS:
+            raise unknown("key of only", key, CELLS)
     return {key: tuple(value) if isinstance(value, list) else (value,) for key, value in only.items()}
+
+
+def meant(measure: Measure, settings: Mapping[str, Any]) -> bool:
+    """Whether a measure is for the cell with these settings: one of its methods, and as its `only` says."""
+    return (not measure.methods or settings["method"] in measure.methods) and agrees(settings, known(measure.only))
 
 
 def agrees(settings: Mapping[str, Any], asked: Mapping[str, Sequence[Any]]) -> bool:

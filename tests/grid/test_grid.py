@@ -161,6 +161,7 @@ def test_workers_do_the_part_that_was_chosen(tmp_path):
         (("[fgsm]", "pgd, set: {mode: fast}"), "measure 1: mode must be one of"),
         (("[fgsm]", "[fgsm], methods: [apd]"), "measure 1: unknown method of this grid's runs 'apd'; did you mean 'apt'?"),
         (("[fgsm]", "[fgsm], only: {shots: 7}"), "measure 1: no run of the grid agrees with only {'shots': 7}"),
+        (("[fgsm]", "[fgsm], methods: [zero_shot], only: {seed: 2}"), "agrees with only {'seed': 2} among those of zero_shot"),
         (("[fgsm]", "[fgsm], suite: teca"), "measure 1: unknown suite 'teca'; did you mean 'tecoa'?"),
         (("[fgsm]", "[fgsm], suite: clean, data: shapes"), "measure 1: a measure has either a suite or other data"),
         (("[fgsm]", "[fgsm], test_time: rtpt, set: {rtpt.select: 7}"), "measure 1: select must be a number"),
