@@ -58,13 +58,17 @@ class TTC(TestTimeMethod):
         draws = torch.stack([torch.rand(images.shape[1:], generator=generator(key)) for key in keys])
         return 2 * draws.to(images) - 1
 
+    def start(self, images: Tensor, noise: Tensor) -> Tensor:
+        """[B, 3, H, W] the noisy images, where the counterattack begins."""
+        return (images + self.eps * noise).clamp(0, 1)
+
     def counter(self, base: AdaptedClassifier, images: Tensor, noise: Tensor) -> Tensor:
         """[B, 3, H, W] what is added to the images; constants.
 
         Args:
             noise: [B, 3, H, W] in [-1, 1].
         """
-        start = (images + self.eps * noise).clamp(0, 1)
+        start = self.start(images, noise)
         delta = start - images
         with torch.no_grad():
             rows = (self.shift(base, images, start) < self.tau).nonzero().flatten()
@@ -103,18 +107,19 @@ class TTC(TestTimeMethod):
 
     def noisy(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] logits with the noise alone, whatever the gate says."""
-        still = images.detach()
-        start = (still + self.eps * self.noise(images, keys)).clamp(0, 1)
-        return base((images + start - still).clamp(0, 1))
+        return self.alone(base, images, self.start(images.detach(), self.noise(images, keys)))
+
+    def alone(self, base: AdaptedClassifier, images: Tensor, start: Tensor) -> Tensor:
+        """[B, K] logits of the noisy images [B, 3, H, W], whose noise is a constant to the attacker."""
+        return base((images + start - images.detach()).clamp(0, 1))
 
     def gated(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] log probabilities where the gate is a slope instead of a step: it tells how to be moved more under noise, and so
         left alone, where that serves the attacker. As `softness` goes to 0, those of the method itself."""
-        noise, still = self.noise(images, keys), images.detach()
-        start = (still + self.eps * noise).clamp(0, 1)
-        moved = self.shift(base, images, (images + self.eps * noise).clamp(0, 1))
-        lean = (self.tau - moved)[:, None] / (self.softness * self.tau)
-        alone = base((images + start - still).clamp(0, 1)).log_softmax(1)
+        noisy, still = self.start(images, self.noise(images, keys)), images.detach()
+        start = noisy.detach()
+        lean = (self.tau - self.shift(base, images, noisy))[:, None] / (self.softness * self.tau)
+        alone = self.alone(base, images, start).log_softmax(1)
         pushed = base((images + self.push(base, still, start)).clamp(0, 1)).log_softmax(1)
         return torch.logaddexp(F.logsigmoid(lean) + pushed, F.logsigmoid(-lean) + alone)
 
