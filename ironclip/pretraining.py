@@ -12,7 +12,8 @@ import argparse
 import json
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +65,8 @@ def train(
         betas=(0.9, 0.98),
         fused=True,
     )
-    start = files.restore(out / CHECKPOINT, model, trained, optimizer, fingerprint(config))
+    averaged = {name: parameter.detach().clone() for name, parameter in trained.items()} if config.average else {}
+    start = files.restore(out / CHECKPOINT, model, trained, optimizer, fingerprint(config), averaged)
     log = out / LOG
     log.parent.mkdir(parents=True, exist_ok=True)
     rows = [line for line in (log.read_text().splitlines() if log.exists() else []) if json.loads(line)["step"] <= start]
@@ -84,19 +86,38 @@ def train(
         optimizer.step()
         with torch.no_grad():
             model.logit_scale.clamp_(max=math.log(100))
+            for name, average in averaged.items():
+                average.lerp_(trained[name], 1 - config.average)
         seen, sums = seen + 1, sums + loss.item()
         if not math.isfinite(sums):
             raise NonFinite(f"the loss is not finite at step {step}; lower learning_rate (now {config.learning_rate:g})")
         if (step + 1) % config.report_every == 0 or step + 1 == config.steps:
             rate = seen * config.batch / (time.perf_counter() - clock)
             row: dict[str, Any] = {"step": step + 1, "loss": sums / seen, "images_per_second": rate}
-            row |= {check.name: accuracy(config, model, tokenizer, check) for check in checks}
-            files.save(out / CHECKPOINT, model, trained, optimizer, step + 1, fingerprint(config))
+            with swapped(trained, averaged):
+                row |= {check.name: accuracy(config, model, tokenizer, check) for check in checks}
+            files.save(out / CHECKPOINT, model, trained, optimizer, step + 1, fingerprint(config), averaged)
             with log.open("a") as file:
                 file.write(json.dumps(row) + "\n")
             callback(row)
             seen, sums, clock = 0, 0.0, time.perf_counter()
-    return export(config, model, out)
+    with swapped(trained, averaged):
+        return export(config, model, out)
+
+
+@contextmanager
+def swapped(trained: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> Iterator[None]:
+    """The trained weights hold their averages inside; they come back as they were. Nothing happens without averages."""
+    kept = {name: trained[name].detach().clone() for name in averaged}
+    with torch.no_grad():
+        for name, average in averaged.items():
+            trained[name].copy_(average)
+    try:
+        yield
+    finally:
+        with torch.no_grad():
+            for name, weights in kept.items():
+                trained[name].copy_(weights)
 
 
 def schedule(step: int, steps: int) -> float:

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 MINI: dict[str, Any] = {
     "embed_dim": 192,
@@ -15,7 +15,11 @@ MINI: dict[str, Any] = {
 
 
 class PretrainConfig(BaseModel):
-    """Everything that decides the result, printable; `data` is the folder that holds pretrain64, caltech101 and so on."""
+    """Everything that decides the result, printable; `data` is the folder that holds pretrain64, caltech101 and so on.
+
+    Args:
+        average: decay of an exponential average of the weights; the average is what is checked and written. 0: no average.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -31,6 +35,7 @@ class PretrainConfig(BaseModel):
     whole: float = 0.1
     eps: float = 4 / 255
     attack_steps: int = 2
+    average: float = Field(default=0.0, ge=0.0, lt=1.0)
     precision: Literal["bfloat16", "float32"] = "bfloat16"
     device: str = "cpu"
     seed: int = 0

@@ -20,18 +20,32 @@ MOMENTS = ("exp_avg", "exp_avg_sq")
 
 
 def save(
-    path: Path, model: nn.Module, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, step: int, options: str
+    path: Path,
+    model: nn.Module,
+    trained: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    options: str,
+    averaged: Mapping[str, Tensor] | None = None,
 ) -> None:
-    """One file with weights, both moments of AdamW, the step and the options that decide the result."""
+    """One file with weights, their average if there is one, both moments of AdamW, the step and the deciding options."""
     tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
+    tensors |= {f"average/{name}": tensor for name, tensor in (averaged or {}).items()}
     for name, parameter in trained.items():
         tensors |= {f"{key}/{name}": optimizer.state[parameter][key] for key in MOMENTS}
     tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     write_whole(path, lambda temporary: save_file(tensors, temporary, {"step": str(step), "options": options}))
 
 
-def restore(path: Path, model: nn.Module, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, options: str) -> int:
-    """Load what `save` wrote, if anything, and return the step to go on from.
+def restore(
+    path: Path,
+    model: nn.Module,
+    trained: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    options: str,
+    averaged: Mapping[str, Tensor] | None = None,
+) -> int:
+    """Load what `save` wrote, if anything, into model, optimiser and average; return the step to go on from.
 
     Raises:
         CheckpointError: the file belongs to other options.
@@ -44,6 +58,8 @@ def restore(path: Path, model: nn.Module, trained: Mapping[str, Tensor], optimiz
         raise CheckpointError(f"{path} belongs to a run with other options; choose another output folder or remove it")
     tensors, step = load_file(path), int(metadata["step"])
     model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
+    for name, average in (averaged or {}).items():
+        average.copy_(tensors[f"average/{name}"])
     for name, parameter in trained.items():
         moments = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in MOMENTS}
         optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}

@@ -2,7 +2,7 @@
 
 Only pictures of a *train* split are ever decoded for training, so no batch can hold a validation or test picture.
 `caltech101`, `eurosat` and `flowers5` are an `images.zip` with an `index.json` each, `pretrain64` likewise (objects with
-class names, products with titles).
+class names, products with titles). `pretrain64_more` holds further objects of the same classes; it may be absent.
 """
 
 import io
@@ -53,7 +53,7 @@ def load_sources(data: Path, size: int, images: Path | None = None) -> list[Sour
     for name in ("pretrain64", "caltech101", "eurosat", "flowers5"):
         read_index(data / name)
     sources = [
-        objects(data / "pretrain64", size),
+        all_objects(data, size),
         products(data / "pretrain64", size),
         labelled(data / "caltech101", size, GENERIC),
         labelled(data / "eurosat", size, SATELLITE + GENERIC[:8]),
@@ -135,6 +135,21 @@ def objects(folder: Path, size: int, split: str = "train") -> Source:
     items = [item for item in index["items"] if item[1] == split and item[2] is not None]
     labels = torch.tensor([item[2] for item in items])
     return Source("objects", read_images(folder, [i[0] for i in items], size), labels, (class_names(index),))
+
+
+def all_objects(data: Path, size: int) -> Source:
+    """The object photos of `pretrain64`, and those of `pretrain64_more` where that folder is present: one source.
+
+    Raises:
+        DataError: the two folders do not name the same classes.
+    """
+    first = objects(data / "pretrain64", size)
+    if not (data / "pretrain64_more").is_dir():
+        return first
+    more = objects(data / "pretrain64_more", size)
+    if more.wordings != first.wordings:
+        raise DataError(f"{data / 'pretrain64_more'} names other classes than pretrain64; both must list the same ones")
+    return Source(first.name, torch.cat([first.images, more.images]), torch.cat([first.labels, more.labels]), first.wordings)
 
 
 def products(folder: Path, size: int, split: str = "train") -> Source:

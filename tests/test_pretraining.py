@@ -45,6 +45,24 @@ def check_of(source: source_of.Source) -> sets.Check:
     return sets.Check("named", source.images, source.labels, source.wordings[0], "a photo of a {}.")
 
 
+def test_average_is_the_exponential_mean_of_the_weights_and_survives_an_interruption(tmp_path):
+    sources = tiny_sources()
+    config = tiny(average=0.5, report_every=1, steps=3)
+    kept = []
+    seen = lambda row: kept.append(load_file(tmp_path / "whole" / recipe.CHECKPOINT))  # noqa: E731
+    whole = recipe.train(config, sources, [check_of(sources[0])], tmp_path / "whole", seen)
+    start = recipe.build(config).state_dict()
+    for name in (key.removeprefix("average/") for key in kept[0] if key.startswith("average/")):
+        mean = start[name]
+        for file in kept:
+            mean = 0.5 * mean + 0.5 * file[f"model/{name}"]
+            torch.testing.assert_close(file[f"average/{name}"], mean)
+    written = load_file(whole)
+    assert torch.equal(written["visual.proj"], kept[-1]["average/visual.proj"].half())
+    recipe.train(config, sources, [], tmp_path / "parts", stop_after=2)
+    assert recipe.train(config, sources, [], tmp_path / "parts").read_bytes() == whole.read_bytes()
+
+
 def test_interrupted_run_ends_bitwise_like_an_unbroken_one(tmp_path):
     sources, rows = tiny_sources(), []
     whole = recipe.train(tiny(), sources, [check_of(sources[0])], tmp_path / "whole", rows.append)
@@ -206,6 +224,15 @@ def test_no_validation_or_test_picture_is_ever_read_for_training(tmp_path):
     assert sources[0].wordings == (("sea horse",),)
     assert sources[1].wordings == (("t-shirt",), ("blue t-shirt",), ("Blue Tee",))
     assert not set(sources[-1].wordings[0]) & set(shapes.HELD_OUT)
+    more = {"classes": classes, "items": [["m.png", "train", 0, None], ["n.png", "val", 0, None]]}
+    write_set(tmp_path / "pretrain64_more", more, {"m.png": 20, "n.png": 90})
+    joined = sets.load_sources(tmp_path, 16)[0]
+    assert joined.name == "objects"
+    assert joined.images.flatten(1)[:, 0].tolist() == [10, 20]
+    assert joined.labels.tolist() == [0, 0]
+    (tmp_path / "pretrain64_more" / "index.json").write_text(json.dumps({**more, "classes": [{"id": 0, "name": "horse"}]}))
+    with pytest.raises(DataError, match="names other classes than pretrain64"):
+        sets.load_sources(tmp_path, 16)
 
 
 def test_missing_data_is_one_line_that_says_where(tmp_path):
