@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: the reference data where it is present."""
+"""Fixtures shared by all tests: real pictures where they are present."""
 
 import os
 import random
@@ -36,7 +36,7 @@ SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 @pytest.fixture(scope="session")
 def shared() -> Path:
-    """The folder with real images and reference vectors, beside the checkout; tests that need it skip without it."""
+    """The folder with real images and the lists of benchmarks, beside the checkout; tests that need it skip without it."""
     if not SHARED.is_dir():
-        pytest.skip("the folder ../shared (real images, reference vectors) is not beside this checkout")
+        pytest.skip("the folder ../shared (real images, lists of benchmarks) is not beside this checkout")
     return SHARED

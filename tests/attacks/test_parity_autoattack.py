@@ -31,8 +31,8 @@ class Network(nn.Module):
 
 
 @pytest.fixture(params=["autoattack_a", "autoattack_b"])
-def case(request, shared):
-    tensors, notes = load_case(shared / "parity" / request.param)
+def case(request):
+    tensors, notes = load_case(request.param)
     return tensors, notes, Network(tensors, notes["constants"]["activation"])
 
 

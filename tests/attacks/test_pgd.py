@@ -2,10 +2,8 @@
 
 from itertools import pairwise
 
-import open_clip
 import pytest
 import torch
-from parity import PlainClassifier, assert_matches, load_case, parity_clip
 from torch.nn import functional as F
 from torch.testing import assert_close
 from toys import convnet, linear, pictures, predicted
@@ -235,57 +233,3 @@ def test_the_default_is_the_project_default():
         "linf",
     )
     assert attack.derived == {"step_size": 1 / 255}
-
-
-# Published implementations (float64): plain open_clip model with the reference weights.
-
-
-@pytest.fixture(scope="module")
-def parity(shared):
-    folder = shared / "parity"
-    return folder, parity_clip(folder), load_case(folder / "clip")[1]
-
-
-def constants(notes, *path):
-    for part in path:
-        notes = notes[part]
-    return {name: notes[name] for name in ("eps", "step_size", "steps")}
-
-
-@pytest.mark.parametrize(("name", "loss"), [("pgd", "ce"), ("pgd10", "ce"), ("cw10", "margin")])
-def test_pgd_and_cw_equal_tecoa(parity, name, loss):
-    folder, model, notes = parity
-    case = load_case(folder / "tecoa")
-    inputs = case[0]
-    function = PlainClassifier(model, model.encode_text(inputs["tokens"]), notes)
-    assert_matches(case, "logits", function(inputs["images"]))
-    found = pgd(
-        function, inputs["images"], inputs["labels"], keep="last", loss=loss, noise=inputs["noise"],
-        **constants(case[1], "constants", name),
-    )  # fmt: skip
-    assert_matches(case, f"{name}.delta", found - inputs["images"])
-    assert_matches(case, f"{name}.logits", function(found))
-    assert_matches(case, f"{name}.loss", cross_entropy_each(function(found), inputs["labels"]).mean())
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-@pytest.mark.parametrize("name", ["train_onfly", "train_constant"])
-def test_the_inner_attack_of_apt_keeps_the_box_outside_the_iterate(shared, name, dtype):
-    folder = shared / "parity"
-    model, notes = parity_clip(folder, dtype), load_case(folder / "clip")[1]
-    case = load_case(folder / "apt", dtype)
-    inputs = case[0]
-    if name == "train_onfly":
-        tokens = inputs["tokens"]
-        embedded = model.token_embedding(tokens).clone()
-        embedded[:, 1:5] = inputs["ctx_unified"]
-        hidden = model.ln_final(model.transformer(embedded + model.positional_embedding, attn_mask=model.attn_mask))
-        text = hidden[torch.arange(len(tokens)), tokens.argmax(1)] @ model.text_projection
-    else:
-        names = case[1]["constants"]["classes"]
-        text = model.encode_text(open_clip.get_tokenizer("ViT-B-32")([f"a photo of a {name}" for name in names]))
-    found = pgd(
-        PlainClassifier(model, text, notes), inputs["images"], inputs["labels"], keep="last", box="forward",
-        noise=inputs["noise"], **constants(case[1], "constants"),
-    )  # fmt: skip
-    assert_matches(case, f"{name}.adversarial_images", found)

@@ -3,19 +3,19 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from parity import assert_matches, load_case, parity_clip, parity_state
 from safetensors.torch import save_file
 
 from ironclip.backbones import assemble, load
 from ironclip.backbones.wrapping import tokenizer_for, wrap
 from ironclip.types import Trace
-from tests.parity import assert_matches, load_case, parity_clip, parity_state
 
 
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["float64", "float32"])
-def setting(request, shared):
+def setting(request):
     """(backbone, case) in one precision."""
-    model = parity_clip(shared / "parity", request.param)
-    case = load_case(shared / "parity" / "clip", request.param)
+    model = parity_clip(request.param)
+    case = load_case("clip", request.param)
     return wrap(model, tokenizer_for("", {}), name="parity", activation="quick_gelu"), case
 
 
@@ -63,10 +63,10 @@ def test_logits_loss_and_pixel_gradient(setting):
     assert_matches(case, "pixel_gradient", gradient)
 
 
-def test_the_reference_weights_load_from_a_file_in_openais_format(shared, tmp_path):
-    state = {name: tensor.nan_to_num(0.0).contiguous() for name, tensor in parity_state(shared / "parity").items()}
+def test_the_reference_weights_load_from_a_file_in_openais_format(tmp_path):
+    state = {name: tensor.nan_to_num(0.0).contiguous() for name, tensor in parity_state().items()}
     save_file({**state, "input_resolution": torch.tensor(32)}, tmp_path / "reference.safetensors")
     backbone = load(str(tmp_path / "reference.safetensors"))
     assert backbone.spec.activation == "quick_gelu"
-    case = load_case(shared / "parity" / "clip", torch.float32)
+    case = load_case("clip", torch.float32)
     assert_matches(case, "logits", assemble(backbone, case[1]["constants"]["classes"])(case[0]["images"]))

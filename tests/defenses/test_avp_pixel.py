@@ -1,20 +1,15 @@
 """AVP: counts, where the frame stands, the released code's numbers, and the frame that is missing at test time."""
 
 import json
-from functools import partial
 
 import pytest
 import torch
-from parity import assert_matches, load_case
-from reference import reference_backbone
 from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
-from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.defenses.avp_pixel import AVPPixel, PixelFrame
 from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.types import Batch
 
 STRIPS = ("up", "down", "left", "right")
 
@@ -89,44 +84,6 @@ def test_the_frame_is_added_in_normalised_units_and_not_clamped(backbone, batch)
     hook.remove()
     assert_close(seen[0], (batch.images - backbone.mean) / backbone.std + defense.frame.strips(), atol=1e-5, rtol=0)
     assert defense.frame(batch.images).max() > 1
-
-
-# ---- the released code (TeCoA)
-
-
-@pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=str)
-def world(request, shared):
-    """(backbone, case, batch, defence with the stored frame and tokens) in one precision."""
-    dtype = request.param
-    case = tensors, notes = load_case(shared / "parity" / "tecoa", dtype)
-    sizes = notes["constants"]
-    batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(4), tuple(sizes["classes"]))
-    backbone = reference_backbone(shared / "parity", dtype)
-    defense = AVPPixel(backbone, batch.classes, pad=sizes["pad"], tokens=sizes["prompt_tokens"], templates=(sizes["template"],))
-    state = {f"frame.{name}": tensors[f"frame.pad_{name}"] for name in STRIPS}
-    defense.load_state_dict({**state, "tokens.tokens": tensors["prompt_tokens"]})
-    return backbone, case, batch, defense
-
-
-def test_normalised_input_and_logits_are_those_of_the_released_code(world):
-    backbone, case, batch, defense = world
-    assert_matches(case, "prompted.normalised_input", (defense.frame(batch.images) - backbone.mean) / backbone.std)
-    assert_matches(case, "prompted.logits", through(defense, backbone, batch.classes)(batch.images))
-
-
-def test_inner_attack_and_training_loss_are_those_of_the_released_code(world):
-    backbone, case, batch, defense = world
-    tensors, notes = case
-    kept = {key: notes["constants"]["pgd"][key] for key in ("eps", "step_size", "steps")}
-    attack = partial(PGD(**kept, keep="last"), noise=tensors["noise"].to(batch.images.dtype))
-    classifier = through(defense, backbone, batch.classes)
-    adv = attack(classifier.detached(), batch.images, batch.labels)
-    if batch.images.dtype == torch.float64:
-        assert_matches(case, "prompted.pgd.delta", adv - batch.images)
-    else:  # delta is a difference of pixels, so it has their float32 rounding
-        assert_close((adv - batch.images).double(), tensors["prompted.pgd.delta"].double(), atol=1e-6, rtol=0)
-    assert_matches(case, "prompted.pgd.logits", classifier(adv))
-    assert_matches(case, "prompted.pgd.loss", defense.loss(backbone, batch, attack)["adv_ce"])
 
 
 # ---- the frame that is missing at test time

@@ -17,12 +17,12 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def world(request, shared):
+def world(request):
     """(backbone, case, batch, defence with the stored prompts) in one precision."""
     dtype = DTYPES[request.param]
-    case = tensors, notes = load_case(shared / "parity" / "advvpt", dtype)
+    case = tensors, notes = load_case("advvpt", dtype)
     sizes = notes["constants"]
-    backbone = reference_backbone(shared / "parity", dtype)
+    backbone = reference_backbone(dtype)
     batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(4), tuple(sizes["classes"]))
     defense = AdvVPT(backbone, batch.classes, length=sizes["vision_tokens"], depth=sizes["depth"], mix="half")
     prompts = torch.stack([tensors[f"p.vision_prompt_{layer}"] for layer in range(sizes["depth"])])

@@ -21,14 +21,14 @@ STRATEGIES = ("onfly", "constant", "perturbed")
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def world(request, shared):
+def world(request):
     """(backbone, case, batch) in one precision."""
     dtype = DTYPES[request.param]
-    case = load_case(shared / "parity" / "apt", dtype)
+    case = load_case("apt", dtype)
     tensors, notes = case
     classes = tuple(notes["constants"]["classes"])
     batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(4), classes)
-    return reference_backbone(shared / "parity", dtype), case, batch
+    return reference_backbone(dtype), case, batch
 
 
 def learned(world, position: str = "end", kind: str = "unified", **options) -> APT:

@@ -1,6 +1,5 @@
 """FAP and AdvMaPLe against the released code (lionel-w2/FAP): prompts, features, losses, inner attack, all gradients."""
 
-import json
 from functools import partial
 
 import pytest
@@ -28,12 +27,12 @@ LEARNED = {
 
 
 @pytest.fixture(scope="module", params=[(name, dtype) for name in ("fap", "advmaple") for dtype in DTYPES], ids="-".join)
-def world(request, shared):
+def world(request):
     """(name, backbone, case, batch, defence with the stored tensors)."""
     name, dtype = request.param[0], DTYPES[request.param[1]]
-    case = tensors, notes = load_case(shared / "parity" / name, dtype)
+    case = tensors, notes = load_case(name, dtype)
     sizes = notes["constants"]
-    backbone = reference_backbone(shared / "parity", dtype)
+    backbone = reference_backbone(dtype)
     batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(4), tuple(sizes["classes"]))
     options = {"length": sizes["prompt_tokens"], "depth": sizes["depth"], "weight": sizes["weight"], "term": sizes["term"]}
     kind = {"fap": FAP, "advmaple": AdvMaPLe}[name]
@@ -143,7 +142,7 @@ def test_training_loss_and_its_gradients_at_the_stored_perturbation(world):
         assert_matches(case, f"grad.{theirs}", gradients[mine])
 
 
-def test_every_stored_result_is_compared(shared):
+def test_every_stored_result_is_compared():
     """What is stored beyond the names above is an input or documentation; a new result must not go unnoticed."""
     named = {
         "delta", "loss", "loss_natural", "loss_adversarial", "inner_objective_at_start", "inner_pixel_gradient_at_start",
@@ -151,5 +150,5 @@ def test_every_stored_result_is_compared(shared):
         "text_prompts_deep", "kl_per_sample", "weight_per_sample", *(f"grad.{name}" for name in LEARNED),
     }  # fmt: skip
     for name in ("fap", "advmaple"):
-        tensors = json.loads((shared / "parity" / name / "case.json").read_text())["tensors"]
+        tensors = load_case(name)[1]["tensors"]
         assert {key for key, note in tensors.items() if note["role"] == "expected"} <= named

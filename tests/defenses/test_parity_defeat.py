@@ -24,14 +24,14 @@ TERMS = {
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def world(request, shared):
+def world(request):
     """(backbone, case, batch) in one precision."""
     dtype = DTYPES[request.param]
-    case = load_case(shared / "parity" / "defeat", dtype)
+    case = load_case("defeat", dtype)
     tensors, notes = case
     classes = tuple(notes["constants"]["classes"])
     batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(len(tensors["labels"])), classes)
-    return reference_backbone(shared / "parity", dtype), case, batch
+    return reference_backbone(dtype), case, batch
 
 
 def ours(name: str) -> str:

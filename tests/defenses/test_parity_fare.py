@@ -15,12 +15,12 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def world(request, shared):
+def world(request):
     """(backbone, case, batch, a FARE whose projection is shifted) in one precision."""
     dtype = DTYPES[request.param]
-    case = load_case(shared / "parity" / "fare", dtype)
+    case = load_case("fare", dtype)
     tensors, notes = case
-    backbone = reference_backbone(shared / "parity", dtype)
+    backbone = reference_backbone(dtype)
     batch = Batch(tensors["images"], tensors["labels"], torch.arange(4), tuple(notes["constants"]["classes"]))
     defense = FARE(backbone, batch.classes)
     with torch.no_grad():

@@ -19,14 +19,14 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def world(request, shared):
+def world(request):
     """(backbone, case, batch) in one precision."""
     dtype = DTYPES[request.param]
-    case = load_case(shared / "parity" / "tecoa", dtype)
+    case = load_case("tecoa", dtype)
     tensors, notes = case
     classes = tuple(notes["constants"]["classes"])
     batch = Batch(tensors["images"], tensors["labels"], torch.arange(4), classes)
-    return reference_backbone(shared / "parity", dtype), case, batch
+    return reference_backbone(dtype), case, batch
 
 
 def official_attack(case, name: str, found: list):

@@ -12,13 +12,13 @@ DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def world(request, shared):
+def world(request):
     """(backbone, case, batch, adversarial images) in one precision."""
     dtype = DTYPES[request.param]
-    case = load_case(shared / "parity" / "tga", dtype)
+    case = load_case("tga", dtype)
     tensors, notes = case
     batch = Batch(tensors["images"], tensors["labels"], torch.arange(4), tuple(notes["constants"]["classes"]))
-    return reference_backbone(shared / "parity", dtype), case, batch, (tensors["images"] + tensors["delta"]).clamp(0, 1)
+    return reference_backbone(dtype), case, batch, (tensors["images"] + tensors["delta"]).clamp(0, 1)
 
 
 def shifted(world, **options) -> TGA:

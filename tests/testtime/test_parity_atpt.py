@@ -17,10 +17,10 @@ ZONES = ("default", "three_zones")
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def world(request, shared):
+def world(request):
     """(base with the tunable prompt, case) in one precision."""
-    backbone = reference_backbone(shared / "parity", DTYPES[request.param])
-    case = load_case(shared / "parity" / "atpt", backbone.dtype)
+    backbone = reference_backbone(DTYPES[request.param])
+    case = load_case("atpt", backbone.dtype)
     with torch.no_grad():
         base = make(case).stand(assemble(backbone, case[1]["constants"]["classes"]))
     return base, case

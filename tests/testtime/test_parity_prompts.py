@@ -15,14 +15,14 @@ METHODS = ("tpt", "ctpt", "rtpt")
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
-def backbone(request, shared):
-    return reference_backbone(shared / "parity", DTYPES[request.param])
+def backbone(request):
+    return reference_backbone(DTYPES[request.param])
 
 
 @pytest.fixture(params=METHODS)
-def world(request, shared, backbone):
+def world(request, backbone):
     """(method's name, base with the tunable prompt, unit features of the stored views [1, V, E], case)."""
-    case = load_case(shared / "parity" / request.param, backbone.dtype)
+    case = load_case(request.param, backbone.dtype)
     tensors, notes = case
     with torch.no_grad():
         base = make(request.param, case).stand(assemble(backbone, notes["constants"]["classes"]))
@@ -98,8 +98,8 @@ def test_the_shared_graph_gives_the_gradient_of_autograd(world):
     assert difference.abs().amax() < (1e-10 if base.backbone.dtype == torch.float64 else 2e-5)
 
 
-def test_the_ensemble_of_rtpt_with_the_diagonal_left_out(shared, backbone):
-    case = load_case(shared / "parity" / "rtpt", backbone.dtype)
+def test_the_ensemble_of_rtpt_with_the_diagonal_left_out(backbone):
+    case = load_case("rtpt", backbone.dtype)
     tensors, notes = case
     method = make("rtpt", case)
     with torch.no_grad():

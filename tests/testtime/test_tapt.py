@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 import torch
-from parity import assert_matches, load_case
 from torch.testing import assert_close
 
 from ironclip.backbones import assemble
@@ -14,7 +13,7 @@ from ironclip.errors import UnsupportedEdit, UsageError
 from ironclip.testtime import _base, build
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import marginal_entropy, most_confident, picked
-from ironclip.testtime._statistics import Moments, Source, alignment, moments, source_moments
+from ironclip.testtime._statistics import Moments, alignment, moments, source_moments
 from ironclip.testtime._views import with_views
 from ironclip.types import Adaptation, Batch, Context, Trace
 
@@ -66,62 +65,6 @@ def slopes(method, classifier, images, number=0):
     chosen = picked(views, most_confident(start, 3))
     prompts = tuple(values.expand(len(images), *values.shape) for values in base.start)
     return chosen, method.slopes(base, prompts, chosen, number)
-
-
-@pytest.fixture(params=DTYPES, ids=DTYPES)
-def case(request, shared):
-    return load_case(shared / "parity" / "tapt", DTYPES[request.param])
-
-
-def references(case):
-    tensors = case[0]
-    return {
-        kind: Moments(tensors[f"reference.mean_{kind}"], tensors[f"reference.var_{kind}"])
-        for kind in ("adv", "clean")
-    }  # fmt: skip
-
-
-def used(found, layers):
-    return Moments(found.mean[..., :layers, :, :], found.variance[..., :layers, :, :])
-
-
-def test_selection_entropy_and_statistics_are_the_released_ones(case):
-    tensors, notes = case
-    selected = most_confident(tensors["logits"][None], int(notes["constants"]["selection_ratio"] * 10))[0]
-    assert_matches(case, "selected", selected)
-    assert_matches(case, "entropy_loss", marginal_entropy(tensors["logits"][selected]))
-    found = moments(tensors["tokens"][:, selected])
-    assert_matches(case, "mean", found.mean)
-    assert_matches(case, "variance", found.variance)
-
-
-@pytest.mark.parametrize("kind", ["l1", "l2", "mmd", "kl", "js", "multi"])
-def test_distances_are_the_released_ones(case, kind):
-    tensors, notes = case
-    end = notes["constants"]["align_to"] - 1  # as released, the last configured layer is left out
-    found = used(moments(tensors["tokens"][:, tensors["selected"]]), end)
-    multi = notes["constants"]["multi"]
-    options = {"sigma": notes["constants"]["mmd_sigma"], "step": multi["step"], "steps": multi["steps"]}
-    for which, reference in references(case).items():
-        if f"{kind}.{which}" in tensors:
-            value = alignment(kind, Moments(found.mean[None], found.variance[None]), used(reference, end), **options)
-            assert value.shape == (1,)
-            assert_matches(case, f"{kind}.{which}", value[0])
-
-
-def test_the_whole_loss_and_its_gradient_are_the_released_ones(case):
-    tensors, notes = case
-    sizes, known = notes["constants"], references(case)
-    source = Source(known["adv"], known["clean"])
-    method = build("tapt", {"source": source, "weight": sizes["weight"], "gamma": sizes["gamma"], "align_to": sizes["align_to"]})
-    leaf = tensors["tokens"].clone().requires_grad_()
-    selected = tensors["selected"]
-    found = used(moments(leaf[:, selected]), len(method.layers(sizes["layers"])))
-    distance = method.alignment(Moments(found.mean[None], found.variance[None]), sizes["layers"])[0]
-    total = marginal_entropy(tensors["logits"][selected]) + distance
-    assert_matches(case, "total", total)
-    (gradient,) = torch.autograd.grad(total, leaf)
-    assert_matches(case, "gradient", gradient)
 
 
 @pytest.mark.parametrize("kind", ["l1", "l2", "mmd", "kl", "js", "multi"])
