@@ -51,6 +51,15 @@ class Schedule:
         if self.optimizer not in ("sgd", "adamw") or self.schedule not in ("cosine", "constant"):
             raise UsageError(f"optimizer is sgd or adamw, schedule cosine or constant; got {self.optimizer}, {self.schedule}")
 
+    def rate(self, epoch: int, step: int, steps: int) -> float:
+        """Learning rate of step 1, 2, ... in epoch 1, 2, ..., where an epoch has `steps` optimiser steps, all passes together.
+
+        By the step where `warmup_steps` is set, else by the epoch.
+        """
+        if self.warmup_steps is None:
+            return self.lr_at(epoch)
+        return self.lr_at_step((epoch - 1) * steps + step - 1, self.epochs * steps)
+
     def lr_at(self, epoch: int) -> float:
         """Learning rate of epoch 1, 2, ...: `warmup_lr`, then lr/2 (1 + cos(pi (epoch - 1 - warmup) / epochs))."""
         if epoch <= self.warmup_epochs and self.epochs > self.warmup_epochs:

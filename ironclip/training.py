@@ -5,9 +5,9 @@ tensors as one that was not.
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -23,6 +23,14 @@ COLLAPSED_STEPS = 0.9
 """Share of an epoch's steps that must look collapsed for the flag."""
 
 
+class Batches(Protocol):
+    """The batches of one epoch and, as their length, how many there are."""
+
+    def __len__(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
 @dataclass(frozen=True)
 class State:
     """A run between two epochs: what was learned, the optimiser's buffers, and what was seen so far."""
@@ -35,7 +43,7 @@ class State:
 def fit(
     defense: Defense,
     backbone: Backbone,
-    batches: Callable[[int], Iterable[Batch]],
+    batches: Callable[[int], Batches],
     attack: Attack,
     *,
     schedule: Schedule,
@@ -43,26 +51,24 @@ def fit(
     resume: State | None = None,
     save: Callable[[State], None] | None = None,
     callback: Callback | None = None,
-    steps_per_epoch: int | None = None,
     parallel: Parallel | None = None,
 ) -> tuple[str, ...]:
     """Minimise the sum of the defence's loss terms in place; return flags: "collapse" if the last epoch collapsed.
 
     Args:
-        batches: epoch (1, 2, ...) -> its batches, the same for the same epoch.
+        batches: epoch (1, 2, ...) -> its batches, the same for the same epoch. Their length is the number of optimiser steps of
+            the epoch; nothing else says it, and all epochs have the same.
         attack: inner attack; where it has a field `seed`, that is keyed on (seed, epoch).
         resume: state to go on from.
         save: called with the state after every epoch.
         parallel: this process as one of several that train together; each is given the same batches and takes its part.
-        callback: called with {"event": "step" | "epoch", "epoch", "step", "lr", "terms", "diagnostics", ...}.
+        callback: called with {"event": "step" | "epoch", "epoch", "step", "steps", "lr", "terms", "diagnostics", ...}.
 
     Raises:
         NonFinite: a loss term or a gradient is NaN or infinite; names it.
         CheckpointError: the state to go on from is of another defence.
-        UsageError: an epoch without batches, or a schedule by the step without their number.
+        UsageError: an epoch without batches, or with another number of them than it or an earlier epoch said.
     """
-    if schedule.warmup_steps is not None and not steps_per_epoch:
-        raise UsageError("warmup_steps asks for a schedule by the step; pass steps_per_epoch, the number of batches of an epoch")
     say = callback or (lambda event: None)
     state = resume or State()
     groups = defense.parameter_groups(1.0)
@@ -74,16 +80,16 @@ def fit(
         _restore(state.tensors, defense, optimizer)
     flags = list(state.flags)
     defense.train()
+    expected: int | None = None
     for epoch in range(state.epoch + 1, schedule.epochs + 1):
-        lr = schedule.lr_at(epoch)
+        given = batches(epoch)
+        expected = _steps(given, epoch, expected)
         inner = seeded(attack, key(seed, epoch))
         sums: dict[str, float] = {}
         noted: dict[str, float] = {}
         seen = steps = constant = 0
-        for step, batch in enumerate(batches(epoch), start=1):
-            if schedule.warmup_steps is not None and steps_per_epoch:
-                done = (epoch - 1) * steps_per_epoch + step - 1
-                lr = schedule.lr_at_step(done, schedule.epochs * steps_per_epoch)
+        for step, batch in enumerate(given, start=1):
+            lr = schedule.rate(epoch, step, expected)
             for group, ratio in zip(optimizer.param_groups, relative, strict=True):
                 group["lr"] = lr * ratio
             terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm, parallel)
@@ -93,10 +99,10 @@ def fit(
             for totals, values in ((sums, terms), (noted, numbers)):
                 for name, value in values.items():
                     totals[name] = totals.get(name, 0.0) + value * len(batch)
-            now = {"epoch": epoch, "epochs": schedule.epochs, "lr": lr}
+            now = {"epoch": epoch, "epochs": schedule.epochs, "steps": expected, "lr": lr}
             say({"event": "step", **now, "step": step, "terms": terms, "diagnostics": numbers})
-        if not seen:
-            raise UsageError(f"epoch {epoch} has no batches; the training split is empty")
+        if steps != expected:
+            raise UsageError(f"epoch {epoch} has {steps} batches, but said that it has {expected}")
         means, notes = ({name: total / seen for name, total in totals.items()} for totals in (sums, noted))
         flags = ["collapse"] if constant >= COLLAPSED_STEPS * steps else []  # a run that recovers is no collapse
         say({"event": "epoch", **now, "terms": means, "diagnostics": notes, "flags": tuple(flags)})
@@ -104,6 +110,19 @@ def fit(
             save(State(epoch, _snapshot(defense, optimizer), tuple(flags)))
     defense.eval()
     return tuple(flags)
+
+
+def _steps(batches: Batches, epoch: int, before: int | None) -> int:
+    """The optimiser steps of this epoch, which must be those of the epochs before it."""
+    if not hasattr(batches, "__len__"):
+        raise UsageError(
+            f"the batches of an epoch need a length, for the learning rate; got {type(batches).__name__}: pass a list"
+        )
+    if not len(batches):
+        raise UsageError(f"epoch {epoch} has no batches; the training split is empty")
+    if before is not None and len(batches) != before:
+        raise UsageError(f"epoch {epoch} has {len(batches)} batches, the one before it {before}; every epoch has the same number")
+    return len(batches)
 
 
 def collapsed(terms: Mapping[str, float], classes: int) -> bool:

@@ -18,12 +18,12 @@ CLASSES = ("cat", "dog", "car")
 def batches(epoch, sizes=(6, 5, 1)):
     """The last batch has fewer images than processes."""
     draw = torch.Generator().manual_seed(epoch)
-    start = 0
+    start, found = 0, []
     for size in sizes:
-        yield Batch(
-            torch.rand(size, 3, 32, 32, generator=draw), torch.arange(size) % 3, torch.arange(start, start + size), CLASSES
-        )
+        images = torch.rand(size, 3, 32, 32, generator=draw)
+        found.append(Batch(images, torch.arange(size) % 3, torch.arange(start, start + size), CLASSES))
         start += size
+    return found
 
 
 def trained(parallel, path):
@@ -77,6 +77,19 @@ def test_gradients_are_added_and_missing_ones_are_nothing():
     assert_close(a.grad, torch.tensor([10.5, 11.5]))
     assert_close(b.grad, torch.tensor([10.0, 10.0]))
     assert Parallel(Fake(other=1.0)).means({"ce": 2.0}, 0.5) == {"ce": 2.0}
+
+
+def test_every_process_has_the_rates_of_one():
+    backbone, seen = tiny_backbone(), []
+    for parallel in (None, Parallel(Fake())):
+        defense = defenses.build("apt", backbone, CLASSES, generator=torch.Generator().manual_seed(5), given={"length": 1})
+        rates = []
+        schedule = Schedule(epochs=2, batch_size=6, lr=0.01, warmup_steps=2)
+        attack = attacks.build("pgd", eps=4 / 255, steps=1, keep="last")
+        tell = lambda event, rates=rates: rates.append(event["lr"]) if event["event"] == "step" else None  # noqa: E731
+        fit(defense, backbone, batches, attack, schedule=schedule, callback=tell, parallel=parallel)
+        seen.append(rates)
+    assert seen[0] == seen[1] == [schedule.lr_at_step(step, 6) for step in range(6)]
 
 
 def test_one_process_is_not_several():

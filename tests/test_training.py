@@ -100,13 +100,25 @@ def test_by_the_step_every_step_has_its_rate_also_after_a_resume():
         return lambda event: rates.append(event["lr"]) if event["event"] == "step" else None
 
     whole, rest = Toy(), Toy()
-    run(whole, schedule=schedule, steps_per_epoch=count, callback=note(seen), save=saved.append)
-    run(rest, schedule=schedule, steps_per_epoch=count, callback=note(again), resume=saved[1])
+    run(whole, schedule=schedule, callback=note(seen), save=saved.append)
+    run(rest, schedule=schedule, callback=note(again), resume=saved[1])
     assert seen == [Schedule(epochs=4, lr=0.1, **schedule).lr_at_step(step, 4 * count) for step in range(4 * count)]
     assert again == seen[2 * count :]
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), rest.parameters()))
-    with pytest.raises(UsageError, match="pass steps_per_epoch"):
-        run(Toy(), schedule=schedule)
+
+
+@pytest.mark.parametrize("by", [{}, {"warmup_steps": 3}], ids=["by the epoch", "by the step"])
+def test_an_epoch_has_the_number_of_steps_that_it_says(by):
+    class Lying(list):
+        def __len__(self):
+            return 2
+
+    with pytest.raises(UsageError, match="epoch 1 has 3 batches, but said that it has 2"):
+        run(Toy(), schedule=by, batches=lambda epoch: Lying(batches(epoch)))
+    with pytest.raises(UsageError, match="epoch 3 has 2 batches, the one before it 3"):
+        run(Toy(), schedule=by, batches=lambda epoch: batches(epoch)[: 3 if epoch < 3 else 2])
+    with pytest.raises(UsageError, match="need a length, for the learning rate; got list_iterator: pass a list"):
+        run(Toy(), schedule=by, batches=lambda epoch: iter(batches(epoch)))
 
 
 REFUSED = [
@@ -323,8 +335,8 @@ def test_events_come_for_every_step_and_epoch_with_weighted_means():
     sizes = (4, 1)
 
     def uneven(epoch):
-        for batch, size in zip(batches(epoch), sizes):
-            yield Batch(batch.images[:size], batch.labels[:size], batch.indices[:size], batch.classes)
+        cut = zip(batches(epoch), sizes)
+        return [Batch(batch.images[:size], batch.labels[:size], batch.indices[:size], batch.classes) for batch, size in cut]
 
     run(defense, 2, batches=uneven, callback=events.append)
     assert [(e["event"], e["epoch"]) for e in events] == [

@@ -15,7 +15,7 @@ from ironclip.data.records import Dataset, Item, Source
 from ironclip.data.sampling import base_to_new, few_shot, stratified_split, subset
 
 if TYPE_CHECKING:
-    from ironclip.data.batches import EvalSet, Pictures, TrainSet, load_images
+    from ironclip.data.batches import Epoch, EvalSet, Pictures, TrainSet, load_images
 
 __all__ = [
     "Availability",
@@ -23,6 +23,7 @@ __all__ = [
     "BadPicture",
     "Dataset",
     "Entry",
+    "Epoch",
     "EvalSet",
     "Item",
     "Pictures",
@@ -46,7 +47,7 @@ __all__ = [
     "templates_of",
 ]
 
-_LAZY = dict.fromkeys(("EvalSet", "Pictures", "TrainSet", "load_images"), "ironclip.data.batches")
+_LAZY = dict.fromkeys(("Epoch", "EvalSet", "Pictures", "TrainSet", "load_images"), "ironclip.data.batches")
 
 
 def __getattr__(name: str) -> Any:

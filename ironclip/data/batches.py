@@ -237,6 +237,30 @@ class TrainSet:
         return np.asarray(fit(image, resolution, "squash" if augment == "squash" else "crop"))
 
 
+@dataclass(frozen=True)
+class Epoch:
+    """The batches of one epoch, made while they are read: one or several passes over the pictures, each in its own order.
+
+    Its length is the number of batches, so whoever trains on it need not be told.
+
+    Args:
+        passes: numbers of the passes; each is an epoch of `TrainSet.batches`.
+    """
+
+    data: TrainSet
+    passes: range
+    seed: int
+    batch_size: int
+    augment: Augment = "rrc_flip"
+
+    def __len__(self) -> int:
+        return len(self.passes) * self.data.steps(self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for number in self.passes:
+            yield from self.data.batches(number, self.seed, self.batch_size, augment=self.augment)
+
+
 def _prepared(view: Callable[[int], np.ndarray], groups: Sequence[Sequence[int]]) -> Iterator[list[np.ndarray]]:
     """The views of each group of rows, made on threads while the consumer works with the group before."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:

@@ -211,8 +211,9 @@ class AdvMask(Defense):
 
     def passes(self, schedule: Schedule, steps: int) -> int:
         passes = max(1, math.ceil(self.min_steps / (schedule.epochs * steps)))
-        rates = sum(schedule.lr_at(epoch) for epoch in range(1, schedule.epochs + 1))
-        travel, distance = passes * steps * rates * self.lr_ratio, self.score_init - self.threshold
+        each = passes * steps
+        rates = sum(schedule.rate(epoch, step, each) for epoch in range(1, schedule.epochs + 1) for step in range(1, each + 1))
+        travel, distance = rates * self.lr_ratio, self.score_init - self.threshold
         if schedule.optimizer != "adamw":
             warnings.warn(
                 f"{schedule.optimizer} moves a score by its gradient, often 1e-6, but a bit flips {distance:g} away; "

@@ -5,19 +5,19 @@ the whole test split unless a limit is asked for.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from ironclip import attacks
-from ironclip.data import TrainSet
+from ironclip.data import Epoch, TrainSet
 from ironclip.errors import UsageError
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.learned import Learned
 from ironclip.training import State, fit
-from ironclip.types import Attack, Batch
+from ironclip.types import Attack
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -66,7 +66,6 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
     data = TrainSet(experiment.dataset, resolution=resolution)
     schedule = config.schedule
     passes = defense.passes(schedule, data.steps(schedule.batch_size))
-    steps = passes * data.steps(schedule.batch_size)
     attack = training_attack(config)
     clock = time.perf_counter()
 
@@ -76,11 +75,11 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
             now = time.perf_counter()
             run.log({**event, "seconds": now - clock})
             clock = now
-        say({**event, "steps": steps})
+        say(event)
 
-    def batches(epoch: int) -> Iterator[Batch]:
-        for number in range((epoch - 1) * passes + 1, epoch * passes + 1):
-            yield from data.batches(number, config.seed, schedule.batch_size, augment=config.augment)
+    def batches(epoch: int) -> Epoch:
+        numbers = range((epoch - 1) * passes + 1, epoch * passes + 1)
+        return Epoch(data, numbers, config.seed, schedule.batch_size, config.augment)
 
     defense.prepare(experiment.backbone, data.batches(0, config.seed, schedule.batch_size, augment="none"))
     saved = run.load_state()
@@ -94,7 +93,6 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
         resume=State(**saved) if saved is not None else None,
         save=lambda state: run.save_state({"epoch": state.epoch, "tensors": dict(state.tensors), "flags": state.flags}),
         callback=tell,
-        steps_per_epoch=data.steps(schedule.batch_size),
     )
 
 

@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ironclip.cli.common import Progress
+
 TRAIN = ("--shots", "1", "--set", "epochs=1", "--set", "attack.steps=1", "--device", "cpu")
 
 
@@ -82,6 +84,19 @@ def test_train_evaluate_attack_classify_show_and_report(ironclip, photos: Path, 
     assert ironclip("report", run, "--matrix", "--csv", "m.csv", "--figures", "f")[0] == 0
     assert "apt" in (tmp_path / "m.csv").read_text()
     assert [path.suffix for path in (tmp_path / "f").iterdir()] == [".svg"]
+
+
+def test_the_progress_of_a_mask_that_passes_over_its_images_again_shows_one_falling_rate(ironclip, photos, monkeypatch) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(Progress, "__call__", lambda self, event: rates.append(event["lr"]) if event["event"] == "step" else None)
+    options = ("min_steps=12", "warmup_steps=2", "epochs=3", "batch_size=1", "lr=0.01", "attack.steps=1")
+    changes = [part for option in options for part in ("--set", option)]
+    code, _, said = ironclip("train", "advmask", "--data", str(photos), "--shots", "1", *changes, "--device", "cpu")
+    assert code == 0, said
+    assert rates[:3] == [0.005, 0.01, 0.01]
+    assert len(rates) == 12
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert 0 < rates[-1] < 0.001
 
 
 def test_a_finished_run_is_not_trained_again(ironclip, photos: Path) -> None:
