@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ironclip.report import Panel, RunView, curve
+from ironclip.runs.folder import EvaluationFolder
 from ironclip.runs.records import (
     AttackResult,
     BackboneFacts,
@@ -15,8 +16,11 @@ from ironclip.runs.records import (
     Flag,
     Proportion,
     Record,
+    Sample,
+    Setup,
     Timing,
 )
+from ironclip.runs.summary import summarise
 from ironclip.threat import Threat
 
 CLASSES = ("red circle", "blue square", "<b>bold</b>", "a & b", 'say "hi"')
@@ -56,6 +60,23 @@ def record(method: str = "nap", clean: int = 80, robust: int = 40, images: int =
         "command": f"ironclip train {method} --data shapes --backbone mini --shots 16 --eps 4/255 --seed 1",
     }
     return Record(**(fields | changes))
+
+
+def store(place: EvaluationFolder, told: Record) -> None:
+    """Write a record with samples that give its counts."""
+    n, clean, robust = told.images, told.clean.count, told.robust.count
+    labels = [index % len(told.data.classes) for index in range(n)]
+    samples = []
+    for index, label in enumerate(labels):
+        other = (label + 1) % len(told.data.classes)
+        kind: dict[str, Any] = {"clean": other, "broken_by": "clean"}
+        if index < clean:
+            broken = index >= robust
+            kind = {"clean": label, "adversarial": {"pgd": other if broken else label}, "broken_by": "pgd" if broken else None}
+        samples.append(Sample(index=index, label=label, clean_margin=0.5, margin=0.5, **kind))
+    setup = Setup(**{name: getattr(told, name) for name in Setup.model_fields})
+    place.append(samples)
+    place.save_record(summarise(setup, samples, {attack.name: attack.constants for attack in told.attacks}))
 
 
 def log(epochs: int = 20, collapse: int | None = None) -> list[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """The verb compare: runs against published numbers, or two runs against each other on the same pictures."""
 
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -70,16 +71,14 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
     from ironclip.runs.statistics import paired
 
     results: list[dict[str, Any]] = []
-    for place in first.evaluations():
-        ours = place.record()
-        for other in second.evaluations() if ours is not None else []:
-            theirs = other.record()
-            if theirs is None or _pictures(ours) != _pictures(theirs) or _labels(place) != _labels(other):
-                continue
-            for what in ("right", "robust"):
-                a = {sample.index: getattr(sample, what) for sample in place.samples()}
-                b = {sample.index: getattr(sample, what) for sample in other.samples()}
-                results.append({"threat": str(ours.threat), "what": "clean" if what == "right" else what, **paired(a, b)})
+    ours, theirs = ([found for place in run.evaluations() if (found := place.measured()) is not None] for run in (first, second))
+    for (record, samples), (other, others) in product(ours, theirs):
+        if _pictures(record) != _pictures(other) or _labels(samples) != _labels(others):
+            continue
+        for what in ("right", "robust"):
+            a = {sample.index: getattr(sample, what) for sample in samples}
+            b = {sample.index: getattr(sample, what) for sample in others}
+            results.append({"threat": str(record.threat), "what": "clean" if what == "right" else what, **paired(a, b)})
     if not results:
         raise UsageError("the two runs have no evaluation on the same pictures under the same threat model")
     if as_json:
@@ -100,5 +99,5 @@ def _pictures(record: Any) -> tuple[Any, ...]:
     return record.data.name, record.data.split, record.data.classes, record.images, record.threat
 
 
-def _labels(place: Any) -> dict[int, int]:
-    return {sample.index: sample.label for sample in place.samples()}
+def _labels(samples: list[Any]) -> dict[int, int]:
+    return {sample.index: sample.label for sample in samples}

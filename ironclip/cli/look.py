@@ -8,8 +8,8 @@ from typing import Annotated, Any
 import typer
 
 from ironclip import catalogue
-from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, print_record, table
-from ironclip.errors import UsageError, unknown
+from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, print_record, run_paths, table
+from ironclip.errors import RunError, UsageError, unknown
 
 KINDS = ("methods", "attacks", "backbones", "datasets", "presets")
 data_app = typer.Typer(help="What data is there, what is wrong with it, and how to get it.", no_args_is_help=True)
@@ -87,6 +87,26 @@ def _show_all(root: Path, as_json: bool) -> None:
     columns = ["run", "status", "clean", "robust", "threat"]
     cells = [[f"{v:.1%}" if isinstance(v := row.get(c, ""), float) else str(v) for c in columns] for row in rows]
     out.print(table(f"runs in {root}", columns, cells))
+
+
+@app.command()
+def verify(
+    targets: Annotated[list[Path], typer.Argument(help="Runs, audits, or folders of them.")], as_json: Json = False
+) -> None:
+    """Count every record again from its samples and check what was learned; exit status 2 if anything differs."""
+    from ironclip.runs.verify import verify as verified
+
+    found = [finding for folder in run_paths(targets) for finding in verified(folder)]
+    if as_json:
+        emit([{"path": str(finding.path), "ok": finding.ok, "text": finding.text} for finding in found])
+    for finding in found:
+        if not as_json:
+            (out if finding.ok else err).print(f"{'ok' if finding.ok else 'WRONG'}  {finding.path}: {finding.text}", markup=False)
+    bad = sum(not finding.ok for finding in found)
+    if bad:
+        raise RunError(f"{bad} of {len(found)} things looked at {'is' if bad == 1 else 'are'} not to be believed; see above")
+    if not as_json:
+        out.print(f"all {len(found)} good", markup=False)
 
 
 @app.command()

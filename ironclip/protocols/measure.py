@@ -18,6 +18,7 @@ from ironclip.protocols.distortion import perturbing
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import training_attack
 from ironclip.runs.folder import RunFolder
+from ironclip.runs.learned import fingerprint
 from ironclip.runs.pictures import Example
 from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
 from ironclip.scoring import full_precision
@@ -89,6 +90,7 @@ def evaluate(
         training_attack=attacks.describe(training_attack(config)) if parameters else None,
         training_flags=tuple(trained[-1]["flags"]) if trained else (),
         config_hash=run.config_hash,
+        learned_sha256=fingerprint(defense.learned()),
         cost=Cost(
             trainable_parameters=parameters,
             learned_bytes=sum(t.numel() * t.element_size() for t in defense.learned().values()),

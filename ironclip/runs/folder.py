@@ -13,6 +13,7 @@ Reading a folder imports no torch, except for tensors.
 """
 
 import json
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ from ironclip.files import append_lines, disk_errors, read_lines, write_json, wr
 from ironclip.runs.environment import environment
 from ironclip.runs.lock import locked
 from ironclip.runs.records import Record, Sample, canonical_hash
+from ironclip.runs.verified import counted, opened, sealed
 
 if TYPE_CHECKING:
     from ironclip.runs.learned import Learned
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 Status = Literal["new", "training", "trained", "evaluated"]
 NAMED = ("method", "dataset", "backbone", "shots", "seed")
 LAST = "last"
+LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times faster
+AGAIN = "Copy the folder again, or remove its record.json and samples.jsonl and measure again"
 
 
 class EvaluationFolder:
@@ -61,7 +65,10 @@ class EvaluationFolder:
         """
         path = self.path / "samples.jsonl"
         with disk_errors(path):
-            lines = read_lines(path)
+            try:
+                lines = read_lines(path)
+            except UnicodeDecodeError:
+                raise RunError(f"{path} is no text; remove the file to score the images again") from None
         found = []
         for number, line in enumerate(lines, 1):
             try:
@@ -84,25 +91,43 @@ class EvaluationFolder:
             return [json.loads(line) for line in read_lines(self.path / "log.jsonl")]
 
     def record(self) -> Record | None:
-        """The finished record, or None.
+        """The finished record, checked against its samples (see `verified`), or None.
 
         Raises:
-            RunError: a file that is no record of this version.
+            RunError: a file that is no record of this version, or one that its own checksum or its samples contradict.
         """
+        found = self.measured()
+        return None if found is None else found[0]
+
+    def measured(self) -> tuple[Record, list[Sample]] | None:
+        """The finished record and the samples against which it was checked, or None; errors as in `record`."""
         path = self.path / "record.json"
         value = _read_json(path)
         if value is None:
             return None
+        value, reason = opened(value)
         try:
-            return Record.model_validate(value)
+            record = Record.model_validate(value)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
             raise RunError(f"{path} is no record: {where}: {first['msg']}") from None
+        if not (self.path / "samples.jsonl").is_file():
+            raise RunError(
+                f"{path} stands without its samples.jsonl; copy the whole folder, or remove record.json and measure again"
+            )
+        samples = self.samples()
+        if reason is None and not _ends_whole(self.path / "samples.jsonl"):
+            reason = "the last line of samples.jsonl is cut"
+        if reason is None:
+            record, reason = counted(record, samples, self.settings)
+        if reason is not None:
+            raise RunError(f"{path} is not to be believed: {reason}. {AGAIN}")
+        return record, samples
 
     def save_record(self, record: Record) -> None:
         with disk_errors(self.path):
-            write_json(self.path / "record.json", record.model_dump(mode="json"))
+            write_json(self.path / "record.json", sealed(record))
 
 
 class RunFolder(EvaluationFolder):
@@ -156,7 +181,7 @@ class RunFolder(EvaluationFolder):
         with disk_errors(path):
             text = path.read_text(encoding="utf-8")
         try:
-            value = yaml.safe_load(text)
+            value = yaml.load(text, Loader=LOADER)
         except yaml.YAMLError:
             value = None
         if not isinstance(value, dict):
@@ -281,11 +306,17 @@ def _read_json(path: Path) -> Any:
     with disk_errors(path):
         if not path.exists():
             return None
-        text = path.read_text(encoding="utf-8")
+        content = path.read_bytes()
     try:
-        return json.loads(text)
-    except ValueError:
+        return json.loads(content.decode())
+    except (ValueError, RecursionError):
         raise RunError(f"{path} is no JSON; remove it to make it again") from None
+
+
+def _ends_whole(path: Path) -> bool:
+    """Whether a file is empty or ends with a whole line."""
+    with disk_errors(path), path.open("rb") as file:
+        return file.seek(0, os.SEEK_END) == 0 or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
 
 
 def _point(pointer: Path, target: Path) -> None:

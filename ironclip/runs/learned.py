@@ -1,5 +1,6 @@
 """Tensors on the disk: what was learned, and the state of a training that was interrupted. Never a pickle."""
 
+import hashlib
 import json
 import zlib
 from collections.abc import Mapping
@@ -14,8 +15,10 @@ from torch import Tensor
 
 from ironclip.errors import CheckpointError
 from ironclip.files import disk_errors, write_whole
+from ironclip.runs.records import canonical_hash
 
-FORMAT = "1"
+FORMAT, OLDER = "2", "1"
+"""Of the metadata. In format 2 they and the tensors are under checksums; format 1 had none but a learned file's CRC-32."""
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,10 @@ class Learned:
 def save_learned(path: Path, learned: Learned) -> None:
     """Write one safetensors file, whole."""
     metadata = {
-        "format": FORMAT,
         "base_sha256": learned.base_sha256,
         "method": learned.method,
         "options": json.dumps(learned.options, sort_keys=True, allow_nan=False),
         "classes": json.dumps(learned.classes),
-        "crc32": json.dumps(checksums(learned.tensors), sort_keys=True),
     }
     _write(path, learned.tensors, metadata)
 
@@ -68,10 +69,8 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
         CheckpointError: no such file, not one of ours, learned on other frozen weights, or a bit of a tensor has flipped.
     """
     tensors, metadata = _read(path)
-    if "crc32" in metadata and json.loads(metadata["crc32"]) != checksums(tensors):
-        raise CheckpointError(f"{path} is damaged: its tensors are not those that were written; train again or copy it again")
     try:
-        if metadata["format"] != FORMAT:
+        if metadata["format"] not in (FORMAT, OLDER):
             raise CheckpointError(f"{path} has format {metadata['format']}; this version reads format {FORMAT}")
         learned = Learned(
             tensors=tensors,
@@ -82,6 +81,8 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
         )
     except KeyError as missing:
         raise CheckpointError(f"{path} does not say its {missing.args[0]}; it was not written by `ironclip train`") from None
+    except (ValueError, TypeError):
+        raise CheckpointError(f"{path} is damaged: its metadata cannot be read; train again or copy it again") from None
     if base_sha256 is not None:
         learned.check_base(base_sha256)
     return learned
@@ -93,6 +94,16 @@ def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
     return {name: zlib.crc32(values.numpy().tobytes()) for name, values in flat.items()}
 
 
+def fingerprint(tensors: Mapping[str, Tensor]) -> str:
+    """sha256 over names, types, shapes and bytes of tensors; "" where there are none."""
+    seen = hashlib.sha256()
+    for name, tensor in sorted(tensors.items()):
+        values = tensor.detach().cpu().contiguous()
+        seen.update(f"{name} {values.dtype} {tuple(values.shape)}\n".encode())
+        seen.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return seen.hexdigest() if tensors else ""
+
+
 def save_state(path: Path, state: Any) -> None:
     """Write any tree of dictionaries, lists, tuples, tensors, numbers, strings and None as one file, whole.
 
@@ -100,7 +111,7 @@ def save_state(path: Path, state: Any) -> None:
     """
     tensors: dict[str, Tensor] = {}
     tree = _pack(state, tensors)
-    _write(path, tensors, {"format": FORMAT, "tree": json.dumps(tree)})
+    _write(path, tensors, {"tree": json.dumps(tree)})
 
 
 def load_state(path: Path) -> Any:
@@ -110,12 +121,15 @@ def load_state(path: Path) -> Any:
         CheckpointError: no such file, or not one of ours.
     """
     tensors, metadata = _read(path)
-    if "tree" not in metadata:
+    if "tree" not in metadata or metadata.get("format") not in (FORMAT, OLDER):
         raise CheckpointError(f"{path} is no training state; remove it to train from the start")
     return _unpack(json.loads(metadata["tree"]), tensors)
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:
+    """One file with its checksums: CRC-32 of each tensor, sha256 of all metadata."""
+    metadata = metadata | {"format": FORMAT, "crc32": json.dumps(checksums(tensors), sort_keys=True)}
+    metadata |= {"sha256": canonical_hash(metadata)}
     content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
     with disk_errors(path):
         write_whole(path, lambda temporary: temporary.write_bytes(content))
@@ -127,9 +141,16 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with disk_errors(path), safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-        return load_file(path), metadata
+        tensors = load_file(path)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
+    again = "train again or copy it again"
+    seal = metadata.pop("sha256", None)
+    if metadata.get("format") == FORMAT and (seal != canonical_hash(metadata) or "crc32" not in metadata):
+        raise CheckpointError(f"{path} is damaged: its metadata are not those that were written; {again}")
+    if "crc32" in metadata and metadata["crc32"] != json.dumps(checksums(tensors), sort_keys=True):
+        raise CheckpointError(f"{path} is damaged: its tensors are not those that were written; {again}")
+    return tensors, metadata
 
 
 def _pack(value: Any, tensors: dict[str, Tensor]) -> Any:

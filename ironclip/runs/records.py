@@ -172,6 +172,7 @@ class Setup(Part):
 
     Args:
         trained_on: name of the data set on which the defence was trained, where it is not the one that is scored.
+        learned_sha256: of the learned tensors (`learned.fingerprint`); "": nothing is learned, or not stated.
     """
 
     method: str
@@ -189,6 +190,7 @@ class Setup(Part):
     precision: str = "float32"
     stop_early: bool = True
     config_hash: str = ""
+    learned_sha256: str = ""
     cost: Cost = Cost()
     environment: dict[str, str] = {}
     command: str = ""

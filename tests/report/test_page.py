@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from reporting import CLASSES, check, log, panel, record, views
+from reporting import CLASSES, check, log, panel, record, store, views
 
 from ironclip.errors import UsageError
 from ironclip.report import RunView, curve, page, panels, read
@@ -151,9 +151,9 @@ def test_a_run_folder_becomes_views(tmp_path):
     assert read(run) == ()
     for eps, robust in ((4, 40), (1, 70), (8, 9)):
         place = run.evaluation({"eps": eps})
-        place.save_record(record("nap", 80, robust, eps=eps / 255))
+        store(place, record("nap", 80, robust, eps=eps / 255))
     static = run.evaluation({"knowledge": "static"})
-    static.save_record(record("nap", 80, 75, knowledge="static"))
+    store(static, record("nap", 80, 75, knowledge="static"))
     for entry in log(2):
         run.log(entry)
     example = Example(3, 1, torch.zeros(3, 8, 8), torch.ones(3, 8, 8), 1, 9, "pgd")

@@ -15,7 +15,7 @@ from ironclip.threat import Threat
 CONFIG = {"method": "apt", "dataset": "toy", "backbone": "mini", "shots": 16, "seed": 1}
 
 
-def record(eps: float, broken: int):
+def measured(eps: float, broken: int):
     data = DataFacts(name="toy", classes=("a", "b"))
     setup = Setup(method="apt", backbone=BackboneFacts(name="mini"), data=data, threat=Threat(eps=eps))
     samples = [
@@ -23,7 +23,7 @@ def record(eps: float, broken: int):
                broken_by="pgd" if i < broken else None)
         for i in range(10)
     ]  # fmt: skip
-    return summarise(setup, samples, {"pgd": {"attack": "pgd", "eps": eps}})
+    return samples, summarise(setup, samples, {"pgd": {"attack": "pgd", "eps": eps}})
 
 
 @pytest.fixture
@@ -33,7 +33,10 @@ def runs(tmp_path):
     one = RunFolder.create(CONFIG | {"seed": 2}, root=tmp_path)
     two = RunFolder.create(CONFIG | {"seed": 3}, root=tmp_path / "grid" / "cell")
     for run, eps, broken in ((one, 1 / 255, 2), (two, 1 / 255, 3), (two, 4 / 255, 9)):
-        run.evaluation({"eps": eps}).save_record(record(eps, broken))
+        place = run.evaluation({"eps": eps})
+        samples, record = measured(eps, broken)
+        place.append(samples)
+        place.save_record(record)
     return tmp_path
 
 

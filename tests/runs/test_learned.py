@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ironclip.errors import CheckpointError
 from ironclip.runs.learned import Learned, load_learned, load_state, save_learned, save_state
@@ -92,3 +93,41 @@ def test_a_flipped_bit_is_noticed(tmp_path):
     path.write_bytes(bytes(content))
     with pytest.raises(CheckpointError, match="its tensors are not those that were written"):
         load_learned(path)
+
+
+def rewritten(path, **changes):
+    """The file with other metadata; None takes one away."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+    metadata = {key: value for key, value in (metadata | changes).items() if value is not None}
+    save_file(load_file(path), path, metadata)
+
+
+KEYS = ("format", "base_sha256", "method", "options", "classes", "crc32", "sha256")
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", ['"edited"', None], ids=["edited", "taken away"])
+def test_what_a_learned_file_says_of_itself_is_under_a_checksum(tmp_path, key, value):
+    save_learned(tmp_path / "l", LEARNED)
+    rewritten(tmp_path / "l", **{key: value})
+    with pytest.raises(CheckpointError) as caught:
+        load_learned(tmp_path / "l")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("changes", [{"tree": "{}"}, {"tree": None}, {"crc32": None}, {"sha256": None}, {"more": "x"}])
+def test_a_training_state_is_under_a_checksum(tmp_path, changes):
+    save_state(tmp_path / "s", {"epoch": 3})
+    rewritten(tmp_path / "s", **changes)
+    with pytest.raises(CheckpointError, match="is damaged: its metadata are not those that were written"):
+        load_state(tmp_path / "s")
+
+
+def test_a_learned_file_of_the_older_format_is_still_read(tmp_path):
+    save_learned(tmp_path / "l", LEARNED)
+    rewritten(tmp_path / "l", format="1", sha256=None)
+    assert load_learned(tmp_path / "l").options == LEARNED.options
+    rewritten(tmp_path / "l", options="{")
+    with pytest.raises(CheckpointError, match="its metadata cannot be read"):
+        load_learned(tmp_path / "l")

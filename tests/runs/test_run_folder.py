@@ -157,6 +157,7 @@ def test_a_damaged_line_is_named(tmp_path):
 def test_a_record_comes_back_equal(tmp_path):
     run = RunFolder.create(CONFIG, root=tmp_path)
     assert run.record() is None
+    run.append([sample(0), sample(1, clean=1, broken_by="clean")])
     run.save_record(record([sample(0), sample(1, clean=1, broken_by="clean")]))
     assert run.record() == record([sample(0), sample(1, clean=1, broken_by="clean")])
 
@@ -270,6 +271,7 @@ def test_the_environment_names_what_it_runs_on(tmp_path):
 
 def test_reading_a_run_imports_no_torch(tmp_path):
     run = RunFolder.create(CONFIG, root=tmp_path)
+    run.append([sample(0)])
     run.save_record(record([sample(0)]))
     script = f"""
 import sys
