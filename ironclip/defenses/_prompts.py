@@ -26,6 +26,7 @@ class IndependentPrompts(nn.Module):
 
     Args:
         sides: "both", "text" or "image".
+        text_length, text_depth: of the text tower; default: those of the image tower.
     """
 
     def __init__(
@@ -34,13 +35,17 @@ class IndependentPrompts(nn.Module):
         *,
         length: int = 2,
         depth: int | None = None,
+        text_length: int | None = None,
+        text_depth: int | None = None,
         init: str = "a photo of a",
         sides: str = "both",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         check_choice("sides", sides, SIDES)
+        words = length if text_length is None else text_length
         check_whole("length", length, 1)
+        check_whole("text_length", words, 1)
         spec = backbone.spec
         self.image_prompts: ImagePrompts | None = None
         self.context: nn.Parameter | None = None
@@ -56,9 +61,9 @@ class IndependentPrompts(nn.Module):
                 image, length, spec.image_width, layers=spec.image_layers, before_ln_pre=True, generator=generator
             )
         if sides != "image":
-            text = depth_or_nine(depth, spec.text_layers, "text")
-            self.context, self.template = starting_words(backbone, init, length, generator)
-            self.text_prompts = TextPrompts(text, length, spec.text_width, generator=generator)
+            text = depth_or_nine(depth if text_depth is None else text_depth, spec.text_layers, "text")
+            self.context, self.template = starting_words(backbone, init, words, generator)
+            self.text_prompts = TextPrompts(text, words, spec.text_width, generator=generator)
 
     def adaptation(self) -> Adaptation:
         image = () if self.image_prompts is None else (self.image_prompts,)

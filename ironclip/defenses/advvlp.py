@@ -20,8 +20,9 @@ class AdvVLP(PromptTuning):
     """Independent prompts and cross-entropy on adversarial images.
 
     Args:
-        length: P, prompts a layer in either tower.
+        length: P, prompts per layer in either tower.
         depth: J, prompted layers; default: nine, or all layers of a tower that has fewer.
+        text_length, text_depth: the same of the text tower, where they differ.
         sides: "both" towers, or "text" alone (no image prompts; the image tower may then be any).
         mix: attacked images of a batch: "full" (FAP's code), "half" (the group's code) or "clean" (IVLP itself).
         term: "ce"; "kl" is TRADES; "cos", "mae" and "mse": the consistency terms of FAP's code.
@@ -36,6 +37,8 @@ class AdvVLP(PromptTuning):
         *,
         length: int = 2,
         depth: int | None = None,
+        text_length: int | None = None,
+        text_depth: int | None = None,
         sides: Literal["both", "text"] = "both",
         mix: Mix = "full",
         term: Term = "ce",
@@ -45,7 +48,10 @@ class AdvVLP(PromptTuning):
     ) -> None:
         check_choice("sides", sides, ("both", "text"))
         objective = Objective(term, weight, mix)
-        prompts = IndependentPrompts(backbone, length=length, depth=depth, init=init, sides=sides, generator=generator)
+        prompts = IndependentPrompts(
+            backbone, length=length, depth=depth, text_length=text_length, text_depth=text_depth, init=init, sides=sides,
+            generator=generator,
+        )  # fmt: skip
         super().__init__(backbone, classes, prompts, objective)
 
 

@@ -3,12 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import assert_matches, load_case, parity_clip, parity_state
+from parity import assert_matches, load_case, notes_of, parity_clip, parity_state
 from safetensors.torch import save_file
 
 from ironclip.backbones import assemble, load
 from ironclip.backbones.wrapping import tokenizer_for, wrap
-from ironclip.types import Trace
+from ironclip.types import Adaptation, Trace
 
 
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["float64", "float32"])
@@ -17,6 +17,12 @@ def setting(request):
     model = parity_clip(request.param)
     case = load_case("clip", request.param)
     return wrap(model, tokenizer_for("", {}), name="parity", activation="quick_gelu"), case
+
+
+def prompted(notes) -> Adaptation:
+    """The template of the stored prompts."""
+    sizes = notes["constants"]
+    return Adaptation(templates=(sizes["prompts"][0].replace(sizes["classes"][0].replace("_", " "), "{}"),))
 
 
 def test_tokens_of_the_prompts(setting):
@@ -30,8 +36,8 @@ def test_image_tokens_attention_and_features(setting):
     trace = Trace(attention=True)
     traced = backbone.encode_image(case[0]["images"], trace=trace)
     assert_matches(case, "tokens_after_ln_pre", trace.inputs[0])
-    assert_matches(case, "image_tokens", torch.stack([trace.inputs[layer] for layer in (1, 2, 3)]))
-    assert_matches(case, "image_attention", torch.stack([trace.weights[layer] for layer in (0, 1, 2)]))
+    assert_matches(case, "image_tokens", torch.stack([trace.inputs[layer] for layer in range(1, 1 + backbone.spec.image_layers)]))
+    assert_matches(case, "image_attention", torch.stack([trace.weights[layer] for layer in range(backbone.spec.image_layers)]))
     assert_matches(case, "image_features", traced)
     assert_matches(case, "image_features", backbone.encode_image(case[0]["images"]))
 
@@ -41,8 +47,8 @@ def test_text_tokens_and_features(setting):
     tensors, notes = case
     tokens, trace = backbone.embed_text(notes["constants"]["prompts"]), Trace()
     traced = backbone.encode_text(tokens, trace=trace)
-    length = min(12, tokens.embeddings.shape[1])
-    after = torch.stack([trace.inputs[layer][:, :length] for layer in (1, 2, 3)])
+    length = min(tensors["text_tokens"].shape[2], tokens.embeddings.shape[1])
+    after = torch.stack([trace.inputs[layer][:, :length] for layer in range(1, 1 + backbone.spec.text_layers)])
     short = {**tensors, "text_tokens": tensors["text_tokens"][:, :, :length]}
     assert_matches((short, notes), "text_tokens", after)
     assert_matches(case, "text_features", traced)
@@ -52,7 +58,7 @@ def test_text_tokens_and_features(setting):
 def test_logits_loss_and_pixel_gradient(setting):
     backbone, case = setting
     tensors, notes = case
-    classifier = assemble(backbone, notes["constants"]["classes"])
+    classifier = assemble(backbone, notes["constants"]["classes"], prompted(notes))
     images = tensors["images"].clone().requires_grad_()
     logits = classifier(images)
     loss = F.cross_entropy(logits, tensors["labels"])
@@ -64,9 +70,12 @@ def test_logits_loss_and_pixel_gradient(setting):
 
 
 def test_the_reference_weights_load_from_a_file_in_openais_format(tmp_path):
+    sizes = notes_of("clip")["constants"]
+    if any(sizes[f"{tower}_width"] != 64 * sizes[f"{tower}_heads"] for tower in ("vision", "text")):
+        pytest.skip("the format has no number of heads: it stands for heads of width 64")
     state = {name: tensor.nan_to_num(0.0).contiguous() for name, tensor in parity_state().items()}
-    save_file({**state, "input_resolution": torch.tensor(32)}, tmp_path / "reference.safetensors")
+    save_file({**state, "input_resolution": torch.tensor(sizes["image_size"])}, tmp_path / "reference.safetensors")
     backbone = load(str(tmp_path / "reference.safetensors"))
     assert backbone.spec.activation == "quick_gelu"
     case = load_case("clip", torch.float32)
-    assert_matches(case, "logits", assemble(backbone, case[1]["constants"]["classes"])(case[0]["images"]))
+    assert_matches(case, "logits", assemble(backbone, sizes["classes"], prompted(case[1]))(case[0]["images"]))

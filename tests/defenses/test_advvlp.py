@@ -20,6 +20,7 @@ def test_counts(vit_b, vit_l):
     assert count(AdvVLP(vit_l, ["a", "b"])) == 32_256
     assert count(AdvVLP(vit_b, ["a", "b"], sides="text")) == 2 * 512 * 9
     assert count(AdvVLP(vit_b, ["a", "b"], length=4, depth=12)) == 4 * 12 * (512 + 768)
+    assert count(AdvVLP(vit_b, ["a", "b"], length=4, depth=12, text_length=3, text_depth=1)) == 4 * 12 * 768 + 3 * 512
 
 
 def test_the_prompts_of_one_tower_leave_the_other_alone(backbone, batch):
@@ -53,6 +54,8 @@ def test_towers_without_tokens_take_text_prompts_alone(rn50):
     [
         ({"depth": 3}, "prompt depth must be 1 to 2"),
         ({"length": 0}, "length must be a whole number of at least 1"),
+        ({"text_length": 0}, "text_length must be a whole number of at least 1"),
+        ({"text_depth": 3}, "prompt depth must be 1 to 2"),
         ({"sides": "image"}, "sides must be one of both, text"),
         ({"length": 80}, "holds at most 75"),
     ],

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import assert_matches, load_case
+from parity import assert_attack_matches, assert_matches, load_case, notes_of
 from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
@@ -13,10 +13,23 @@ from ironclip.backbones import assemble, splice
 from ironclip.defenses._families import Objective
 from ironclip.defenses.advvlp import AdvVLP
 from ironclip.defenses.nap import NAP
+from ironclip.tensors import value_and_slope
 from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-PARAMETERS = ("ctx", "vision_prompt_0", "vision_prompt_1", "text_prompt_1")
+STORED = notes_of("advvlp")["tensors"]
+PARAMETERS = [name.removeprefix("p.") for name in STORED if name.startswith("p.")]
+TERMS = [name.split("_")[0] for name in STORED if name.endswith("_term_on_ce_delta")]
+TOWERS = (("image", "vision"), ("text", "text"))
+
+
+def shape(notes) -> dict[str, int]:
+    """Our options for the sizes of the case."""
+    sizes = notes["constants"]
+    return {
+        "length": sizes["vision_tokens"], "depth": sizes["vision_depth"], "text_length": sizes["text_tokens"],
+        "text_depth": sizes["text_depth"],
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
@@ -25,21 +38,14 @@ def world(request):
     dtype = DTYPES[request.param]
     case = tensors, notes = load_case("advvlp", dtype)
     sizes = notes["constants"]
-    assert sizes["vision_tokens"] == sizes["text_tokens"]
-    assert sizes["vision_depth"] == sizes["text_depth"]
-    batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(4), tuple(sizes["classes"]))
+    batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(len(tensors["labels"])), tuple(sizes["classes"]))
     backbone = reference_backbone(dtype)
-    defense = AdvVLP(
-        backbone, batch.classes, length=sizes["vision_tokens"], depth=sizes["vision_depth"], weight=sizes["weight"],
-        init=sizes["init_text"],
-    )  # fmt: skip
-    defense.load_state_dict(
-        {
-            "prompts.context": tensors["p.ctx"],
-            "prompts.image_prompts.tokens": torch.stack([tensors["p.vision_prompt_0"], tensors["p.vision_prompt_1"]]),
-            "prompts.text_prompts.tokens": tensors["p.text_prompt_1"][None],
-        }
-    )
+    defense = AdvVLP(backbone, batch.classes, weight=sizes["weight"], init=sizes["init_text"], **shape(notes))
+    layers = {"vision": range(sizes["vision_depth"]), "text": range(1, sizes["text_depth"])}
+    found = {tower: [tensors[f"p.{tower}_prompt_{layer}"] for layer in layers[tower]] for tower in layers}
+    state = {f"prompts.{name}_prompts.tokens": torch.stack(found[tower]) for name, tower in TOWERS if found[tower]}
+    kept = {name: value for name, value in defense.state_dict().items() if not value.numel()}
+    defense.load_state_dict({"prompts.context": tensors["p.ctx"], **kept, **state})
     return backbone, case, batch, defense
 
 
@@ -47,9 +53,10 @@ def gradient(defense: AdvVLP, loss: torch.Tensor, name: str) -> torch.Tensor:
     found = dict(zip(dict(defense.named_parameters()), torch.autograd.grad(loss, list(defense.parameters()), retain_graph=True)))
     if name == "ctx":
         return found["prompts.context"]
-    if name.startswith("vision"):
-        return found["prompts.image_prompts.tokens"][int(name[-1])]
-    return found["prompts.text_prompts.tokens"][0]
+    tower, layer = name.split("_prompt_")
+    if tower == "vision":
+        return found["prompts.image_prompts.tokens"][int(layer)]
+    return found["prompts.text_prompts.tokens"][int(layer) - 1]
 
 
 def through(world):
@@ -71,15 +78,16 @@ def at(case, kind: str):
 def consistent(world) -> AdvVLP:
     """The same prompts, trained as FAP is."""
     backbone, (_, notes), batch, defense = world
-    other = AdvVLP(backbone, batch.classes, depth=2, term="cos", weight=notes["constants"]["weight"])
+    sizes = notes["constants"]
+    other = AdvVLP(backbone, batch.classes, term="cos", weight=sizes["weight"], init=sizes["init_text"], **shape(notes))
     other.load_state_dict(defense.state_dict())
     return other
 
 
 def test_context_prompts_have_the_stored_tokens(world):
-    backbone, (tensors, _), batch, defense = world
+    backbone, (tensors, notes), batch, defense = world
     tokens = splice(backbone, batch.classes, defense.adaptation(backbone, batch.classes).context)
-    kept = [0, *range(3, tokens.ids.shape[1])]
+    kept = [0, *range(1 + notes["constants"]["text_tokens"], tokens.ids.shape[1])]
     assert torch.equal(tokens.ids[:, kept], tensors["tokens"][:, kept])
     assert torch.equal(tokens.eot, tensors["tokens"].argmax(1))
 
@@ -110,10 +118,7 @@ def test_inner_attack_on_cross_entropy_reaches_the_stored_perturbation(world):
     assert_matches(case, "ce.inner_objective_at_start", objective)
     assert_matches(case, "ce.inner_pixel_gradient_at_start", torch.autograd.grad(objective, start)[0])
     adv = official_attack(world)(classifier, batch.images, batch.labels)
-    if batch.images.dtype == torch.float64:
-        assert_matches(case, "ce.delta", adv - batch.images)
-    else:  # delta is a difference of pixels, so it has their float32 rounding
-        torch.testing.assert_close((adv - batch.images).double(), tensors["ce.delta"].double(), atol=1e-6, rtol=0)
+    assert_attack_matches(case, "ce.delta", adv, batch.images)
 
 
 def test_training_loss_and_its_gradients(world):
@@ -121,11 +126,12 @@ def test_training_loss_and_its_gradients(world):
     total = defense.loss(backbone, batch, official_attack(world))["adv_ce"]
     assert_matches(case, "ce.loss_adversarial", total / case[1]["constants"]["weight"])
     assert_matches(case, "ce.loss", total)
+    assert not case[0]["ce.loss_natural"]  # there is no clean term
     for name in PARAMETERS:
         assert_matches(case, f"ce.grad.{name}", gradient(defense, total, name))
 
 
-@pytest.mark.parametrize("term", ["mae", "mse"])
+@pytest.mark.parametrize("term", TERMS)
 def test_two_further_terms(world, term):
     """KL / K of each image over the mean absolute (squared) difference of its features."""
     _, case, batch, _ = world
@@ -135,18 +141,20 @@ def test_two_further_terms(world, term):
 
 def test_inner_attack_on_consistency_reaches_the_stored_perturbation(world):
     backbone, case, batch, _ = world
+    tensors, notes = case
+    start = (batch.images + notes["constants"]["eps"] * tensors["noise"]).clamp(0, 1)
     found = []
 
-    def attack(*args, **given):
-        found.append(official_attack(world)(*args, **given))
-        return found[0]
+    def attack(function, images, labels, *, loss, **given):
+        _, values, slope = value_and_slope(function, lambda logits: loss(logits, labels), start)
+        found.append((values, slope, official_attack(world)(function, images, labels, loss=loss, **given)))
+        return found[0][2]
 
     consistent(world).loss(backbone, batch, attack)
-    delta = found[0] - batch.images
-    if batch.images.dtype == torch.float64:
-        assert_matches(case, "cos.delta", delta)
-    else:  # slopes that are zero up to rounding may go either way
-        assert ((delta - case[0]["cos.delta"]).abs() > 1e-6).float().mean() < 0.001
+    values, slope, adv = found[0]
+    assert_matches(case, "cos.inner_objective_at_start", values.mean())
+    assert_matches(case, "cos.inner_pixel_gradient_at_start", slope / len(batch))
+    assert_attack_matches(case, "cos.delta", adv, batch.images)
 
 
 def test_consistency_objective_and_its_gradients(world):
@@ -162,8 +170,12 @@ def test_consistency_objective_and_its_gradients(world):
 
 
 def test_nap_without_refiners_is_the_same_model(world):
-    backbone, _, batch, defense = world
-    nap = NAP(backbone, batch.classes, length=2, depth=2, refiner_layers=0, first_prompt="before_ln_pre")
+    backbone, (_, notes), batch, defense = world
+    sizes = shape(notes)
+    if (sizes["length"], sizes["depth"]) != (sizes["text_length"], sizes["text_depth"]):
+        pytest.skip("NAP has one length and one depth for both towers; this case has two")
+    length, depth, init = sizes["length"], sizes["depth"], notes["constants"]["init_text"]
+    nap = NAP(backbone, batch.classes, length=length, depth=depth, init=init, refiner_layers=0, first_prompt="before_ln_pre")
     nap.load_state_dict({name.removeprefix("prompts."): tensor for name, tensor in defense.state_dict().items()})
     logits = assemble(backbone, batch.classes, nap.adaptation(backbone, batch.classes))(batch.images)
     assert torch.equal(logits, through(world)(batch.images))

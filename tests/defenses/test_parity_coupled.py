@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import assert_matches, load_case
+from parity import assert_attack_matches, assert_matches, comparable, load_case, notes_of
 from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
@@ -16,31 +16,33 @@ from ironclip.losses import kl_each
 from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
-LEARNED = {
-    "ctx": "prompts.learned.0",
-    "map0_weight": "prompts.maps.0.weight",
-    "map0_bias": "prompts.maps.0.bias",
-    "vision_prompt_1": "prompts.learned.1",
-    "map1_weight": "prompts.maps.1.weight",
-    "map1_bias": "prompts.maps.1.bias",
-}
+NAMES = ("fap", "advmaple")
 
 
-@pytest.fixture(scope="module", params=[(name, dtype) for name in ("fap", "advmaple") for dtype in DTYPES], ids="-".join)
+def learned(name: str) -> dict[str, str]:
+    """The stored name of each learned tensor -> ours."""
+    ours = {"ctx": "prompts.learned.0"}
+    for layer in range(notes_of(name)["constants"]["depth"]):
+        ours |= {f"map{layer}_{part}": f"prompts.maps.{layer}.{part}" for part in ("weight", "bias")}
+        ours |= {f"vision_prompt_{layer}": f"prompts.learned.{layer}"} if layer else {}
+    return ours
+
+
+@pytest.fixture(scope="module", params=[(name, dtype) for name in NAMES for dtype in DTYPES], ids="-".join)
 def world(request):
     """(name, backbone, case, batch, defence with the stored tensors)."""
     name, dtype = request.param[0], DTYPES[request.param[1]]
     case = tensors, notes = load_case(name, dtype)
     sizes = notes["constants"]
     backbone = reference_backbone(dtype)
-    batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(4), tuple(sizes["classes"]))
+    batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(len(tensors["labels"])), tuple(sizes["classes"]))
     options = {"length": sizes["prompt_tokens"], "depth": sizes["depth"], "weight": sizes["weight"], "term": sizes["term"]}
     kind = {"fap": FAP, "advmaple": AdvMaPLe}[name]
     defense = kind(
         backbone, batch.classes, init=sizes["init_text"], literal_template=True, direction="fap_code", **options
     )  # fmt: skip
     assert torch.equal(defense.prompts.learned[0], tensors["init_ctx"])
-    defense.load_state_dict({mine: tensors[f"p.{theirs}"] for theirs, mine in LEARNED.items()})
+    defense.load_state_dict({mine: tensors[f"p.{theirs}"] for theirs, mine in learned(name).items()})
     return name, backbone, case, batch, defense
 
 
@@ -55,16 +57,10 @@ def official_attack(world) -> partial:
     return partial(PGD(eps=sizes["eps"], step_size=sizes["step_size"], steps=sizes["steps"], keep="last"), noise=tensors["noise"])
 
 
-def comparable(world, name: str) -> bool:
-    """Whether a result is stated for the precision of this run."""
-    _, _, (_, notes), batch, _ = world
-    return batch.images.dtype == torch.float64 or notes["tensors"][name]["atol_float32"] is not None
-
-
 def test_prompts_have_the_stored_tokens(world):
-    _, backbone, (tensors, _), batch, defense = world
+    _, backbone, (tensors, notes), batch, defense = world
     tokens = splice(backbone, batch.classes, defense.adaptation(backbone, batch.classes).context)
-    kept = [0, *range(3, tokens.ids.shape[1])]
+    kept = [0, *range(1 + notes["constants"]["prompt_tokens"], tokens.ids.shape[1])]
     assert torch.equal(tokens.ids[:, kept], tensors["tokens"][:, kept])
     assert torch.equal(tokens.eot, tensors["tokens"].argmax(1))
 
@@ -106,13 +102,12 @@ def test_inner_attack(world):
         clean = classifier(batch.images)
     rising = (lambda logits, labels: kl_each(logits, clean)) if name == "fap" else partial(F.cross_entropy, reduction="none")
     objective = rising(classifier(start), batch.labels).mean()
-    if comparable(world, "inner_objective_at_start"):
+    if comparable(case, "inner_objective_at_start", start.dtype):
         assert_matches(case, "inner_objective_at_start", objective)
     assert_matches(case, "inner_pixel_gradient_at_start", torch.autograd.grad(objective, start)[0])
 
 
 def test_the_defence_attacks_to_the_stored_perturbation(world):
-    """In float32 a few slopes are zero up to rounding and their pixels go either way; all others must agree."""
     _, backbone, case, batch, defense = world
     found = []
 
@@ -121,11 +116,7 @@ def test_the_defence_attacks_to_the_stored_perturbation(world):
         return found[0]
 
     defense.loss(backbone, batch, attack)
-    delta = found[0] - batch.images
-    if batch.images.dtype == torch.float64:
-        assert_matches(case, "delta", delta)
-    else:
-        assert ((delta - case[0]["delta"]).abs() > 1e-6).float().mean() < 0.001
+    assert_attack_matches(case, "delta", found[0], batch.images)
 
 
 def test_training_loss_and_its_gradients_at_the_stored_perturbation(world):
@@ -137,18 +128,18 @@ def test_training_loss_and_its_gradients_at_the_stored_perturbation(world):
     if name == "fap":
         assert_matches(case, "loss_natural", terms["clean_ce"])
     gradients = dict(zip(dict(defense.named_parameters()), torch.autograd.grad(loss, list(defense.parameters())), strict=True))
-    assert gradients.keys() == set(LEARNED.values())
-    for theirs, mine in LEARNED.items():
+    assert gradients.keys() == set(learned(name).values())
+    for theirs, mine in learned(name).items():
         assert_matches(case, f"grad.{theirs}", gradients[mine])
 
 
 def test_every_stored_result_is_compared():
-    """What is stored beyond the names above is an input or documentation; a new result must not go unnoticed."""
+    """What is stored beyond the names above is an input; a new result must not go unnoticed."""
     named = {
         "delta", "loss", "loss_natural", "loss_adversarial", "inner_objective_at_start", "inner_pixel_gradient_at_start",
         "logits_adversarial", "image_features_adversarial", "logits", "image_features", "text_features", "vision_prompt_0",
-        "text_prompts_deep", "kl_per_sample", "weight_per_sample", *(f"grad.{name}" for name in LEARNED),
+        "text_prompts_deep", "kl_per_sample", "weight_per_sample",
     }  # fmt: skip
-    for name in ("fap", "advmaple"):
-        tensors = load_case(name)[1]["tensors"]
-        assert {key for key, note in tensors.items() if note["role"] == "expected"} <= named
+    for name in NAMES:
+        stored = {key for key, note in notes_of(name)["tensors"].items() if note["role"] == "expected"}
+        assert stored <= named | {f"grad.{theirs}" for theirs in learned(name)}

@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from parity import assert_matches, load_case
+from parity import assert_matches, load_case, notes_of, template
 from reference import reference_backbone
 
 from ironclip.defenses.tga_zsr import TGA, logits_and_map
 from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
+DISTANCES = [name.split(".")[0] for name in notes_of("tga")["tensors"] if name.endswith(".adversarial_term")]
 
 
 @pytest.fixture(scope="module", params=DTYPES, ids=DTYPES)
@@ -17,14 +18,17 @@ def world(request):
     dtype = DTYPES[request.param]
     case = load_case("tga", dtype)
     tensors, notes = case
-    batch = Batch(tensors["images"], tensors["labels"], torch.arange(4), tuple(notes["constants"]["classes"]))
+    batch = Batch(
+        tensors["images"], tensors["labels"], torch.arange(len(tensors["labels"])), tuple(notes["constants"]["classes"])
+    )
     return reference_backbone(dtype), case, batch, (tensors["images"] + tensors["delta"]).clamp(0, 1)
 
 
 def shifted(world, **options) -> TGA:
     backbone, (tensors, notes), batch, _ = world
     weights = {key: notes["constants"][key] for key in ("alpha", "beta")}
-    defense = TGA(backbone, batch.classes, **weights, **options)
+    words = template(tensors["tokens"][0], batch.classes[0])
+    defense = TGA(backbone, batch.classes, templates=(words,), **weights, **options)
     with torch.no_grad():
         defense.image.proj += tensors["proj_shift"]
     return defense
@@ -42,7 +46,7 @@ def test_maps_and_logits_from_one_pass(world):
     assert_matches(case, "feature_norm.map_adversarial", logits_and_map(tuned, adv, batch.labels, "feature")[1])
 
 
-@pytest.mark.parametrize("distance", ["l2", "l1", "cos"])
+@pytest.mark.parametrize("distance", DISTANCES)
 def test_loss_terms_and_gradient(world, distance):
     backbone, case, batch, adv = world
     defense = shifted(world, distance=distance)

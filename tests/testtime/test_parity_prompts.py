@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from parity import assert_matches, load_case
+from parity import assert_matches, load_case, words
 from reference import reference_backbone
 
 from ironclip.backbones import assemble, splice
@@ -31,12 +31,22 @@ def world(request, backbone):
 
 
 def make(name, case, **options):
-    sizes = case[1]["constants"]
+    tensors, sizes = case[0], case[1]["constants"]
+    options["prompt"] = words(torch.cat([tensors["tokens"][0, : 1 + len(tensors["ctx"])], tensors["tokens"].amax()[None]]))
     if "lambda" in sizes:
         options["weight"] = sizes["lambda"]
     if "neighbours" in sizes:
         options |= {"neighbours": sizes["neighbours"], "temperature": sizes["temperature"]}
-    return build(name, {"views": sizes["views"], "select": sizes["selection_ratio"], "lr": sizes["lr"], **options})
+    return build(
+        name,
+        {
+            "views": sizes["views"],
+            "select": sizes["selection_ratio"],
+            "lr": sizes["lr"],
+            "weight_decay": sizes["weight_decay"],
+            **options,
+        },
+    )
 
 
 def test_the_start_is_the_stored_context_and_prompt(world):
@@ -44,7 +54,8 @@ def test_the_start_is_the_stored_context_and_prompt(world):
     ids = splice(base.backbone, base.classes, base.context).ids
     assert torch.equal(base.start, case[0]["ctx"])
     stored = case[0]["tokens"][:, : ids.shape[1]]
-    assert torch.equal(ids.argmax(1), stored.argmax(1))
+    names = slice(1 + len(case[0]["ctx"]), None)
+    assert torch.equal(ids[:, names], stored[:, names])
     assert_matches(case, "text_features_initial", base.text_features)
     if "dispersion" in case[0]:
         assert_matches(case, "dispersion", dispersion(base.text_features))
@@ -74,15 +85,22 @@ def test_one_step_reaches_the_stored_context_and_logits(world):
 
 def test_two_steps_keep_the_selection_and_reach_the_stored_context(world):
     name, base, features, case = world
-    method, slopes = make(name, case, steps=2), []
-    whole = method._slope
+    method, slopes, losses = make(name, case, steps=2), [], []
+    whole, objective = method._slope, method.objective
 
     def spy(*args):
         slopes.append(whole(*args))
         return slopes[-1]
 
-    method._slope = spy
+    def watched(logits, text):
+        value = objective(logits, text)
+        extra = method.weight * dispersion(text) if name == "ctpt" else 0.0  # the stored losses are without it
+        losses.append((value + extra).detach()[0])
+        return value
+
+    method._slope, method.objective = spy, watched
     tuned = method.tune(base, features)
+    assert_matches(case, "loss_2steps", torch.stack(losses))
     assert_matches(case, "selected", tuned.selected[0])
     assert_matches(case, "gradient_second_step", slopes[0][0])
     assert_matches(case, "ctx_tuned_2steps", tuned.context[0])
@@ -109,6 +127,11 @@ def test_the_ensemble_of_rtpt_with_the_diagonal_left_out(backbone):
     assert_matches(case, "similarity", similarity)
     weights = method.weights(features)[0]
     assert_matches(case, "reliability_weight_diagonal_masked", weights)
+    # the weights are softmax(score / temperature), so they give the scores up to one number
+    score = method.temperature * weights.log()
+    masked = similarity.masked_fill(torch.eye(len(similarity), dtype=torch.bool), -torch.inf)
+    wanted = masked.topk(notes["constants"]["neighbours"], dim=1).values.mean(1)
+    assert_matches(case, "reliability_score_diagonal_masked", score - score.mean() + wanted.mean())
     assert_matches(case, "prediction_diagonal_masked", method.answer(method.tune(base, features))[0])
     two = make("rtpt", case, steps=2)
     assert_matches(case, "prediction_diagonal_masked_2steps", two.answer(two.tune(base, features))[0])
