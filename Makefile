@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check slow crosscheck live bench benchmark docs clean
+.PHONY: demo test check slow mutants crosscheck live bench benchmark docs clean
 
 demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
 	$(BIN)/ironclip demo
@@ -20,6 +20,9 @@ check: $(VENV)/.dev
 
 slow: $(VENV)/.dev  ## real data and long runs
 	$(BIN)/pytest -m slow
+
+mutants: $(VENV)/.dev  ## deliberate errors that the tests must notice, one at a time in a copy; resumable
+	$(BIN)/python -m tests.mutants --workers $(WORKERS)
 
 crosscheck: $(VENV)/.crosscheck  ## our classifiers attacked unchanged by foolbox and ART, in an environment of its own
 	$(VENV)/crosscheck/bin/python -m pytest -s tests/crosscheck

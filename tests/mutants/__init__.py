@@ -1,0 +1,1 @@
+"""Tests of the tests: deliberate errors that they must notice."""
