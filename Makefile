@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check slow mutants crosscheck live bench benchmark docs clean
+.PHONY: demo test check zoo slow mutants crosscheck live bench benchmark docs clean
 
 demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
 	$(BIN)/ironclip demo
@@ -17,6 +17,9 @@ check: $(VENV)/.dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+zoo: $(VENV)/.dev  ## audits masked and honest classifiers at the default sizes; prints misses and false alarms (hours)
+	PYTHONPATH=tests $(BIN)/python -m zoo masked heldout honest
 
 slow: $(VENV)/.dev  ## real data and long runs
 	$(BIN)/pytest -m slow

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from ironclip.audit import forward, gradients, honesty, strength
+from ironclip.audit import copies, differences, forward, gradients, honesty, strength
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
 from ironclip.errors import NonFinite
@@ -22,17 +22,19 @@ CHECKS: dict[str, Check] = {
     "D10": strength.noise,
     "D11": strength.convergence,
     "D12": strength.loss_spread,
-    "D13": gradients.finite_differences,
+    "D13": differences.finite_differences,
     "D14": honesty.unperturbed,
     "D16": forward.same_object,
     "D17": honesty.gain_of_adapting,
+    "D18": differences.one_step,
+    "D19": copies.transformed_copies,
     "D15": honesty.budget,
 }
 """Name -> check. The budget comes last: it looks at the pictures of all the others."""
 
 
 def diagnose(lab: Lab, *, callback: Callable[[int, int], None] = lambda done, total: None) -> tuple[Verdict, ...]:
-    """The verdicts D1 .. D17, in the order of their numbers."""
+    """The verdicts of all `CHECKS`, in the order of their numbers."""
     if not len(lab):
         return tuple(
             Verdict(id=name, title="not run", level="not applicable", text="the classifier gets no image right")

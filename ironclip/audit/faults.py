@@ -24,7 +24,12 @@ class External(nn.Module):
         self.function, self.classes = function, tuple(classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        logits = self.function(images)
+        try:
+            logits = self.function(images)
+        except IronclipError:
+            raise
+        except Exception as error:  # whatever a foreign function may raise, at its first call or its thousandth
+            raise UsageError(f"the target fails on images {list(images.shape)}: {type(error).__name__}: {_line(error)}") from None
         if not isinstance(logits, Tensor):
             raise UsageError(f"the target returns {type(logits).__name__}; expected a tensor of logits [B, K]")
         return logits if logits.dtype == torch.float64 else logits.float()
@@ -43,12 +48,7 @@ def check_target(classifier: Any, images: Tensor, labels: Tensor, classes: Seque
     before = state(classifier)
     with torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
-        try:
-            logits = classifier(leaf)
-        except IronclipError:
-            raise
-        except Exception as error:  # whatever a foreign function may raise
-            raise UsageError(f"the target fails on images {list(images.shape)}: {type(error).__name__}: {_line(error)}") from None
+        logits = classifier(leaf)
         _check_logits(logits, images, classes)
         if not logits.requires_grad:
             raise UsageError(

@@ -1,15 +1,11 @@
 """Diagnostics that only call the classifier: outputs, randomness, adaptation inside the call, classes, the reported object."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
-from unittest import mock
-
 import torch
 from torch import Tensor, nn
 
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
+from ironclip.audit.watching import Watch
 from ironclip.types import Classifier, Images
 
 CALLS = 5
@@ -44,10 +40,25 @@ def spread(function: Images, images: Tensor, calls: int = CALLS) -> tuple[float,
 
 
 def randomness(lab: Lab) -> Verdict:
-    """D3: five calls on the same images. AutoAttack [code]: number correct varies, or unit-length logits by more than 1e-4."""
-    difference, predictions = spread(lab.classifier, lab.images[: lab.batch_size])
+    """D3: five calls on the same images. AutoAttack [code]: number correct varies, or unit-length logits by more than 1e-4.
+
+    A classifier whose calls agree must also give the same logits where a gradient is asked for: attacks see those.
+    """
+    images = lab.images[: lab.batch_size]
+    difference, predictions = spread(lab.classifier, images)
     counts = (predictions == lab.labels[: lab.batch_size]).sum(1)
     bad = difference > RANDOM or bool((counts != counts[0]).any())
+    if not bad:
+        with torch.enable_grad():
+            asked = lab.classifier(images.detach().clone().requires_grad_()).detach().float()
+        unit = [nn.functional.normalize(outputs, dim=-1) for outputs in (asked, lab.logits(images))]
+        two_faced = float((unit[0] - unit[1]).abs().max())
+        if two_faced > RANDOM:
+            return Verdict(
+                id="D3", title="randomness", level="fail", value=two_faced,
+                threshold=f"unit logits with and without gradients differ by > {RANDOM:g}",
+                text="the classifier answers otherwise where a gradient is asked for: attacks see another function",
+            )  # fmt: skip
     text = (
         f"outputs change from call to call; every attack was made on the mean of {lab.draws} draws (EOT)"
         if bad
@@ -64,26 +75,30 @@ def dynamic(lab: Lab) -> Verdict:
     """D4: optimisation inside the call: autograd used, parameters or buffers changed, or the batch mates matter."""
     images = lab.images[: min(lab.batch_size, 32)]
     before = state(lab.classifier)
-    with _counted() as calls, torch.no_grad():
+    with Watch() as watch, torch.no_grad():
         together = lab.classifier(images).float()
     with torch.no_grad():
         again = lab.classifier(images).float()
+        lab.classifier(lab.random_start()[: len(images)].flip(-1))
+        after = lab.classifier(images).float()
         alone = torch.cat([lab.classifier(image[None]).float() for image in images])
     changed = [name for name, tensor in state(lab.classifier).items() if not tensor.equal(before[name])]
     scale = together.std().clamp_min(1e-6)
     noise = float((again - together).abs().max() / scale)
     company = float((alone - together).abs().max() / scale)
+    memory = float((after - again).abs().max() / scale) > COMPANY and noise < COMPANY / 10
     mates = company > COMPANY and noise < COMPANY / 10  # of a random classifier nothing can be said
     reasons = [
-        *(["gradients are taken inside the call"] if calls[0] else []),
+        *(["gradients are taken inside the call"] if watch.backward else []),
         *([f"the call changes {changed[0]}"] if changed else []),
+        *(["logits depend on what was seen before"] if memory else []),
         *(["logits depend on the other images of the batch"] if mates else []),
     ]
     text = "; ".join(reasons) + ": a defence that adapts must be attacked adaptively" if reasons else "nothing adapts in the call"
     return Verdict(
         id="D4", title="adaptation inside the call", level="warn" if reasons else "pass", value=company,
-        threshold=f"autograd called, state changed, or logits of one image alone differ by > {COMPANY:g} of their spread",
-        text=text, numbers={"autograd calls": float(calls[0]), "tensors changed": float(len(changed))},
+        threshold=f"a backward pass, a changed state, or logits alone or after others off by > {COMPANY:g} of their spread",
+        text=text, numbers={"operators of a backward pass": float(watch.backward), "tensors changed": float(len(changed))},
     )  # fmt: skip
 
 
@@ -129,22 +144,3 @@ def state(classifier: Classifier) -> dict[str, Tensor]:
         return {}
     held = [*classifier.named_parameters(), *classifier.named_buffers()]
     return {name: tensor.detach().clone() for name, tensor in held}
-
-
-@contextmanager
-def _counted() -> Iterator[list[int]]:
-    """Counts calls of autograd inside."""
-    calls = [0]
-
-    def counting(function: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*arguments: Any, **options: Any) -> Any:
-            calls[0] += 1
-            return function(*arguments, **options)
-
-        return counted
-
-    with (
-        mock.patch.object(torch.autograd, "grad", counting(torch.autograd.grad)),
-        mock.patch.object(torch.autograd, "backward", counting(torch.autograd.backward)),
-    ):
-        yield calls

@@ -17,7 +17,7 @@ class Verdict(Part):
     """One diagnostic: what was measured, against which threshold, and what that means.
 
     Args:
-        id: D1 .. D17.
+        id: D1, D2 ..: a name in `diagnose.CHECKS`.
         value: the number that is compared; None where the check does not apply.
         threshold: the alarm in words.
         numbers: everything else that was measured.

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from ironclip.audit.diagnose import CHECKS
+
 MODULE = '''
 import torch
 from torch import nn
@@ -106,7 +108,7 @@ def test_numbers_verdicts_page_and_export(audit, tmp_path: Path) -> None:
     assert report["clean"]["value"] == 1
     assert [radius["eps"] for radius in report["radii"]] == [1 / 255, 32 / 255]
     assert [attack["name"] for attack in report["radii"][0]["attacks"]] == ["pgd", "apgd-ce", "apgd-t", "fab-t", "square"]
-    assert [verdict["id"] for verdict in report["verdicts"]] == [f"D{number}" for number in range(1, 18)]
+    assert [verdict["id"] for verdict in report["verdicts"]] == [f"D{number}" for number in range(1, len(CHECKS) + 1)]
     assert json.loads((tmp_path / "kept" / "audit.json").read_text()) == report
     assert "<h1>Audit of theirs.py:good</h1>" in (tmp_path / "page.html").read_text()
     assert json.loads((tmp_path / "info.json").read_text())["eps"] == "32/255"

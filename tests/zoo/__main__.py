@@ -1,0 +1,29 @@
+"""Audits the zoo and prints misses and false alarms: `python -m zoo [masked|heldout|honest ...] [--images N] [--steps N]`."""
+
+import argparse
+
+from zoo.audit import zoo
+from zoo.base import make_bench
+from zoo.heldout import HELDOUT
+from zoo.honest import HONEST
+from zoo.masked import MASKED
+
+GROUPS = {"masked": MASKED, "heldout": HELDOUT, "honest": HONEST}
+parser = argparse.ArgumentParser(description=__doc__)
+parser.add_argument("groups", nargs="*", default=list(GROUPS))
+parser.add_argument("--images", type=int, default=256, help="as the default of `ironclip audit --diagnostics`")
+parser.add_argument("--steps", type=int, default=100, help="as the default of `ironclip audit --steps`")
+chosen = parser.parse_args()
+bench = make_bench(chosen.images, chosen.steps)
+for group in chosen.groups:
+    masked = group != "honest"
+    missed, failed, warned, kinds = [], [], [], GROUPS[group]
+    for seen in zoo(kinds, bench, stop=masked):
+        print(f"{group}: {seen}", flush=True)
+        missed += [] if seen.flagged else [seen.name]
+        failed += [seen.name] if seen.fails or seen.refused else []
+        warned += [seen.name] if seen.warns else []
+    if masked:
+        print(f"== {group}: {len(missed)} of {len(kinds)} missed: {'; '.join(missed)}", flush=True)
+    else:
+        print(f"== {group}: {len(failed)} of {len(kinds)} failed: {'; '.join(failed)}; {len(warned)} warned: {'; '.join(warned)}")
