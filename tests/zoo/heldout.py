@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
 from zoo.base import Bench
 from zoo.parts import Around, FalseBackward, blurred, content_noise, content_seeds, rounded, straight_through
 from zoo.stateful import Knowing
