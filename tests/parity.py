@@ -20,7 +20,6 @@ from torch.testing import assert_close
 OWN = Path(__file__).resolve().parent / "parity_vectors"
 FOLDER = Path(os.environ.get("IRONCLIP_PARITY", OWN)).resolve()
 SPACING = 2.0**-24  # of float32 numbers below 1
-FLIPPED = 1e-3
 Case = tuple[dict[str, Tensor], dict[str, Any]]
 
 
@@ -85,13 +84,14 @@ def comparable(case: Case, name: str, dtype: torch.dtype) -> bool:
     return dtype == torch.float64 or case[1]["tensors"][name].get("atol_float32") is not None
 
 
-def assert_attack_matches(case: Case, name: str, value: Tensor, images: Tensor | None = None) -> None:
-    """As `assert_matches` in float64. In float32 all but one number in a thousand lie within the stored tolerance.
+def assert_attack_matches(case: Case, name: str, value: Tensor, images: Tensor | None = None, *, share: float = 1e-3) -> None:
+    """As `assert_matches` in float64. In float32 all but a small share of the numbers lie within the stored tolerance.
 
     A slope that is zero up to rounding may go either way in float32, so a few numbers are two steps apart. The tolerance is at
     least four spacings of float32 pixels, for we keep images where the released codes keep perturbations.
 
     Args:
+        share: of the numbers, below which they may differ; for attacks of very many steps.
         images: where the stored tensor is a perturbation and `value` holds the perturbed images.
     """
     found = value if images is None else value.double() - images.double()
@@ -100,7 +100,7 @@ def assert_attack_matches(case: Case, name: str, value: Tensor, images: Tensor |
         return
     tolerance = max(case[1]["tensors"][name].get("atol_float32") or 0.0, 4 * SPACING)
     off = (found.double() - case[0][name].double()).abs() > tolerance
-    assert off.double().mean() < FLIPPED, f"{name}: {int(off.sum())} of {off.numel()} numbers differ by more than {tolerance:.1e}"
+    assert off.double().mean() < share, f"{name}: {int(off.sum())} of {off.numel()} numbers differ by more than {tolerance:.1e}"
 
 
 def words(ids: Tensor) -> str:
