@@ -43,7 +43,7 @@ def targets(
         raise UsageError(f"surrogates belong to an adaptive, static or transfer threat; this one is {threat.knowledge}")
     functions: dict[str, Images] = {} if borrowed else {"": classifier}
     if threat.knowledge == "black-box":
-        functions = {"": lambda images: _ScoresOnly.apply(images, classifier)}
+        functions = {"": _Scores(classifier)}
     for number, surrogate in enumerate(surrogates, 1):
         name = f"/{getattr(surrogate, 'name', f'surrogate{number}')}"
         functions[name if name not in functions else f"{name}{number}"] = surrogate
@@ -56,6 +56,19 @@ def targets(
 
 def _full(attack: Attack) -> Attack:
     return replace(attack, mode="full") if getattr(attack, "mode", None) == "compact" else attack  # type: ignore[type-var]
+
+
+class _Scores:
+    """A classifier, to an attacker who sees its class names and its scores."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        if hasattr(classifier, "classes"):
+            self.classes = tuple(classifier.classes)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scores: Tensor = _ScoresOnly.apply(images, self.classifier)
+        return scores
 
 
 class _ScoresOnly(torch.autograd.Function):

@@ -39,6 +39,9 @@ CATALOGUE = {
 }
 """name of the attack and of its file -> (class, one line for listings)."""
 
+WITHOUT_GRADIENTS = ("square", "transfer")
+"""Attacks that never differentiate the function they are handed; the classes of a score-only target can be attacked by these."""
+
 MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "apgd-ce": ("apgd", {"loss": "ce", "mode": "compact"}),
     "apgd-dlr": ("apgd", {"loss": "dlr", "mode": "compact"}),

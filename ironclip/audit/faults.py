@@ -1,13 +1,18 @@
 """A first look at a foreign classifier: what is wrong with it, in one line, before any time is spent."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ironclip.audit.forward import state
-from ironclip.errors import DataError, IronclipError, NonFinite, UsageError
+from ironclip.audit.guard import guarded
+from ironclip.errors import DataError, NonFinite, UsageError
+
+CUT = "on Tensor that requires grad"
+"""Of the error of torch where a tensor with a gradient is turned into an array."""
 
 
 class External(nn.Module):
@@ -15,60 +20,62 @@ class External(nn.Module):
 
     Args:
         function: a module, or any callable; a module's parameters are borrowed, not copied.
+        home: folder from which it may import while it is called.
     """
 
-    def __init__(self, function: Any, classes: Sequence[str]) -> None:
+    def __init__(self, function: Any, classes: Sequence[str], home: Path | None = None) -> None:
         super().__init__()
         if not callable(function):
             raise UsageError(f"a target is a callable images -> logits; got {type(function).__name__}")
-        self.function, self.classes = function, tuple(classes)
+        self.function, self.classes, self.home = function, tuple(classes), home
 
     def forward(self, images: Tensor) -> Tensor:
-        try:
+        with guarded(f"the target fails on images {list(images.shape)}", self.home):
             logits = self.function(images)
-        except IronclipError:
-            raise
-        except Exception as error:  # whatever a foreign function may raise, at its first call or its thousandth
-            raise UsageError(f"the target fails on images {list(images.shape)}: {type(error).__name__}: {_line(error)}") from None
         if not isinstance(logits, Tensor):
             raise UsageError(f"the target returns {type(logits).__name__}; expected a tensor of logits [B, K]")
         return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def check_target(classifier: Any, images: Tensor, labels: Tensor, classes: Sequence[str]) -> None:
-    """Nothing, if the classifier can be audited on images like these [B, 3, H, W].
+def check_target(classifier: Any, images: Tensor, labels: Tensor, classes: Sequence[str]) -> bool:
+    """Whether the classifier has gradients with respect to images like these [B, 3, H, W]; without them it has scores only.
 
     Raises:
-        UsageError: it fails, returns no logits for these classes or on another device, has no gradient, changes its weights.
+        UsageError: it fails, returns no logits for these classes or on another device, or changes its weights.
         DataError: fewer than two classes.
         NonFinite: logits or gradients with NaN or infinity.
     """
     if len(classes) < 2:
         raise DataError(f"an audit needs at least two classes; the data has {len(classes)}: {', '.join(classes)}")
     before = state(classifier)
-    with torch.enable_grad():
-        leaf = images.detach().clone().requires_grad_()
-        logits = classifier(leaf)
-        _check_logits(logits, images, classes)
-        if not logits.requires_grad:
-            raise UsageError(
-                "the target has no gradient with respect to the images; run it without no_grad and detach, or wrap the part "
-                "that cannot be differentiated in ironclip.attacks.bpda.BPDA"
-            )
-        try:
-            (slope,) = torch.autograd.grad(nn.functional.cross_entropy(logits, labels, reduction="sum"), leaf, allow_unused=True)
-        except RuntimeError as error:
-            raise UsageError(f"the target cannot be differentiated: {_line(error)}") from None
-    if slope is None:
-        raise UsageError("the target's logits do not depend on the images on the autograd path; wrap the cut in BPDA")
-    bad = ~slope.flatten(1).isfinite().all(1)
-    if bad.any():
+    with torch.no_grad(), guarded(f"the target fails on images {list(images.shape)}"):
+        logits = classifier(images.detach())
+    _check_logits(logits, images, classes)
+    slope = _slope(classifier, images, labels)
+    if slope is not None and (bad := ~slope.flatten(1).isfinite().all(1)).any():
         raise NonFinite(
             f"the target's gradient is NaN or infinite for {int(bad.sum())} of {len(images)} images; run it in float32"
         )
     for name, tensor in classifier.named_parameters() if isinstance(classifier, nn.Module) else ():
         if not tensor.equal(before[name]):
             raise UsageError(f"the target changes its own weights in a call ({name}); adapt a copy, afresh for every image")
+    return slope is not None
+
+
+def _slope(classifier: Any, images: Tensor, labels: Tensor) -> Tensor | None:
+    """The gradient of the cross-entropy with respect to the images; None where the way from them to the logits is cut."""
+    leaf = images.detach().clone().requires_grad_()
+    try:
+        with torch.enable_grad(), guarded("the target cannot be differentiated"):
+            logits = classifier(leaf)
+            if not logits.requires_grad:
+                return None
+            loss = nn.functional.cross_entropy(logits, labels, reduction="sum")
+            return torch.autograd.grad(loss, leaf, allow_unused=True)[0]
+    except UsageError as error:
+        if CUT in str(error):
+            return None
+        raise
 
 
 def _check_logits(logits: Tensor, images: Tensor, classes: Sequence[str]) -> None:
@@ -83,7 +90,3 @@ def _check_logits(logits: Tensor, images: Tensor, classes: Sequence[str]) -> Non
     if not logits.isfinite().all():
         rows = int((~logits.isfinite().all(1)).sum())
         raise NonFinite(f"the target returns NaN or infinity for {rows} of {len(images)} images; check the model in float32")
-
-
-def _line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or ["no message"])[0][:160]

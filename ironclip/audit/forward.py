@@ -48,7 +48,7 @@ def randomness(lab: Lab) -> Verdict:
     difference, predictions = spread(lab.classifier, images)
     counts = (predictions == lab.labels[: lab.batch_size]).sum(1)
     bad = difference > RANDOM or bool((counts != counts[0]).any())
-    if not bad:
+    if not bad and lab.gradients:
         with torch.enable_grad():
             asked = lab.classifier(images.detach().clone().requires_grad_()).detach().float()
         unit = [nn.functional.normalize(outputs, dim=-1) for outputs in (asked, lab.logits(images))]

@@ -41,6 +41,7 @@ class Lab:
         sources: undefended or other classifiers on which transfer pictures are made.
         base: what a test-time method stands on.
         reported: predictions for `images` in the evaluation that is reported.
+        gradients: False: the classifier gives scores only.
     """
 
     classifier: Classifier
@@ -58,6 +59,7 @@ class Lab:
     base: Classifier | None = None
     reported: Tensor | None = None
     knowledge: str = "white-box"
+    gradients: bool = True
     worst: dict[str, float] = field(default_factory=lambda: {"excess": 0.0, "outside": 0.0, "finite": 1.0, "images": 0.0})
     made: dict[str, Outcome] = field(default_factory=dict)
 

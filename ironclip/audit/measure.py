@@ -87,6 +87,7 @@ def measure(
             keep_examples=keep_examples,
             total=len(pictures),
             device=device,
+            probe=setup.threat.knowledge != "black-box",
             callback=partial(callback, eps),
         )
         samples = list({sample.index: sample for sample in folder.samples()}.values())

@@ -5,7 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ironclip.errors import UsageError
-from ironclip.runs.records import AttackResult, Part, Proportion, Record
+from ironclip.runs.records import AttackResult, Flag, Part, Proportion, Record
 from ironclip.threat import format_eps, parse_eps
 
 Level = Literal["pass", "warn", "fail", "not applicable"]
@@ -21,6 +21,7 @@ class Verdict(Part):
         value: the number that is compared; None where the check does not apply.
         threshold: the alarm in words.
         numbers: everything else that was measured.
+        missing: the check would apply, but cannot be run without gradients.
     """
 
     id: str
@@ -30,6 +31,7 @@ class Verdict(Part):
     threshold: str = ""
     text: str
     numbers: dict[str, float] = Field(default_factory=dict)
+    missing: bool = False
 
     def __str__(self) -> str:
         measured = "" if self.value is None else f" [{self.value:.4g}]"
@@ -71,7 +73,9 @@ class AuditReport(Part):
 
     Args:
         draws: calls averaged in each step of an attack on a random classifier (EOT); 1: not random.
+        gradients: False: the target gives scores only, so only attacks on scores were run: an upper bound.
         diagnosed: images the diagnostics were run on.
+        flags: of the records at all radii, each once.
         record: the evaluation at the largest radius, with everything needed to repeat it.
     """
 
@@ -83,15 +87,39 @@ class AuditReport(Part):
     requirements: tuple[Met, ...] = ()
     surrogates: int = 0
     draws: int = 1
+    gradients: bool = True
     diagnosed: int = 0
+    flags: tuple[Flag, ...] = ()
     diagnostic_eps: float = 0.0
     seconds: dict[str, float] = Field(default_factory=dict)
     record: Record
 
     @property
     def level(self) -> Level:
-        """The worst verdict."""
-        return next((level for level in LEVELS if any(verdict.level == level for verdict in self.verdicts)), "pass")
+        """The worst of the verdicts and flags."""
+        found = {verdict.level for verdict in self.verdicts} | {flag.level for flag in self.flags}
+        return next((level for level in LEVELS if level in found), "pass")
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The checks that could not be run for want of gradients."""
+        return tuple(verdict.id for verdict in self.verdicts if verdict.missing)
+
+    @property
+    def unreliable(self) -> bool | None:
+        """True where a check or a flag says that the number is not to be trusted; None where nothing can say the contrary, for no
+        diagnostic ran, or not all that matter."""
+        if self.level == "fail":
+            return True
+        return False if self.verdicts and not self.missing and self.gradients else None
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the reader must know beside the numbers, a line each."""
+        if self.gradients:
+            return ()
+        said = f"; these diagnostics need gradients and are missing: {', '.join(self.missing)}" if self.missing else ""
+        return (f"score attacks only: the target gives no gradients, so robust accuracy is an upper bound{said}",)
 
 
 class Requirement(Part):

@@ -22,11 +22,16 @@ def audit(
         list[str] | None, typer.Option("--require", help="'robust>=0.4@4/255' or 'clean>=0.8'; exit status 1 if not met.")
     ] = None,
     limit: Limit = None,
-    attack: Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; default: pgd,autoattack.")] = "",
+    attack: Annotated[
+        str,
+        typer.Option(
+            "--attack", help="Attacks, separated by commas; default: pgd,autoattack, or square where there are no gradients."
+        ),
+    ] = "",
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Options of the attacks, e.g. steps=100, restarts=5.")
     ] = None,
-    diagnostics: Annotated[int, typer.Option(help="Images the 17 diagnostics take; 0: none.")] = 256,
+    diagnostics: Annotated[int, typer.Option(help="Images the diagnostics take; 0: none.")] = 256,
     steps: Annotated[int, typer.Option(help="Steps of PGD in the diagnostics.")] = 100,
     transfer: Annotated[str, typer.Option(help="Backbones to make transfer pictures on, separated by commas.")] = "",
     resolution: Annotated[int, typer.Option(help="Pixels a side, for a module:function that does not say it.")] = 224,
@@ -39,7 +44,7 @@ def audit(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Measure robust accuracy over several radii, and run 17 diagnostics that say whether it can be trusted."""
+    """Measure robust accuracy over several radii, and run diagnostics that say whether it can be trusted."""
     from ironclip.audit.results import Requirement
 
     if limit is not None and limit < 1:
@@ -113,6 +118,8 @@ def _print(report: Any, folder: Path, html: Path | None) -> None:
         carried = f"; {radius.carried} broken at a smaller radius" if radius.carried else ""
         rows.append([format_eps(radius.eps), str(radius.robust), broke + carried, f"{radius.seconds:.0f} s"])
     out.print(table("", ["eps", "robust, worst case", "broken by", "cost"], rows))
+    for line in (*report.remarks, *(f"{flag.level}: {flag.text}" for flag in report.flags)):
+        out.print(line, markup=False)
     if report.verdicts:
         title = f"diagnostics on {report.diagnosed} images at {format_eps(report.diagnostic_eps)}"
         cells = [[v.id, v.level, v.title, "" if v.value is None else f"{v.value:.4g}", v.text] for v in report.verdicts]

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ironclip.attacks import WITHOUT_GRADIENTS
 from ironclip.attacks.eot import EOT, Averaged
 from ironclip.audit.diagnose import diagnose
-from ironclip.audit.faults import check_target
+from ironclip.audit.faults import External, check_target
 from ironclip.audit.forward import RANDOM, spread
+from ironclip.audit.guard import guarded
 from ironclip.audit.lab import Lab
 from ironclip.audit.measure import Curve, Pictures, measure
 from ironclip.audit.results import AuditReport, Requirement
@@ -23,7 +25,7 @@ from ironclip.protocols.measure import PREPROCESSING
 from ironclip.protocols.resolve import named_attacks
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.pictures import Example
-from ironclip.runs.records import DataFacts, Setup, canonical_hash
+from ironclip.runs.records import DataFacts, Flag, Setup, canonical_hash
 from ironclip.scoring import full_precision
 from ironclip.tensors import evaluating, frozen
 from ironclip.threat import Knowledge, Threat, format_eps
@@ -34,15 +36,24 @@ Progress = Callable[[str, dict[str, Any]], None]
 
 
 def standard(
-    eps: float, *, seed: int = 0, borrowed: bool = False, draws: int = 1, changes: Sequence[str] = ()
+    eps: float,
+    *,
+    seed: int = 0,
+    borrowed: bool = False,
+    draws: int = 1,
+    gradients: bool = True,
+    changes: Sequence[str] = (),
 ) -> dict[str, Attack]:
     """The attacks of an audit at one radius: PGD, then the members of AutoAttack, each by its name.
 
     Args:
+        gradients: False: the target gives scores only, so Square alone.
         borrowed: pictures made on a surrogate are handed to another predictor, so no attack stops early.
         draws: of a random classifier: PGD on their mean, then the version "rand", which averages 20 gradients a step.
     """
     mode = "full" if borrowed or draws > 1 else "compact"
+    if not gradients:
+        return expanded(named_attacks(["square"], eps, seed, [f"mode={mode}", *changes]), draws)
     settings = [f"mode={mode}", f"version={'rand' if draws > 1 else 'standard'}", *changes]
     return expanded(named_attacks(["pgd", "autoattack"], eps, seed, settings), draws)
 
@@ -96,9 +107,17 @@ def audit(
     classifier, classes = target.classifier, target.dataset.classes
     everyone = (classifier, *target.surrogates, *target.sources)
     with ExitStack() as stack:
+        if isinstance(classifier, External):
+            stack.enter_context(guarded(f"the audit of {target.name} did not finish", hold=False))
         for context in (evaluating(*everyone), full_precision()):
             stack.enter_context(context)
-        check_target(classifier, first.images, first.labels, classes)
+        gradients = check_target(classifier, first.images, first.labels, classes)
+        needing = [] if gradients else [name for name in names if name not in WITHOUT_GRADIENTS]
+        if needing:
+            raise UsageError(
+                f"the target gives no gradients, which {', '.join(needing)} needs; use {' or '.join(WITHOUT_GRADIENTS)}, "
+                "or wrap the part that cannot be differentiated in ironclip.attacks.bpda.BPDA"
+            )
         stack.enter_context(frozen(*everyone))
         for number, surrogate in enumerate(target.surrogates, 1):
             if surrogate(first.images).shape != (len(first), len(classes)):
@@ -108,10 +127,10 @@ def audit(
         def made(eps: float) -> dict[str, Attack]:
             if names:
                 return expanded(named_attacks(names, eps, seed, changes), draws)
-            return standard(eps, seed=seed, borrowed=bool(target.surrogates), draws=draws, changes=changes)
+            return standard(eps, seed=seed, borrowed=bool(target.surrogates), draws=draws, gradients=gradients, changes=changes)
 
         made(max(radii))
-        knowledge: Knowledge = "adaptive" if target.surrogates else "white-box"
+        knowledge: Knowledge = "adaptive" if target.surrogates else "white-box" if gradients else "black-box"
         setup = Setup.model_validate(
             dict(
                 target.facts,
@@ -131,7 +150,9 @@ def audit(
             eps = diagnostic_eps if diagnostic_eps is not None else _diagnostic_radius(radii)
             lab = None
             if diagnostics:
-                lab = _lab(target, curve, pictures, diagnostics, draws, eps, steps, seed, batch_size, device, knowledge)
+                lab = _lab(
+                    target, curve, pictures, diagnostics, draws, eps, steps, seed, batch_size, device, knowledge, gradients
+                )
             verdicts = (
                 diagnose(
                     lab, callback=lambda done, total: progress("diagnostics", {"event": "check", "done": done, "total": total})
@@ -148,7 +169,9 @@ def audit(
                 requirements=tuple(requirement.check(clean, curve.radii) for requirement in requirements),
                 surrogates=len(target.surrogates),
                 draws=draws,
+                gradients=gradients,
                 diagnosed=0 if lab is None else len(lab),
+                flags=_flags(curve),
                 diagnostic_eps=eps,
                 seconds={"attacks": sum(r.seconds for r in curve.radii)},
                 record=curve.records[-1],
@@ -169,6 +192,15 @@ def write_report(run: RunFolder, report: AuditReport) -> Path:
 def examples_of(curve: Curve, many: int) -> list[Example]:
     """The cheapest broken pictures: those of the smallest radius first."""
     return [example for _, example in curve.examples][:many]
+
+
+def _flags(curve: Curve) -> tuple[Flag, ...]:
+    """The flags of all records, each once, with the radii at which it was raised."""
+    raised: dict[Flag, list[str]] = {}
+    for record in curve.records:
+        for flag in record.flags:
+            raised.setdefault(flag, []).append(format_eps(record.threat.eps))
+    return tuple(flag.model_copy(update={"text": f"{flag.text} (at {', '.join(radii)})"}) for flag, radii in raised.items())
 
 
 def _diagnostic_radius(radii: Sequence[float]) -> float:
@@ -209,7 +241,7 @@ def _folder(target: Target, setup: Setup, images: Tensor, out: Path | None, root
 
 def _lab(
     target: Target, curve: Curve, pictures: Pictures, many: int, draws: int, eps: float, steps: int, seed: int,
-    batch_size: int, device: str, knowledge: str,
+    batch_size: int, device: str, knowledge: str, gradients: bool,
 ) -> Lab:  # fmt: skip
     """The diagnostics' bench: the first `many` images that are right, and the wrong ones among those before the last of them."""
     rows = {index: row for row, index in enumerate(pictures.indices.tolist())}
@@ -227,6 +259,6 @@ def _lab(
     attacked = EOT(target.classifier, draws) if draws > 1 else target.classifier
     return Lab(
         target.classifier, attacked, images, labels, indices, these(wrong), eps, steps=steps, seed=seed, batch_size=batch_size,
-        draws=draws, sources=target.sources, base=target.base, knowledge=knowledge,
+        draws=draws, sources=target.sources, base=target.base, knowledge=knowledge, gradients=gradients,
         reported=torch.tensor([sample.clean for sample in (*right, *wrong)]),
     )  # fmt: skip

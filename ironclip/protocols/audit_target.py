@@ -4,9 +4,11 @@ The function behind `module:function` (or `file.py:function`) is called once wit
 strings (or with nothing, if it takes nothing), and returns a callable: images [B, 3, H, W] float32 in [0, 1] -> logits
 [B, K]. A module may be named in its place. Attributes of the callable are honoured where they are there: `resolution`
 (pixels a side, else --resolution), `surrogates` (callables that an adaptive attacker would differentiate instead) and
-`base` (what a test-time method stands on).
+`base` (what a test-time method stands on). Its code can import the files beside it (of a module: those of the current folder);
+whatever it raises is one line, and it cannot end the process (`audit.guard`).
 """
 
+import hashlib
 import importlib
 import importlib.util
 import inspect
@@ -14,16 +16,18 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
 
 from ironclip.audit.faults import External
+from ironclip.audit.guard import guarded
 from ironclip.backbones import assemble
 from ironclip.backbones.loading import check_device, load
 from ironclip.data import Dataset, open_dataset
-from ironclip.errors import IronclipError, UsageError
+from ironclip.errors import UsageError
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.resolve import resolve
@@ -123,21 +127,22 @@ def _beside(
 def _foreign(name: str, where: str, attribute: str, data: str | None, device: str, resolution: int) -> Target:
     if data is None:
         raise UsageError(f"{name!r} is somebody else's classifier; name the data with --data")
-    found = _imported(where, attribute)
+    home = Path(where).parent if where.endswith(".py") else Path.cwd()
+    found = _imported(where, attribute, home)
     dataset = open_dataset(data)
-    function = found if isinstance(found, nn.Module) else _made(name, found, dataset.classes)
-    if isinstance(function, nn.Module):
-        function.to(check_device(device))
-    side = getattr(function, "resolution", resolution)
+    function = found if isinstance(found, nn.Module) else _made(name, found, dataset.classes, home)
+    with guarded(f"{name}: its attributes cannot be read", home):
+        if isinstance(function, nn.Module):
+            function.to(check_device(device))
+        side, base = getattr(function, "resolution", resolution), getattr(function, "base", None)
+        surrogates = getattr(function, "surrogates", ())
+        surrogates = tuple(surrogates() if callable(surrogates) else surrogates)
     if not isinstance(side, int) or side < 1:
         raise UsageError(f"the target's resolution is a number of pixels; got {side!r}")
 
     def wrapped(each: Any) -> External:
-        return External(each, dataset.classes)
+        return External(each, dataset.classes, home)
 
-    base = getattr(function, "base", None)
-    surrogates = getattr(function, "surrogates", ())
-    surrogates = surrogates() if callable(surrogates) else surrogates
     facts = {"method": name, "backbone": BackboneFacts(name="external"), "options": {}}
     return Target(
         name,
@@ -151,37 +156,38 @@ def _foreign(name: str, where: str, attribute: str, data: str | None, device: st
     )
 
 
-def _imported(where: str, attribute: str) -> Any:
-    """The object behind `module:attribute` or `file.py:attribute`; modules are looked for from the current folder on."""
-    try:
-        if where.endswith(".py"):
-            spec = importlib.util.spec_from_file_location(Path(where).stem, where)
-            if spec is None or spec.loader is None or not Path(where).is_file():
-                raise UsageError(f"{where}: no such file")
-            module = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-        else:
-            if "" not in sys.path and str(Path.cwd()) not in sys.path:
-                sys.path.insert(0, str(Path.cwd()))
-            module = importlib.import_module(where)
-    except IronclipError:
-        raise
-    except Exception as error:  # whatever a foreign module may raise
-        raise UsageError(f"cannot import {where!r}: {type(error).__name__}: {error}") from None
+def _imported(where: str, attribute: str, home: Path) -> Any:
+    """The object behind `module:attribute` or `file.py:attribute`."""
+    file = Path(where)
+    if where.endswith(".py") and not file.is_file():
+        raise UsageError(f"{where}: no such file")
+    with guarded(f"cannot import {where!r}", home):
+        module = _executed(file) if where.endswith(".py") else importlib.import_module(where)
     if not hasattr(module, attribute):
         raise UsageError(f"{where!r} has no {attribute!r}")
     return getattr(module, attribute)
 
 
-def _made(name: str, maker: Any, classes: tuple[str, ...]) -> Any:
+def _executed(file: Path) -> ModuleType:
+    """The file as a module under a name that no installed one has; registered, for dataclasses look their module up."""
+    name = f"ironclip_target_{file.stem}_{hashlib.sha256(str(file.resolve()).encode()).hexdigest()[:8]}"
+    spec = importlib.util.spec_from_file_location(name, file)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{file} is no Python file")
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _made(name: str, maker: Any, classes: tuple[str, ...], home: Path) -> Any:
     if not callable(maker):
         raise UsageError(f"{name!r} is no function; expected one that takes the class names and returns a classifier")
-    try:
+    with guarded(f"{name}(classes) fails", home):
         made = maker(classes) if inspect.signature(maker).parameters else maker()
-    except IronclipError:
-        raise
-    except Exception as error:  # whatever a foreign function may raise
-        raise UsageError(f"{name}(classes) fails: {type(error).__name__}: {error}") from None
     if not callable(made):
         raise UsageError(f"{name}(classes) returns {type(made).__name__}; expected a callable images -> logits")
     return made

@@ -51,10 +51,13 @@ def summary(report: AuditReport) -> str:
         f"On {report.record.images} of {data.available} pictures of {data.name}, {percent(report.clean.value)} % are right, and "
         f"{percent(last.robust.value)} % stay right under every attack of radius {format_eps(last.eps)} ({norm})."
     )
-    failed = [verdict.id for verdict in report.verdicts if verdict.level == "fail"]
+    if not report.gradients:
+        said += " Score attacks only: the target gives no gradients, so this is an upper bound."
+    raised = [(part.level, part.id) for part in report.verdicts] + [(flag.level, flag.id) for flag in report.flags]
+    failed = [name for level, name in raised if level == "fail"]
     if failed:
         return f"{said} Do not trust this number: {', '.join(failed)} failed."
-    warned = [verdict.id for verdict in report.verdicts if verdict.level == "warn"]
+    warned = [name for level, name in raised if level == "warn"]
     if warned:
         return f"{said} Read the warnings first: {', '.join(warned)}."
     return f"{said} No diagnostic raised an alarm." if report.verdicts else f"{said} No diagnostic was run."

@@ -40,12 +40,6 @@ FAULTS = {
     "another device": (lambda x: x.flatten(1)[:, :5].to("meta"), UsageError, "logits on meta for images on cpu"),
     "nan": (nan, NonFinite, "NaN or infinity for 6 of 6 images"),
     "nan gradient": (nan_gradient, NonFinite, "gradient is NaN or infinite for 6 of 6 images"),
-    "no gradient": (lambda x: x.detach().flatten(1)[:, :5], UsageError, "no gradient with respect to the images"),
-    "gradient None": (
-        lambda x: nn.Linear(48, 5)(x.detach().flatten(1)),
-        UsageError,
-        "do not depend on the images on the autograd path",
-    ),
     "weights change": (Changing(), UsageError, "changes its own weights in a call (function.net.0.weight)"),
 }
 
@@ -61,8 +55,27 @@ def test_a_fault_is_one_clear_line(function, kind, words):
     assert isinstance(caught.value, IronclipError)
 
 
+def no_grad(images):
+    with torch.no_grad():
+        return Plain()(images)
+
+
+SCORES_ONLY = {
+    "detach": lambda x: x.detach().flatten(1)[:, :5],
+    "weights alone": lambda x: nn.Linear(48, 5)(x.detach().flatten(1)),
+    "no_grad": no_grad,
+    "numpy": lambda x: torch.from_numpy(x.numpy().reshape(len(x), -1)[:, :5]),
+    "constant": lambda x: torch.ones(len(x), 5),
+}
+
+
+@pytest.mark.parametrize("function", SCORES_ONLY.values(), ids=list(SCORES_ONLY))
+def test_a_classifier_without_gradients_has_scores_only(function):
+    assert not check_target(External(function, NAMES), IMAGES, LABELS, NAMES)
+
+
 def test_a_good_classifier_passes_and_one_class_does_not():
-    check_target(External(Plain().eval(), NAMES), IMAGES, LABELS, NAMES)
+    assert check_target(External(Plain().eval(), NAMES), IMAGES, LABELS, NAMES)
     with pytest.raises(DataError, match="at least two classes"):
         check_target(External(Plain().eval(), NAMES), IMAGES, LABELS, ("one",))
     with pytest.raises(UsageError, match="a target is a callable"):

@@ -7,15 +7,15 @@ import torch
 from masked import NAMES, Plain
 from toys import pictures, predicted
 
-from ironclip.attacks import PGD, build
-from ironclip.audit.export import robustbench_info
+from ironclip.attacks import PGD, build, describe
+from ironclip.audit.export import FREE, PUBLISHED, robustbench_info
 from ironclip.audit.measure import measure
 from ironclip.audit.results import AuditReport, Requirement, Verdict
 from ironclip.errors import UsageError
 from ironclip.report.audit_page import audit_page
 from ironclip.report.views import panels
 from ironclip.runs.folder import RunFolder
-from ironclip.runs.records import BackboneFacts, DataFacts, Setup
+from ironclip.runs.records import AttackResult, BackboneFacts, DataFacts, Flag, Proportion, Setup
 from ironclip.tensors import evaluating
 from ironclip.threat import Threat
 from ironclip.types import Batch
@@ -155,22 +155,97 @@ def test_requirements_compare_with_what_was_measured(tmp_path):
         Requirement.parse("robust>=0.1@8/255").among(RADII)
 
 
-def test_the_export_gives_autoattack_accuracy_only_for_the_whole_of_it(tmp_path):
+MEMBERS = build("autoattack", eps=0.05).members
+OTHER = {
+    "steps": 99, "queries": 4999, "restarts": 2, "rho": 0.7, "targets": 8, "loss": "margin", "first_loss": "best", "eot": 20,
+    "search_dtype": "bfloat16", "alpha_max": 0.2, "eta": 1.0, "beta": 0.8, "p_init": 0.3, "norm": "l2", "eps": 0.04,
+    "attack": "pgd",
+}  # fmt: skip
+CASES = [(name, key) for name, member in MEMBERS.items() for key in describe(member) if key in OTHER]
+
+
+def under_autoattack(whole, before=(), **changes):
+    """The report with AutoAttack at its largest radius, where each member breaks one image; `changes`: of members' constants."""
+    right, made = whole.clean.count, list(before)
+    right -= sum(attack.broken for attack in before)
+    for name, member in MEMBERS.items():
+        constants = describe(member) | changes.get(name, {})
+        made.append(AttackResult(name=name, constants=constants, attacked=right, broken=1, survivors=right - 1))
+        right -= 1
+    last = whole.radii[-1].model_copy(update={"attacks": tuple(made), "robust": Proportion.measured(right, 30)})
+    return whole.model_copy(update={"radii": (*whole.radii[:-1], last)})
+
+
+def test_the_export_has_threat_size_and_both_accuracies(tmp_path):
     whole, _ = report(tmp_path)
     info = robustbench_info(whole)
     assert info["autoattack_acc"] == ""
+    assert "was not measured: use --attack autoattack" in info["footnote"]
     assert info["external"] == f"{100 * whole.radii[-1].robust.value:.2f}"
-    assert info["clean_acc"] == "83.33"
-    assert info["unreliable"] is True
-    last = whole.radii[-1]
-    members = build("autoattack", eps=0.05).members
-    made = tuple(
-        last.attacks[0].model_copy(update={"name": name, "constants": {"steps": 100, "queries": 5000}}) for name in members
-    )
-    full = whole.model_copy(update={"radii": (*whole.radii[:-1], last.model_copy(update={"attacks": made}))})
-    assert robustbench_info(full)["autoattack_acc"] == info["external"]
+    assert (info["clean_acc"], info["n"], info["norm"], info["unreliable"]) == ("83.33", 30, "Linf", True)
     with pytest.raises(UsageError, match="no radius"):
         robustbench_info(whole, eps=0.3)
+    full = robustbench_info(under_autoattack(whole))
+    assert full["autoattack_acc"] == full["external"] == "70.00"  # 25 right, 4 broken, of 30
+
+
+def test_the_accuracy_of_autoattack_is_its_own_and_not_that_of_all_attacks(tmp_path):
+    whole, _ = report(tmp_path)
+    first = AttackResult(name="pgd", constants={}, attacked=25, broken=3, survivors=22)
+    before = robustbench_info(under_autoattack(whole, [first]))
+    assert (before["autoattack_acc"], before["external"]) == ("", "60.00")  # it never met the three
+    full = under_autoattack(whole)
+    *others, last = full.radii
+    behind = AttackResult(name="pgd", constants={}, attacked=21, broken=6, survivors=15)
+    last = last.model_copy(update={"attacks": (*last.attacks, behind), "robust": Proportion.measured(15, 30)})
+    after = robustbench_info(full.model_copy(update={"radii": (*others, last)}))
+    assert (after["autoattack_acc"], after["external"]) == ("70.00", "50.00")
+
+
+@pytest.mark.parametrize(("member", "key"), CASES, ids=lambda part: part)
+def test_one_constant_that_is_not_published_is_no_autoattack(member, key, whole_report):
+    assert robustbench_info(under_autoattack(whole_report))["autoattack_acc"]
+    assert robustbench_info(under_autoattack(whole_report, **{member: {key: OTHER[key]}}))["autoattack_acc"] == ""
+
+
+def test_every_constant_of_autoattack_is_compared(whole_report):
+    for name, member in MEMBERS.items():
+        assert set(describe(member)) == {*PUBLISHED[name], *FREE, "eps", "norm"}
+    changed = under_autoattack(whole_report, square={"draws": 20})
+    assert robustbench_info(changed)["autoattack_acc"] == ""
+    fewer = under_autoattack(whole_report)
+    last = fewer.radii[-1]
+    for missing in range(4):
+        kept = tuple(attack for number, attack in enumerate(last.attacks) if number != missing)
+        cut = fewer.model_copy(update={"radii": (last.model_copy(update={"attacks": kept}),)})
+        assert robustbench_info(cut)["autoattack_acc"] == ""
+
+
+@pytest.fixture(scope="module")
+def whole_report(tmp_path_factory):
+    return report(tmp_path_factory.mktemp("audit"))[0]
+
+
+def test_nothing_is_said_to_be_reliable_that_was_not_looked_at(whole_report):
+    unreliable = lambda **changes: robustbench_info(whole_report.model_copy(update=changes))["unreliable"]  # noqa: E731
+    good = Verdict(id="D1", title="t", level="pass", text="x")
+    gone = Verdict(id="D6", title="t", level="not applicable", text="x", missing=True)
+    broken = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
+    assert unreliable(verdicts=()) is None
+    assert unreliable(verdicts=(good,)) is False
+    assert unreliable(verdicts=(good, gone)) is None
+    assert unreliable(verdicts=(), flags=(broken,)) is True
+    assert unreliable(verdicts=(good,), gradients=False) is None
+
+
+def test_flags_and_missing_checks_are_drawn_on_the_page(whole_report):
+    broken = Flag(id="nothing_broken", level="warn", text="no attack broke a single <image>")
+    gone = Verdict(id="D6", title="radius sweep", level="not applicable", text="missing", missing=True)
+    page = audit_page(whole_report.model_copy(update={"flags": (broken,), "verdicts": (gone,), "gradients": False}))
+    assert "no attack broke a single &lt;image&gt;" in page
+    assert "score attacks only: the target gives no gradients" in page
+    assert "are missing: D6" in page
+    assert "Read the warnings first: nothing_broken." in page
 
 
 def test_the_page_shows_curve_verdicts_and_pictures_and_loads_nothing(tmp_path):
