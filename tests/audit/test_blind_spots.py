@@ -1,5 +1,7 @@
 """What a check along the returned gradient, on the test pictures alone, cannot see; and what must raise no alarm."""
 
+from pathlib import Path
+
 import masked
 import torch
 from masked import lab
@@ -133,3 +135,8 @@ def test_the_watch_sees_every_kind_of_backward_pass_and_patches_nothing():
     with Watch() as watch:
         weights.square().sum()
     assert not watch.backward
+
+
+def test_the_docs_list_every_check():
+    text = (Path(__file__).parents[2] / "docs" / "audit.md").read_text()
+    assert [name for name in CHECKS if f"\n| {name} |" not in text] == []

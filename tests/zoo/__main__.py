@@ -1,4 +1,4 @@
-"""Audits the zoo and prints misses and false alarms: `python -m zoo [masked|heldout|honest ...] [--images N] [--steps N]`."""
+"""Audits the zoo; prints misses and false alarms: `python -m zoo [masked|heldout|honest|trained ..] [--images N] [--steps N]`."""
 
 import argparse
 
@@ -7,8 +7,9 @@ from zoo.base import make_bench
 from zoo.heldout import HELDOUT
 from zoo.honest import HONEST
 from zoo.masked import MASKED
+from zoo.trained import TRAINED, larger_pictures
 
-GROUPS = {"masked": MASKED, "heldout": HELDOUT, "honest": HONEST}
+GROUPS = {"masked": MASKED, "heldout": HELDOUT, "honest": HONEST, "trained": TRAINED}
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("groups", nargs="*", default=list(GROUPS))
 parser.add_argument("--images", type=int, default=256, help="as the default of `ironclip audit --diagnostics`")
@@ -16,9 +17,9 @@ parser.add_argument("--steps", type=int, default=100, help="as the default of `i
 chosen = parser.parse_args()
 bench = make_bench(chosen.images, chosen.steps)
 for group in chosen.groups:
-    masked = group != "honest"
+    masked = group in ("masked", "heldout")
     missed, failed, warned, kinds = [], [], [], GROUPS[group]
-    for seen in zoo(kinds, bench, stop=masked):
+    for seen in zoo(kinds, larger_pictures(bench) if group == "trained" else bench, stop=masked):
         print(f"{group}: {seen}", flush=True)
         missed += [] if seen.flagged else [seen.name]
         failed += [seen.name] if seen.fails or seen.refused else []
