@@ -1,7 +1,5 @@
 """What `import ironclip` gives: the library in a few names. Each is a call of the rooms below; nothing happens here alone."""
 
-import json
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +11,7 @@ from ironclip.backbones import ClipBackbone
 from ironclip.backbones import load as load_backbone
 from ironclip.data import Dataset, EvalSet, open_dataset
 from ironclip.errors import UsageError
-from ironclip.protocols import methods
+from ironclip.protocols import methods, repeat
 from ironclip.protocols.classify import Prediction, predict
 from ironclip.protocols.config import RunConfig
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
@@ -30,7 +28,7 @@ from ironclip.serve.export import export as export_experiment
 from ironclip.serve.exported import ExportedClassifier, open_exported
 from ironclip.serve.facts import own_records
 from ironclip.serve.hub import Pretrained, copy_saved, load_pretrained, publish, push_to_hub, save_pretrained
-from ironclip.threat import Knowledge, format_eps, parse_eps
+from ironclip.threat import Knowledge, parse_eps
 from ironclip.types import Batch, Classifier
 
 RUNS = Path("runs")
@@ -240,11 +238,11 @@ def evaluate(
         run, experiment = _measurable(model, data, Path(root))
         usual: tuple[Knowledge, ...] = ("white-box",) if experiment.test_time is None else ("static", "adaptive")
         for known in (knowledge,) if knowledge else usual:
-            words = ["ironclip", "evaluate", str(run.path), "--attack", ",".join(names), "--eps", format_eps(radius)]
-            words += ["--knowledge", known, *(["--limit", str(limit)] if limit else [])]
-            words += [word for change in _changes(options) for word in ("--set", change)]
+            command = repeat.evaluation(
+                run, experiment, names, radius, changes=_changes(options), seed=seed, knowledge=known, limit=limit
+            )
             record, _ = measure(
-                run, experiment, attacks, eps=radius, knowledge=known, limit=limit, command=shlex.join(words), callback=callback
+                run, experiment, attacks, eps=radius, knowledge=known, limit=limit, command=command, callback=callback
             )
             records.append(record)
     return Result(tuple(records))
@@ -294,4 +292,4 @@ def _measurable(model: Model, data: Data | str | Path | None, root: Path) -> tup
 
 def _changes(options: Mapping[str, Any]) -> list[str]:
     """As the command line takes them."""
-    return [f"{key}={json.dumps(value)}" for key, value in options.items()]
+    return repeat.assigned(options)

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Device, Json, Limit, Progress, app, command, emit, out, pick_device, table
+from ironclip.cli.common import Device, Json, Limit, Progress, app, emit, out, pick_device, table
 from ironclip.errors import UsageError
 from ironclip.threat import format_eps, parse_eps
 
@@ -54,6 +54,7 @@ def audit(
             raise UsageError(f"{option} is a whole number of at least {least}; got {value}")
     radii = sorted({parse_eps(part) for part in eps.split(",")})
     requirements = [Requirement.parse(text).among(tuple(radii)) for text in require or []]
+    from ironclip.protocols import repeat
     from ironclip.protocols.audit import audit as run_audit
     from ironclip.protocols.audit_target import open_target
 
@@ -79,9 +80,12 @@ def audit(
         seed=seed,
         device=where,
         out=out_folder,
-        command=command(),
+        command=repeat.audit(
+            target, data, radii, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed, transfer=transfer,
+            resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
+        ),
         progress=tell,
-    )
+    )  # fmt: skip
     if html is not None or robustbench is not None:
         _write(report, curve, html, robustbench)
     if as_json:

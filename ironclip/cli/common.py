@@ -1,7 +1,6 @@
 """What all verbs share: the app, options, printing, the device, progress."""
 
 import json
-import shlex
 import sys
 import time
 from pathlib import Path
@@ -61,11 +60,6 @@ def print_record(record: Any) -> None:
         out.print(f"  features under {name}: {parts}", markup=False)
     for flag in record.flags:
         out.print(f"  {flag.level}: {flag.text}", markup=False)
-
-
-def command() -> str:
-    """The command line that is running, to repeat it."""
-    return shlex.join(["ironclip", *sys.argv[1:]])
 
 
 def pick_device(name: str) -> str:

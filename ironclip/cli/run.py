@@ -18,7 +18,6 @@ from ironclip.cli.common import (
     Seed,
     Weights,
     app,
-    command,
     emit,
     err,
     out,
@@ -88,7 +87,10 @@ def evaluate(
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
     suite: Annotated[
         str | None,
-        typer.Option("--suite", help="A list of data sets: tecoa, clean, coop, cross, fine-grained, shift."),
+        typer.Option("--suite", help="A list of data sets: tecoa, clean, coop, cross, fine-grained, shift; --data: one of them."),
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option("--subset", help="Which classes of the data: all, base or new; default: as trained.")
     ] = None,
     limit: Limit = None,
     knowledge: Annotated[
@@ -113,22 +115,26 @@ def evaluate(
         raise UsageError(f"--knowledge is white-box, adaptive or static; got {knowledge!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
+    if subset not in (None, "all", "base", "new"):
+        raise UsageError(f"--subset is all, base or new; got {subset!r}")
     radii = [parse_eps(part) for part in eps.split(",")]
+    from ironclip.protocols import repeat
     from ironclip.protocols.experiment import transferred, with_test_time
     from ironclip.protocols.measure import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
     from ironclip.protocols.suites import open_suite
     from ironclip.runs.folder import is_run
 
+    names = attack.split(",")
     adapts, rest = test_time_options(test_time, changes or [])
-    attacks = {radius: named_attacks(attack.split(","), radius, seed, rest) for radius in radii}
-    if suite is not None and data is not None:
-        raise UsageError(f"--suite is a list of data sets, --data is one; got --suite {suite} --data {data}")
-    opened, missing = open_suite(suite) if suite else ({}, {})
-    if opened and not is_run(Path(target)):
-        data = next(iter(opened))  # a backbone is a run of zero-shot classification on some data
-    run, experiment = open_target(target, data, device=pick_device(device))
-    moved = [transferred(experiment, name, opened=found, suite=suite or "") for name, found in opened.items()] or [experiment]
+    attacks = {radius: named_attacks(names, radius, seed, rest) for radius in radii}
+    opened, missing = open_suite(suite, [data] if data is not None else ()) if suite else ({}, {})
+    if opened:  # a backbone is a run of zero-shot classification on some data
+        data = None if is_run(Path(target)) else next(iter(opened))
+    run, experiment = open_target(target, data, None if opened else subset, device=pick_device(device))
+    classes: Any = subset or "all"
+    moved = [transferred(experiment, name, classes, opened=found, suite=suite or "") for name, found in opened.items()]
+    moved = moved or [experiment]
     if test_time is not None:
         moved = [with_test_time(each, test_time, adapts) for each in moved]
     experiment = moved[0]
@@ -146,9 +152,12 @@ def evaluate(
             batch_size=batch_size,
             keep_examples=6,
             distortion=distortion,
-            command=command(),
+            command=repeat.evaluation(
+                run, each, names, radius, changes=rest, seed=seed, knowledge=known, split=split, limit=limit,
+                distortion=distortion, batch_size=batch_size,
+            ),
             callback=Progress(f"evaluate {experiment.config.method}", quiet=as_json),
-        )
+        )  # fmt: skip
         records.append(record)
     if as_json:
         emit([record.model_dump(mode="json") for record in records])
@@ -159,7 +168,8 @@ def evaluate(
         _print_suite(suite, records, missing)
     if experiment.test_time is not None:
         out.print(side_by_side(records))
-    out.print(f"record: {run.path}\nagain: {command()}")
+    lines = [f"record: {run.path}", *(f"again: {record.command}" for record in records)]
+    out.print("\n".join(lines), markup=False, soft_wrap=True)
 
 
 def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> None:

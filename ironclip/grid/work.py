@@ -22,6 +22,7 @@ from ironclip.protocols.config import RunConfig
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate
+from ironclip.protocols.repeat import evaluation
 from ironclip.protocols.suites import open_suite
 from ironclip.runs.folder import RunFolder
 
@@ -127,20 +128,12 @@ def _evaluate(
         batch_size=measure.batch_size,
         keep_examples=4,
         distortion=measure.distortion,
-        command=_command(run, measure, eps),
-    )
-
-
-def _command(run: RunFolder, measure: Measure, eps: float) -> str:
-    from ironclip.threat import format_eps
-
-    words = ["ironclip", "evaluate", str(run.path), "--attack", ",".join(measure.attacks), "--eps", format_eps(eps)]
-    words += ["--knowledge", measure.knowledge] if measure.knowledge != "white-box" else []
-    words += ["--data", measure.data] if measure.data else []
-    words += ["--suite", measure.suite] if measure.suite else []
-    words += ["--test-time", measure.test_time] if measure.test_time else []
-    words += ["--limit", str(measure.limit)] if measure.limit else []
-    return " ".join([*words, *(f"--set {key}={value}" for key, value in measure.set.items())])
+        command=evaluation(
+            run, experiment, measure.attacks, eps, changes=[f"{key}={value}" for key, value in measure.set.items()],
+            seed=measure.seed, knowledge=measure.knowledge, split=measure.split, limit=measure.limit,
+            distortion=measure.distortion, batch_size=measure.batch_size,
+        ),
+    )  # fmt: skip
 
 
 def _experiment(config: RunConfig, device: str) -> Experiment:

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from ironclip.protocols import repeat
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate
 from ironclip.protocols.resolve import named_attacks, resolve
@@ -40,7 +41,8 @@ def run_demo(
         run = train(config, root=root, device=device, callback=progress(f"train {method} on {backbone}"))
         run, experiment = open_run(run.path, device=device)
         for eps in RADII:
-            named = named_attacks(["pgd"], eps, 0, [f"steps={size['steps']}", "mode=compact"])
+            options = [f"steps={size['steps']}", "mode=compact"]
+            named = named_attacks(["pgd"], eps, 0, options)
             evaluate(
                 run,
                 experiment,
@@ -49,7 +51,7 @@ def run_demo(
                 limit=size["limit"],
                 batch_size=50,
                 keep_examples=4,
-                command=f"ironclip demo --seed {seed}" + (" --quick" if quick else ""),
+                command=repeat.evaluation(run, experiment, ["pgd"], eps, changes=options, limit=size["limit"], batch_size=50),
                 callback=progress(f"attack {method} on {backbone} at {eps * 255:.0f}/255"),
             )
         runs.append(run)

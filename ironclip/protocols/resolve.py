@@ -80,8 +80,8 @@ def test_time_options(name: str | None, changes: Sequence[str]) -> tuple[dict[st
     return found, [change for change in changes if change not in mine]
 
 
-def open_target(target: str, dataset: str | None, *, device: str) -> tuple[RunFolder, Any]:
-    """A run, on the data it was trained on or on other data, or zero-shot classification by a backbone (which is a run of
+def open_target(target: str, dataset: str | None, subset: Any = None, *, device: str) -> tuple[RunFolder, Any]:
+    """A run, on the data and classes it was trained on or on others, or zero-shot classification by a backbone (which is a run of
     the method zero_shot).
 
     Raises:
@@ -93,8 +93,9 @@ def open_target(target: str, dataset: str | None, *, device: str) -> tuple[RunFo
     path = Path(target)
     if path.exists() and is_run(path):
         run, experiment = open_run(path, device=device)
-        return run, experiment if dataset is None else transferred(experiment, dataset)
+        return run, experiment if dataset is None and subset is None else transferred(experiment, dataset, subset or "all")
     if dataset is None:
         raise UsageError(f"{target!r} is no run; for zero-shot classification by a backbone of this name add --data")
     run = train(resolve("zero_shot", dataset, given={"backbone": target}), device=device)
-    return open_run(run.path, device=device)
+    run, experiment = open_run(run.path, device=device)
+    return run, experiment if subset is None else transferred(experiment, None, subset)

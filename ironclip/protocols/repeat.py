@@ -1,0 +1,112 @@
+"""The command line that repeats a record, whoever asked for it: the command line, Python or a grid. Pure, and without torch.
+
+One record has one command: one radius, one knowledge, one data set. What can be read off the experiment is read off it, so a
+record made in Python has the command of the same record made on the command line. `ironclip evaluate` takes the command back
+to the same settings.
+"""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from ironclip.protocols import methods
+from ironclip.protocols.config import values_of
+from ironclip.threat import format_eps, parse_eps
+
+if TYPE_CHECKING:
+    from ironclip.protocols.experiment import Experiment
+    from ironclip.runs.folder import RunFolder
+
+BATCH = 100
+
+
+def evaluation(
+    run: "RunFolder",
+    experiment: "Experiment",
+    names: Sequence[str],
+    eps: float,
+    *,
+    changes: Sequence[str] = (),
+    seed: int = 0,
+    knowledge: str = "white-box",
+    split: str = "test",
+    limit: int | None = None,
+    distortion: bool = False,
+    batch_size: int = BATCH,
+) -> str:
+    """The `ironclip evaluate` command of one record.
+
+    Args:
+        experiment: as it is measured: moved to other data or classes, with a test-time method on top.
+        names: attacks. changes: "key=value" of the attacks; those of the test-time method are known from the experiment.
+    """
+    config, trained = experiment.config, run.config
+    above = methods.split(config.method)[1]
+    added = above if config.method != trained["method"] else None
+    options = {key: value for key, value in config.options.items() if added and key.startswith(f"{added}.")}
+    options |= {key: value for key, value in values_of(changes).items() if not (above and key.startswith(f"{above}."))}
+    moved = bool(experiment.trained_on)
+    elsewhere = moved and (config.dataset != trained["dataset"] or config.classes != trained.get("classes"))
+    return _line(
+        ["evaluate", str(run.path)],
+        {
+            "attack": ",".join(name.strip() for name in names),
+            "eps": exact(eps),
+            "suite": experiment.suite,
+            "data": config.dataset if elsewhere or experiment.suite else None,
+            "subset": config.subset if moved and not (elsewhere and config.subset == "all") else None,
+            "test-time": added,
+            "knowledge": knowledge if above or knowledge != "white-box" else None,
+            "split": split if split != "test" else None,
+            "limit": limit,
+            "distortion": distortion,
+            "batch-size": batch_size if batch_size != BATCH else None,
+            "seed": seed or None,
+            "set": assigned(options),
+        },
+    )
+
+
+AUDIT = {"resolution": 224, "diagnostics": 256, "steps": 100, "split": "test", "batch_size": 50, "seed": 0, "limit": None}
+"""What `ironclip audit` takes where nothing is said; left out of its command."""
+
+
+def audit(target: str, data: str | None, radii: Sequence[float], *, changes: Sequence[str] = (), **options: Any) -> str:
+    """The `ironclip audit` command of all records of an audit; `options` as the command line names them."""
+    said = {name.replace("_", "-"): value for name, value in options.items() if name not in AUDIT or value != AUDIT[name]}
+    given = {"data": data, "eps": ",".join(map(exact, radii)), **said, "set": assigned(values_of(changes))}
+    return _line(["audit", target], given)
+
+
+def exact(eps: float) -> str:
+    """The radius as people write it where that is the same number, else with all its digits."""
+    text = format_eps(eps)
+    return text if parse_eps(text, "l2") == eps else repr(eps)
+
+
+def assigned(values: Mapping[str, Any]) -> list[str]:
+    """The "key=value" of --set that `config.values_of` reads as these values, in the order of their keys."""
+    return [f"{key}={_written(value)}" for key, value in sorted(values.items())]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?/\d+", value):
+        return f"'{value}'"  # bare, it would be read as a number
+    plain = list(value) if isinstance(value, tuple) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
+def _line(words: Sequence[str], options: Mapping[str, Any]) -> str:
+    """Words and options for a shell; what is None, False or empty is left out, and a list repeats its option."""
+    verb, *named = words
+    line = ["ironclip", verb, *(f"./{word}" if word.startswith("-") else word for word in named)]
+    for name, value in options.items():
+        if value is True:
+            line.append(f"--{name}")
+        elif value is not None and value is not False and value != "":
+            line += [word for each in (value if isinstance(value, list) else [value]) for word in (f"--{name}", str(each))]
+    return shlex.join(line)
