@@ -18,6 +18,7 @@ from ironclip.protocols.experiment import Experiment, open_experiment, transferr
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate as measure
 from ironclip.protocols.resolve import named_attacks, resolve
+from ironclip.protocols.sources import check_source
 from ironclip.report.formats import as_csv, latex, markdown
 from ironclip.report.tables import rows
 from ironclip.runs.folder import RunFolder, is_run
@@ -28,7 +29,7 @@ from ironclip.serve.export import export as export_experiment
 from ironclip.serve.exported import ExportedClassifier, open_exported
 from ironclip.serve.facts import own_records
 from ironclip.serve.hub import Pretrained, copy_saved, load_pretrained, publish, push_to_hub, save_pretrained
-from ironclip.threat import Knowledge, parse_eps
+from ironclip.threat import Knowledge, Norm, parse_eps, parse_radii
 from ironclip.types import Batch, Classifier
 
 RUNS = Path("runs")
@@ -160,6 +161,7 @@ def fit(
     data: Data,
     *,
     eps: str | float | None = None,
+    norm: Norm | None = None,
     preset: str | None = None,
     seed: int = 1,
     root: str | Path = RUNS,
@@ -170,7 +172,7 @@ def fit(
 
     Args:
         method: such as "nap", or several joined by + (see `ironclip list methods`).
-        eps: radius of the training attack, such as "4/255"; default: the preset's.
+        eps: radius of the training attack, such as "4/255"; default: the preset's. norm: its norm; "l2" needs an eps.
         preset: default: that of the method (see `ironclip list presets`).
         settings: any setting of the command line's --set, such as epochs=10, length=4 or **{"attack.steps": 5}.
 
@@ -184,8 +186,7 @@ def fit(
         "shots": data.shots,
         "classes": data.classes_file,
     }
-    if eps is not None:
-        given["eps"] = eps
+    given |= {key: value for key, value in (("eps", eps), ("norm", norm)) if value is not None}
     config = resolve(method, data.name, preset=preset, given=given, changes=_changes(settings))
     experiment = open_experiment(config, backbone=backbone, dataset=data.dataset)
     run = train(config, root=Path(root), callback=callback, experiment=experiment)
@@ -212,9 +213,11 @@ def evaluate(
     data: Data | str | Path | None = None,
     *,
     attack: str | Sequence[str] = "pgd",
-    eps: str | float = "4/255",
+    eps: str | float | None = None,
+    norm: Norm = "linf",
     limit: int | None = None,
     knowledge: Knowledge | None = None,
+    source: str | None = None,
     seed: int = 0,
     root: str | Path = RUNS,
     callback: Callback | None = None,
@@ -225,25 +228,30 @@ def evaluate(
     Args:
         data: other data than a model was trained on; a model loaded from a saved folder needs them.
         attack: one or several names (see `ironclip list attacks`).
+        eps: the radius in the units of the norm; default: 4/255 for "linf", none for "l2".
         limit: number of test pictures, classes in proportion.
         knowledge: default: white-box, and for test-time methods both static and adaptive.
+        source: for knowledge "transfer": the backbone or the run on which the pictures are made.
         options: of the attacks, such as steps=100.
     """
     many = [models] if isinstance(models, Model) else list(models)
     names = attack.split(",") if isinstance(attack, str) else list(attack)
-    radius = parse_eps(eps)
-    attacks = named_attacks(names, radius, seed, _changes(options))
+    (radius,) = parse_radii(None, norm) if eps is None else [parse_eps(eps, norm)]
+    check_source(knowledge, source)
+    attacks = named_attacks(names, radius, seed, _changes(options), norm=norm, knowledge=knowledge or "white-box")
     records = []
     for model in many:
         run, experiment = _measurable(model, data, Path(root))
         usual: tuple[Knowledge, ...] = ("white-box",) if experiment.test_time is None else ("static", "adaptive")
         for known in (knowledge,) if knowledge else usual:
             command = repeat.evaluation(
-                run, experiment, names, radius, changes=_changes(options), seed=seed, knowledge=known, limit=limit
-            )
+                run, experiment, names, radius, norm=norm, changes=_changes(options), seed=seed, knowledge=known, source=source,
+                limit=limit,
+            )  # fmt: skip
             record, _ = measure(
-                run, experiment, attacks, eps=radius, knowledge=known, limit=limit, command=command, callback=callback
-            )
+                run, experiment, attacks, eps=radius, norm=norm, knowledge=known, source=source, limit=limit, command=command,
+                callback=callback,
+            )  # fmt: skip
             records.append(record)
     return Result(tuple(records))
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ironclip import permits
 from ironclip.errors import DataError, RunError, UsageError
 from ironclip.runs.environment import peak_memory
 from ironclip.runs.folder import EvaluationFolder
@@ -206,7 +207,7 @@ def constants(
 
 
 def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0, images: int = 0) -> dict[str, Any]:
-    """What tells one evaluation of a run from another, as JSON values.
+    """What tells one evaluation of a run from another, as JSON values; UsageError where the threat permits an attack not.
 
     Args:
         surrogates: how many classifiers besides the evaluated one are attacked.
@@ -214,6 +215,9 @@ def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0, i
     """
     if setup.threat.quantised != (setup.quantise != "none"):
         raise UsageError(f"the threat says quantised={setup.threat.quantised}, but the pictures are rounded: {setup.quantise}")
-    kept = setup.model_dump(mode="json", include={"threat", "quantise", "precision", "stop_early", "data"})
+    for name, attack in attacks.items():
+        permits.check(attack, setup.threat, name)
+    kept = setup.model_dump(mode="json", include={"quantise", "precision", "stop_early", "data"})
+    kept["threat"] = setup.threat.identity()
     described = {name: describe(attack) for name, attack in attacks.items()}
     return kept | {"attacks": described, "surrogates": surrogates, "images": images}

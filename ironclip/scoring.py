@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ironclip import permits
 from ironclip.errors import AttackError, DataError, NonFinite, UsageError
 from ironclip.losses import cross_entropy_each, margin_each
+from ironclip.permits import full
 from ironclip.runs.pictures import Example
 from ironclip.runs.records import Quantise, Sample
 from ironclip.tensors import norm, per_image, project
@@ -35,7 +37,12 @@ def targets(
     """Which attack is handed which function; see `evaluation.evaluate`.
 
     "pgd/soft" is made on the surrogate whose attribute `name` is "soft", "pgd/surrogate2" on the second, nameless one.
+
+    Raises:
+        UsageError: surrogates missing or too many for this knowledge, or an attack that the threat does not permit.
     """
+    for name, attack in attacks.items():
+        permits.check(attack, threat, name)
     borrowed = threat.knowledge in ("static", "transfer")
     if borrowed and not surrogates:
         raise UsageError(f"a {threat.knowledge} attack is made on another classifier; hand one in as surrogate")
@@ -48,14 +55,23 @@ def targets(
         name = f"/{getattr(surrogate, 'name', f'surrogate{number}')}"
         functions[name if name not in functions else f"{name}{number}"] = surrogate
     return [
-        Target(name + suffix, attack if suffix == "" and not threat.quantised else _full(attack), function)
+        Target(name + suffix, attack if suffix == "" and not threat.quantised else full(attack), function)
         for name, attack in attacks.items()
         for suffix, function in functions.items()
     ]
 
 
-def _full(attack: Attack) -> Attack:
-    return replace(attack, mode="full") if getattr(attack, "mode", None) == "compact" else attack  # type: ignore[type-var]
+class _Scores:
+    """A classifier, to an attacker who sees its class names and its scores."""
+
+    def __init__(self, classifier: Classifier) -> None:
+        self.classifier = classifier
+        if hasattr(classifier, "classes"):
+            self.classes = tuple(classifier.classes)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        scores: Tensor = _ScoresOnly.apply(images, self.classifier)
+        return scores
 
 
 class _Scores:
@@ -119,7 +135,8 @@ def audit(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat: Threa
     slack = TOLERANCE if threat.norm == "linf" else TOLERANCE + 1e-5 * threat.eps
     if float(distances[worst]) > threat.eps + slack:
         moved = f"image {int(indices[worst])} moved by {float(distances[worst]):.6f} in {threat.norm}"
-        raise AttackError(f"attack {name!r} left the ball: {moved}, but eps is {format_eps(threat.eps)} = {threat.eps:.6f}")
+        radius = f"{format_eps(threat.eps, threat.norm)} = {threat.eps:.6f}"
+        raise AttackError(f"attack {name!r} left the ball: {moved}, but eps is {radius}")
     return distances
 
 
@@ -128,11 +145,14 @@ def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Ten
 
     "round" goes to the nearest grey level, "floor" to the one below, as a conversion to bytes does. Where that leaves the
     ball (l-infinity: this pixel; l2: this image) the level next to it on the side of the clean picture is taken; where the
-    clean value lies in between, the clean value itself.
+    clean value lies in between, the clean value itself. An l2 image that leaves the ball is moved towards the clean one first,
+    in steps of 1/64, and rounded again.
     """
     if how == "none":
         return adv
     adv = project(adv, images, threat.eps, threat.norm)
+    if threat.norm == "l2":
+        adv = _nearer(adv, images, threat, how)
     levels = adv * 255
     below, above = (levels + LEVEL).floor() / 255, (levels - LEVEL).ceil() / 255
     plain = levels.round() / 255 if how == "round" else below
@@ -144,6 +164,20 @@ def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Ten
     else:
         outside = per_image(norm(plain - images, "l2") > threat.eps + TOLERANCE, adv)
     return torch.where(outside, inward, plain)
+
+
+def _nearer(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Tensor:
+    """The point nearest to each adv, on its way to the clean image, that is in the l2 ball after rounding; adv where none is."""
+    found, left = adv.clone(), torch.ones(len(adv), dtype=torch.bool, device=adv.device)
+    for part in range(64, -1, -1):
+        here = images + (adv - images) * (part / 64)
+        plain = (here * 255).round() / 255 if how == "round" else (here * 255 + LEVEL).floor() / 255
+        fits = left & (norm(plain - images, "l2") <= threat.eps + TOLERANCE)
+        found[fits] = here[fits]
+        left &= ~fits
+        if not left.any():
+            break
+    return found
 
 
 @dataclass(frozen=True)

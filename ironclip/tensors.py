@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.errors import NonFinite, UsageError
+from ironclip.options import check_choice
+from ironclip.threat import NORMS
 
 
 def key(*parts: int) -> int:
@@ -34,7 +36,8 @@ def per_image(values: Tensor, like: Tensor) -> Tensor:
 
 
 def norm(delta: Tensor, kind: str) -> Tensor:
-    """[B] length of each row of delta [B, ...]."""
+    """[B] length of each row of delta [B, ...]; UsageError for an unknown norm."""
+    check_choice("norm", kind, NORMS)
     flat = delta.flatten(1)
     return flat.abs().amax(1) if kind == "linf" else flat.norm(dim=1)
 
@@ -43,8 +46,9 @@ def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box:
     """The point of ball(images, eps) and [0, 1] for each adv; ball first, then box.
 
     Exact for l-infinity. For l2 the box is applied to the scaled point, which stays in the ball because the box is
-    convex and contains the centre. Without `box` only the ball is enforced.
+    convex and contains the centre. Without `box` only the ball is enforced. UsageError for an unknown norm.
     """
+    check_choice("norm", kind, NORMS)
     if kind == "linf":
         inside = torch.minimum(torch.maximum(adv, images - eps), images + eps)
     else:
@@ -55,7 +59,8 @@ def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box:
 
 
 def steepest(slope: Tensor, kind: str = "linf") -> Tensor:
-    """The direction of unit length in which a linear function with this gradient rises most."""
+    """The direction of unit length in which a linear function with this gradient rises most; UsageError for an unknown norm."""
+    check_choice("norm", kind, NORMS)
     if kind == "linf":
         return slope.sign()
     return slope / per_image(norm(slope, "l2").clamp_min(1e-12), slope)

@@ -11,7 +11,7 @@ FILES = sorted(path for path in PACKAGE.rglob("*.py"))
 # From the ground up; rooms in one brace do not import each other, except the loops as LOOPS says.
 ORDER = [
     {"errors"}, {"options"}, {"files"},
-    {"threat"}, {"schedule"}, {"presets"}, {"types"}, {"merging"}, {"parallel"},
+    {"threat"}, {"permits"}, {"schedule"}, {"presets"}, {"types"}, {"merging"}, {"parallel"},
     {"tensors"}, {"views"}, {"losses"}, {"backbones"}, {"attacks"},
     {"defenses"}, {"testtime"}, {"data"}, {"runs"}, {"training", "evaluation", "scoring"}, {"audit"}, {"pretraining"},
     {"protocols"}, {"grid"}, {"report"}, {"serve"}, {"api"}, {"catalogue"}, {"cli"},
@@ -20,7 +20,7 @@ RANK = {room: rank for rank, rooms in enumerate(ORDER) for room in rooms}
 APART = {"attacks", "defenses", "testtime", "data"}
 LOOPS = {"training", "evaluation", "scoring"}
 BELOW_LOOPS = {"errors", "options", "files", "schedule", "threat", "types", "merging", "parallel", "losses", "tensors"}
-BELOW_LOOPS |= {"runs", "scoring"}
+BELOW_LOOPS |= {"runs", "scoring", "permits"}
 
 # Arrows that point the wrong way, each with its reason; nothing else may, and a reason that no longer holds must go.
 KNOWN: dict[tuple[str, str], str] = {}

@@ -133,8 +133,8 @@ def test_neither_the_size_nor_the_order_of_batches_changes_an_outcome(size):
 
 
 def test_more_radius_breaks_no_fewer_images():
-    counts = [recorded(HalfSpace(), {"fgsm": FGSM(k / 255)}, Threat(eps=k / 255)).robust.count for k in (0, 1, 4, 8, 16)]
-    assert counts == [7, 7, 5, 3, 1]
+    counts = [recorded(HalfSpace(), {"fgsm": FGSM(k / 255)}, Threat(eps=k / 255)).robust.count for k in (1, 4, 8, 16)]
+    assert counts == [7, 5, 3, 1]
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_an_attack_that_cheats_is_refused(attack, error, message):
 def test_the_l2_ball_is_watched_too():
     threat = Threat(norm="l2", eps=0.2)
     recorded(HalfSpace(), {"pgd": PGD(0.2, steps=3, norm="l2")}, threat)
-    with pytest.raises(AttackError, match=r"image 1 moved by 0\.2173\d\d in l2, but eps is 51/255"):
+    with pytest.raises(AttackError, match=r"image 1 moved by 0\.2173\d\d in l2, but eps is 0\.2 = "):
         evaluate(HalfSpace(), {"shift": Shift(EPS)}, batches(), threat)
 
 
@@ -204,7 +204,7 @@ def test_a_static_attack_is_made_on_another_classifier_and_says_so():
         ("static", [], "made on another classifier; hand one in"),
         ("transfer", [], "made on another classifier"),
         ("white-box", [HalfSpace()], "surrogates belong to an adaptive"),
-        ("black-box", [], "this attack needs gradients, but the threat is black-box"),
+        ("black-box", [], "attack 'fgsm' needs gradients, but the threat is black-box"),
     ],
 )
 def test_the_threat_decides_whom_the_attack_is_handed(knowledge, surrogates, message):

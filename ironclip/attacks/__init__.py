@@ -61,6 +61,8 @@ def build(name: str, /, **options: Any) -> "Attack":
     """
     kind = _load(name)
     known = [field.name for field in fields(kind)]
+    if "norm" in options and "norm" not in known:
+        raise UsageError(f"{name} is an attack in linf only; got norm={options['norm']!r}")
     for option in options:
         if option not in known:
             raise unknown(f"option of {name}", option, known)

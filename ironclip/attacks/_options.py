@@ -19,7 +19,12 @@ class AttackOptions:
 
     The function takes (function, images, labels, *, indices=None, ...) and every field by name. `__post_init__` checks the
     options that mean the same everywhere: eps and norm, step_size, seed, counts (`LEAST`) and flags.
+
+    Attributes:
+        gradients: False says that it asks the attacked function for scores at most.
     """
+
+    gradients: ClassVar[bool] = True
 
     _function: ClassVar[Callable[..., Tensor]]
 

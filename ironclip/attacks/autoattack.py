@@ -119,10 +119,11 @@ class AutoAttack(AttackOptions, runs=autoattack):
     def members(self) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run."""
         own = {"steps": self.steps, "queries": self.queries}
+        mode = "full" if self.version == "rand" else self.mode  # one success on a random function ends nothing
         made: dict[str, Attack] = {}
         for name, options in VERSIONS[self.version].items():
             kind, settings = MEMBERS[name]
-            shared: dict[str, Any] = {"norm": self.norm, "mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
+            shared: dict[str, Any] = {"norm": self.norm, "mode": mode, "eval_mode": self.eval_mode, "seed": self.seed}
             if kind != "fab":
                 shared["search_dtype"] = self.search_dtype
             length = "queries" if kind == "square" else "steps"

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.options import check_choice, check_whole
+from ironclip.permits import full
 from ironclip.types import Attack, Images, Loss
 
 Over = Literal["logits", "probabilities"]
@@ -46,7 +47,10 @@ class EOT(nn.Module):
 
 @dataclass(frozen=True)
 class Averaged:
-    """An attack made on the mean of `draws` calls of the function it is handed."""
+    """An attack made on the mean of `draws` calls of the function it is handed.
+
+    The mean itself is random, so that one success on it ends nothing: the inner attack runs in its mode "full".
+    """
 
     inner: Attack
     draws: int = 20
@@ -55,6 +59,7 @@ class Averaged:
     def __post_init__(self) -> None:
         check_whole("draws", self.draws, 1)
         check_choice("over", self.over, get_args(Over))
+        object.__setattr__(self, "inner", full(self.inner))
 
     def __call__(
         self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | None = None, loss: Loss | None = None

@@ -9,7 +9,7 @@ is in `_square_l2`.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
@@ -111,6 +111,8 @@ def square(
 @dataclass(frozen=True)
 class Square(AttackOptions, runs=square):
     """`square` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    gradients: ClassVar[bool] = False
 
     eps: float
     queries: int = 5000

@@ -8,7 +8,7 @@ on the same target is an alarm of masked gradients.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -74,6 +74,9 @@ def _backbone(name: str, device: str) -> ClipBackbone:
 @dataclass(frozen=True)
 class Transfer(AttackOptions, runs=transfer):
     """`transfer` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    norm: ClassVar[str] = "linf"
+    gradients: ClassVar[bool] = False
 
     eps: float
     source: str = "mini"

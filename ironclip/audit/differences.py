@@ -45,7 +45,7 @@ def finite_differences(lab: Lab) -> Verdict:
         compare = _silent_pixels if name == "zero-gradient" else _relative_error
         found = {}
         for step in STEPS:
-            error = compare(lab, point, slope, along, step * lab.eps, noise)
+            error = compare(lab, point, slope, along, step * lab.pixel, noise)
             if error.isnan().double().mean() <= 0.5:
                 found[step] = float(error[~error.isnan()].median())
                 numbers[f"relative error at {step:g} eps, {name}"] = found[step]
@@ -80,7 +80,7 @@ def one_step(lab: Lab) -> Verdict:
         return idle
     point, slope = _point_and_slope(lab, PART)
     noise, precision = _rounding(lab, point, slope)
-    real, predicted = _changes(lab, point, slope, directions(lab), PART * lab.eps)
+    real, predicted = _changes(lab, point, slope, directions(lab), PART * lab.pixel)
     loud = real.norm(dim=0) > AUDIBLE * noise * len(real) ** 0.5
     if loud.double().mean() < 0.5:
         text = f"the model computes in {precision}: no change over a step exceeds its rounding noise"
@@ -126,7 +126,7 @@ def _noise(lab: Lab, restart: int) -> Tensor:
 
 def _point_and_slope(lab: Lab, room: float) -> tuple[Tensor, Tensor]:
     """A random start that keeps `room` radii to the ends of [0, 1], and the gradient of the margin there."""
-    length = room * lab.eps
+    length = room * lab.pixel
     point = lab.random_start().clamp(length, 1 - length)
     return point, slopes(lab, margin_each, point).nan_to_num(0, 0, 0)
 
@@ -173,7 +173,7 @@ def _rounding(lab: Lab, point: Tensor, slope: Tensor) -> tuple[Tensor, str]:
     if torch.finfo(dtype).eps > torch.finfo(torch.float32).eps:
         return unit, name
     still = _margins(lab, point)
-    moves = [0.1 * lab.eps * _noise(lab, 3000 + number) for number in range(4)]
+    moves = [0.1 * lab.pixel * _noise(lab, 3000 + number) for number in range(4)]
     off = [_margins(lab, point + move) - still - (slope * move).flatten(1).sum(1) for move in moves]
     return torch.minimum(torch.stack(off).square().mean(0).sqrt(), 4 * unit), name
 

@@ -49,10 +49,10 @@ def robustbench_info(report: AuditReport, eps: float | None = None) -> dict[str,
     record = report.record
     radius = next((r for r in reversed(report.radii) if eps is None or abs(r.eps - eps) < 1e-9), None)
     if radius is None:
-        raise UsageError(f"the audit has no radius {format_eps(eps or 0)}")
+        raise UsageError(f"the audit has no radius {format_eps(eps or 0, record.threat.norm)}")
     own = autoattack_right(report, radius)
     names = ", ".join(attack.name for attack in radius.attacks)
-    threat = f"{record.threat.norm} {format_eps(radius.eps)}"
+    threat = f"{record.threat.norm} {format_eps(radius.eps, record.threat.norm)}"
     reason = (
         ""
         if own is not None
@@ -68,7 +68,7 @@ def robustbench_info(report: AuditReport, eps: float | None = None) -> dict[str,
         "venue": "",
         "architecture": record.backbone.name,
         "norm": NORMS[record.threat.norm],
-        "eps": format_eps(radius.eps),
+        "eps": format_eps(radius.eps, record.threat.norm),
         "n": record.images,
         "clean_acc": f"{100 * report.clean.value:.2f}",
         "reported": "",

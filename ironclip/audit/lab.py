@@ -1,5 +1,6 @@
 """The bench of the diagnostics: a classifier, some images, and every attack on them made once."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from ironclip import attacks
-from ironclip.tensors import keyed_uniform, norm
+from ironclip.tensors import keyed_uniform, norm, project
+from ironclip.threat import Norm
 from ironclip.types import Classifier, Images
 
 POINT = 0.01
@@ -37,7 +39,7 @@ class Lab:
         attacked: what attacks differentiate: the classifier, or its mean over draws where it is random.
         images, labels, indices: [B, ...] images that the classifier gets right, on its device.
         wrong: the same three for some images it gets wrong; may be empty.
-        steps: of the strong attack; the sheet's PGD-100.
+        steps: of the strong attack; the sheet's PGD-100. norm: of every attack.
         sources: undefended or other classifiers on which transfer pictures are made.
         base: what a test-time method stands on.
         reported: predictions for `images` in the evaluation that is reported.
@@ -55,6 +57,7 @@ class Lab:
     seed: int = 0
     batch_size: int = 50
     draws: int = 1
+    norm: Norm = "linf"
     sources: Sequence[Classifier] = ()
     base: Classifier | None = None
     reported: Tensor | None = None
@@ -89,7 +92,13 @@ class Lab:
 
     def random_start(self, restart: int = 0) -> Tensor:
         noise = keyed_uniform(self.images.shape[1:], self.seed, self.indices.tolist(), restart).to(self.images)
-        return (self.images + self.eps * noise).clamp(0, 1)
+        return project(self.images + self.eps * noise, self.images, self.eps, self.norm)
+
+    @property
+    def pixel(self) -> float:
+        """How far one pixel moves at the radius where all move alike."""
+        count: int = self.images[0].numel()
+        return self.eps if self.norm == "linf" else self.eps / math.sqrt(count)
 
     def attack(self, name: str, *, eps: float | None = None, on: Images | None = None, **options: Any) -> Outcome:
         """The images attacked, made once for each name, radius and options.
@@ -115,7 +124,7 @@ class Lab:
     ) -> Outcome:
         """Any images attacked: (images, labels, indices)."""
         eps = self.eps if eps is None else eps
-        attack = attacks.build(name, eps=eps, seed=self.seed, **options)
+        attack = attacks.build(name, eps=eps, norm=self.norm, seed=self.seed, **options)
         start = time.perf_counter()
         images, labels, indices = these
         size = self.batch_size
@@ -141,7 +150,8 @@ class Lab:
         if not len(adv):
             return
         worst = self.worst
-        worst["excess"] = max(worst["excess"], float(norm(adv - images, "linf").amax()) - eps)
+        slack = 0 if self.norm == "linf" else 1e-5 * eps  # a Euclidean norm sums thousands of rounding errors
+        worst["excess"] = max(worst["excess"], float(norm(adv - images, self.norm).amax()) - eps - slack)
         worst["outside"] = max(worst["outside"], float(-adv.amin()), float(adv.amax()) - 1)
         worst["finite"] = min(worst["finite"], float(adv.isfinite().all()))
         worst["images"] += len(adv)

@@ -18,7 +18,6 @@ from ironclip.evaluation import evaluate_into, settings
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.pictures import Example
 from ironclip.runs.records import AttackResult, Record, Sample, Setup
-from ironclip.threat import format_eps
 from ironclip.types import Attack, Batch, Classifier
 
 
@@ -73,7 +72,7 @@ def measure(
         here = setup.model_copy(update={"threat": replace(setup.threat, eps=eps)})
         named = attacks(eps)
         chosen = settings(here, named, len(surrogates), images=len(pictures)) | {"carried_from": ordered[:place]}
-        folder = run.evaluation(chosen, name=f"audit-{format_eps(eps)}")
+        folder = run.evaluation(chosen, name=f"audit-{here.threat.radius}")
         known = {sample.index for sample in folder.samples()}
         if folder.record() is None:
             folder.append(sample for index, sample in carried.items() if index not in known)

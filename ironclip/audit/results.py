@@ -6,7 +6,7 @@ from pydantic import Field
 
 from ironclip.errors import UsageError
 from ironclip.runs.records import AttackResult, Flag, Part, Proportion, Record
-from ironclip.threat import format_eps, parse_eps
+from ironclip.threat import Norm, format_eps, parse_eps
 
 Level = Literal["pass", "warn", "fail", "not applicable"]
 LEVELS: tuple[Level, ...] = ("fail", "warn", "pass", "not applicable")
@@ -128,17 +128,19 @@ class Requirement(Part):
     Args:
         text: as it was written.
         least: fraction, compared with the measured proportion (not with an end of its interval).
-        eps: radius of a robust accuracy.
+        eps: radius of a robust accuracy, in the units of `norm`.
     """
 
     text: str
     what: Literal["clean", "robust"]
     least: float
     eps: float | None = None
+    norm: Norm = "linf"
 
     @classmethod
-    def parse(cls, text: str) -> "Requirement":
-        """
+    def parse(cls, text: str, norm: Norm = "linf") -> "Requirement":
+        """What the text requires, its radius in the units of the norm.
+
         Raises:
             UsageError: not of this form, or no fraction.
         """
@@ -151,7 +153,7 @@ class Requirement(Part):
             raise UsageError(expected) from None
         if not found or what not in ("clean", "robust") or not 0 <= least <= 1 or bool(at) != (what == "robust"):
             raise UsageError(expected)
-        return cls(text=text, what=what, least=least, eps=parse_eps(eps) if at else None)  # type: ignore[arg-type]
+        return cls(text=text, what=what, least=least, eps=parse_eps(eps, norm) if at else None, norm=norm)  # type: ignore[arg-type]
 
     def among(self, radii: tuple[float, ...]) -> "Requirement":
         """Itself, if it speaks of an audited radius.
@@ -160,7 +162,7 @@ class Requirement(Part):
             UsageError: it does not.
         """
         if self.eps is not None and not any(_same(self.eps, eps) for eps in radii):
-            known = ", ".join(format_eps(eps) for eps in radii)
+            known = ", ".join(format_eps(eps, self.norm) for eps in radii)
             raise UsageError(f"the requirement {self.text!r} speaks of a radius that is not audited; --eps has {known}")
         return self
 
@@ -177,4 +179,5 @@ def _same(a: float, b: float) -> bool:
 
 def summary(report: AuditReport) -> dict[str, Any]:
     """The numbers of an audit by name, for a line of output."""
-    return {"clean": report.clean.value} | {f"robust@{format_eps(r.eps)}": r.robust.value for r in report.radii}
+    norm = report.record.threat.norm
+    return {"clean": report.clean.value} | {f"robust@{format_eps(r.eps, norm)}": r.robust.value for r in report.radii}

@@ -18,7 +18,9 @@ def radius_sweep(lab: Lab) -> Verdict:
     """D6: robust accuracy does not rise with the radius, and is gone by 32/255 (below 1 % or a tenth of chance)."""
     if lab.eps == 0:
         return _idle("D6", "radius sweep", "radius 0")
-    radii = sorted({min(factor * lab.eps, 1.0) for factor in FACTORS} | {LARGE})
+    # For l2 the ball around all pictures that differ by 32/255 in every pixel.
+    large, most = (LARGE, 1.0) if lab.norm == "linf" else (LARGE * lab.eps / lab.pixel, float("inf"))
+    radii = sorted({min(factor * lab.eps, most) for factor in FACTORS} | {large})
     accuracy = {0.0: 1.0} | {eps: lab.pgd(eps=eps).accuracy for eps in radii}
     values = list(accuracy.values())
     rise = max(after - min(values[: place + 1]) for place, after in enumerate(values))
@@ -28,13 +30,14 @@ def radius_sweep(lab: Lab) -> Verdict:
     if rise > lab.slack(1):
         text = f"robust accuracy rises by {rise:.1%} with the radius: the attack is misled"
     elif last > floor:
-        text = f"{last:.1%} withstand {format_eps(max(radii))}, where hardly anything of the picture is left: masked gradients"
+        where = format_eps(max(radii), lab.norm)
+        text = f"{last:.1%} withstand {where}, where hardly anything of the picture is left: masked gradients"
     else:
-        text = f"falls with the radius, to {last:.1%} at {format_eps(max(radii))}"
+        text = f"falls with the radius, to {last:.1%} at {format_eps(max(radii), lab.norm)}"
     return Verdict(
         id="D6", title="radius sweep", level="fail" if bad else "pass", value=last, text=text,
-        threshold=f"rises by > 1 point (and one image), or > {floor:.1%} left at 32/255 or 8 eps",
-        numbers={f"robust at {format_eps(eps)}": value for eps, value in accuracy.items()},
+        threshold=f"rises by > 1 point (and one image), or > {floor:.1%} left at 32/255 a pixel or 8 eps",
+        numbers={f"robust at {format_eps(eps, lab.norm)}": value for eps, value in accuracy.items()},
     )  # fmt: skip
 
 
@@ -172,8 +175,9 @@ def _trace(lab: Lab, restart: int) -> torch.Tensor:
             values.append(found)
 
         last = ascend(
-            lab.attacked, loss, start[rows], lab.images[rows], eps=lab.eps, step_size=lab.eps / 4, steps=lab.steps, observe=keep
-        )
+            lab.attacked, loss, start[rows], lab.images[rows], eps=lab.eps, step_size=lab.eps / 4, steps=lab.steps, kind=lab.norm,
+            observe=keep,
+        )  # fmt: skip
         columns.append(torch.stack([*values, cross_entropy_each(lab.logits(last, lab.attacked), labels)]))
     return torch.cat(columns, 1)
 

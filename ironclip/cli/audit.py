@@ -5,9 +5,11 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Device, Json, Limit, Progress, app, emit, out, pick_device, table
+from ironclip.cli.common import Device, Json, Limit, Norm, Progress, app, emit, out, pick_device, table
 from ironclip.errors import UsageError
-from ironclip.threat import format_eps, parse_eps
+from ironclip.threat import format_eps, parse_radii, read_norm
+
+RADII = "1/255,2/255,4/255,8/255"
 
 
 @app.command()
@@ -17,7 +19,10 @@ def audit(
         typer.Argument(help="A run's folder, a backbone, or module:function: class names -> classifier."),
     ],
     data: Annotated[str | None, typer.Option("--data", help="The data set; a run knows its own.")] = None,
-    eps: Annotated[str, typer.Option("--eps", help="Radii, separated by commas.")] = "1/255,2/255,4/255,8/255",
+    eps: Annotated[
+        str | None, typer.Option("--eps", help=f"Radii, separated by commas; default: {RADII} for linf, none for l2.")
+    ] = None,
+    norm: Norm = "linf",
     require: Annotated[
         list[str] | None, typer.Option("--require", help="'robust>=0.4@4/255' or 'clean>=0.8'; exit status 1 if not met.")
     ] = None,
@@ -52,8 +57,8 @@ def audit(
     for option, value, least in (("--diagnostics", diagnostics, 0), ("--steps", steps, 1), ("--batch-size", batch_size, 1)):
         if value < least:
             raise UsageError(f"{option} is a whole number of at least {least}; got {value}")
-    radii = sorted({parse_eps(part) for part in eps.split(",")})
-    requirements = [Requirement.parse(text).among(tuple(radii)) for text in require or []]
+    radii = sorted(set(parse_radii(eps, norm, RADII)))
+    requirements = [Requirement.parse(text, read_norm(norm)).among(tuple(radii)) for text in require or []]
     from ironclip.protocols import repeat
     from ironclip.protocols.audit import audit as run_audit
     from ironclip.protocols.audit_target import open_target
@@ -69,6 +74,7 @@ def audit(
     report, curve, run = run_audit(
         opened,
         radii,
+        norm=read_norm(norm),
         names=_names(attack),
         changes=changes or [],
         requirements=requirements,
@@ -81,7 +87,7 @@ def audit(
         device=where,
         out=out_folder,
         command=repeat.audit(
-            target, data, radii, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed, transfer=transfer,
+            target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed, transfer=transfer,
             resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
         ),
         progress=tell,
@@ -114,18 +120,18 @@ def _write(report: Any, curve: Any, html: Path | None, robustbench: Path | None)
 
 
 def _print(report: Any, folder: Path, html: Path | None) -> None:
-    data = report.record.data
+    data, norm = report.record.data, report.record.threat.norm
     out.print(f"audit of {report.target} on {data.name}, {report.record.images} images", markup=False)
     rows = [["0 (clean)", str(report.clean), "", ""]]
     for radius in report.radii:
         broke = ", ".join(f"{attack.name} {attack.broken} of {attack.attacked}" for attack in radius.attacks)
         carried = f"; {radius.carried} broken at a smaller radius" if radius.carried else ""
-        rows.append([format_eps(radius.eps), str(radius.robust), broke + carried, f"{radius.seconds:.0f} s"])
-    out.print(table("", ["eps", "robust, worst case", "broken by", "cost"], rows))
+        rows.append([format_eps(radius.eps, norm), str(radius.robust), broke + carried, f"{radius.seconds:.0f} s"])
+    out.print(table("", [f"{norm} eps", "robust, worst case", "broken by", "cost"], rows))
     for line in (*report.remarks, *(f"{flag.level}: {flag.text}" for flag in report.flags)):
         out.print(line, markup=False)
     if report.verdicts:
-        title = f"diagnostics on {report.diagnosed} images at {format_eps(report.diagnostic_eps)}"
+        title = f"diagnostics on {report.diagnosed} images at {norm} {format_eps(report.diagnostic_eps, norm)}"
         cells = [[v.id, v.level, v.title, "" if v.value is None else f"{v.value:.4g}", v.text] for v in report.verdicts]
         out.print(table(title, ["", "verdict", "check", "value", "what it means"], cells))
     if report.draws > 1:

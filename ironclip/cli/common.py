@@ -35,7 +35,11 @@ Backbone = Annotated[str, typer.Option("--backbone", help="mini, mini-robust, Vi
 Weights = Annotated[Path | None, typer.Option("--weights", help="Local file with the backbone's weights.")]
 Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names, one a line.")]
 Limit = Annotated[int | None, typer.Option("--limit", help="Images to use, classes in proportion; default: all.")]
-Eps = Annotated[str, typer.Option("--eps", help="Radius such as 4/255; evaluate takes several, separated by commas.")]
+Eps = Annotated[
+    str | None,
+    typer.Option("--eps", help="Radii such as 4/255, separated by commas; default: 4/255 for linf, none for l2."),
+]
+Norm = Annotated[str, typer.Option("--norm", help="linf, or l2 with radii such as 0.5.")]
 
 
 def emit(value: Any) -> None:

@@ -1,5 +1,6 @@
 """The verb compare: runs against published numbers, or two runs against each other on the same pictures."""
 
+import json
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -73,14 +74,15 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
     results: list[dict[str, Any]] = []
     ours, theirs = ([found for place in run.evaluations() if (found := place.measured()) is not None] for run in (first, second))
     for (record, samples), (other, others) in product(ours, theirs):
-        if _pictures(record) != _pictures(other) or _labels(samples) != _labels(others):
+        if _compared(record) != _compared(other) or _labels(samples) != _labels(others):
             continue
         for what in ("right", "robust"):
             a = {sample.index: getattr(sample, what) for sample in samples}
             b = {sample.index: getattr(sample, what) for sample in others}
-            results.append({"threat": str(record.threat), "what": "clean" if what == "right" else what, **paired(a, b)})
+            same = {"threat": record.threat_words, "attacks": _attacks(record)}
+            results.append({**same, "what": "clean" if what == "right" else what, **paired(a, b)})
     if not results:
-        raise UsageError("the two runs have no evaluation on the same pictures under the same threat model")
+        raise UsageError("the two runs have no evaluation on the same pictures under the same threat model and attacks")
     if as_json:
         emit(results)
         return
@@ -93,10 +95,26 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
         for row in results
     ]  # fmt: skip
     out.print(table(f"first: {first.path.name}\nsecond: {second.path.name}", columns, cells))
+    for threat, attacks in {
+        json.dumps([row["threat"], row["attacks"]]): (row["threat"], row["attacks"]) for row in results
+    }.values():
+        for name, constants in attacks.items():
+            said = ", ".join(f"{key} {value}" for key, value in constants.items() if key not in ("attack", "derived"))
+            out.print(f"{threat}: {name} ({said})", markup=False)
 
 
-def _pictures(record: Any) -> tuple[Any, ...]:
-    return record.data.name, record.data.split, record.data.classes, record.images, record.threat
+def _compared(record: Any) -> tuple[Any, ...]:
+    """What two records must share: the pictures, the whole threat model and every constant of every attack."""
+    data = (record.data.name, record.data.split, record.data.classes, record.images)
+    return data, record.threat, record.quantise, record.precision, _attacks(record)
+
+
+def _attacks(record: Any) -> dict[str, dict[str, Any]]:
+    """The constants of the attacks by name; of one that was made on several classifiers those of the first."""
+    found: dict[str, dict[str, Any]] = {}
+    for attack in record.attacks:
+        found.setdefault(attack.name.split("/")[0], dict(attack.constants))
+    return found
 
 
 def _labels(samples: list[Any]) -> dict[int, int]:

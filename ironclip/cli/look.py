@@ -79,7 +79,7 @@ def _show_all(root: Path, as_json: bool) -> None:
     for folder in sorted(path.parent for path in root.glob("*/config.yaml")):
         run = RunFolder.open(folder)
         record = run.record()
-        measured = {"clean": record.clean.value, "robust": record.robust.value, "threat": str(record.threat)} if record else {}
+        measured = {"clean": record.clean.value, "robust": record.robust.value, "threat": record.threat_words} if record else {}
         rows.append({"run": folder.name, "status": run.status, **measured})
     if as_json:
         emit(rows)

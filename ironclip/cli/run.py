@@ -14,6 +14,7 @@ from ironclip.cli.common import (
     Eps,
     Json,
     Limit,
+    Norm,
     Progress,
     Seed,
     Weights,
@@ -26,7 +27,7 @@ from ironclip.cli.common import (
     table,
 )
 from ironclip.errors import UsageError
-from ironclip.threat import format_eps, parse_eps
+from ironclip.threat import KNOWLEDGE, parse_radii, read_norm
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5.")
@@ -43,6 +44,7 @@ def train(
     classes: Classes = None,
     shots: Annotated[int | None, typer.Option(help="Training images a class; 0: all.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius of the training attack, such as 4/255.")] = None,
+    norm: Annotated[str | None, typer.Option("--norm", help="Of the training attack: linf, or l2 with an --eps.")] = None,
     seed: Seed = 1,
     split_seed: Annotated[int | None, typer.Option(help="Seed that draws the shots; default: that of --seed.")] = None,
     preset: Annotated[str | None, typer.Option(help="A preset's name (ironclip list presets).")] = None,
@@ -54,7 +56,7 @@ def train(
 ) -> None:
     """Train a defence on a few images a class; the same command goes on where an interrupted one stopped."""
     given: dict[str, Any] = {"backbone": backbone, "seed": seed, "split_seed": seed if split_seed is None else split_seed}
-    optional = {"weights": weights, "classes": classes, "eps": eps, "shots": shots}
+    optional = {"weights": weights, "classes": classes, "eps": eps, "norm": norm, "shots": shots}
     given |= {key: str(value) if isinstance(value, Path) else value for key, value in optional.items() if value is not None}
     if shots == 0:
         given["shots"] = None
@@ -76,14 +78,16 @@ def train(
         return
     if "collapse" in flags:
         out.print("[yellow]warning: training collapsed: the outputs are constant. Try a smaller lr, clip_norm or eps[/yellow]")
-    out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} --attack pgd --eps {eps or '4/255'}")
+    under = f"--eps {eps or '4/255'}" if config.norm == "linf" else f"--norm {config.norm} --eps {config.eps:g}"
+    out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} --attack pgd {under}")
 
 
 @app.command()
 def evaluate(
     target: Annotated[str, typer.Argument(help="A run's folder, runs/last, or a backbone (zero-shot, needs --data).")],
     attack: Attacks = "pgd",
-    eps: Eps = "4/255",
+    eps: Eps = None,
+    norm: Norm = "linf",
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
     suite: Annotated[
         str | None,
@@ -95,7 +99,13 @@ def evaluate(
     limit: Limit = None,
     knowledge: Annotated[
         str | None,
-        typer.Option(help="white-box (default), adaptive, static (attacked without the defence); test-time methods: both last."),
+        typer.Option(
+            help="white-box (default), adaptive, static (attacked without the defence), transfer (with --source), black-box; "
+            "test-time methods: static and adaptive."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="For transfer: the backbone or the run on which the pictures are made.")
     ] = None,
     test_time: Annotated[
         str | None, typer.Option("--test-time", help="A test-time method on top of the run, such as rtpt; nothing is retrained.")
@@ -111,23 +121,26 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
-    if knowledge not in (None, "white-box", "adaptive", "static"):
-        raise UsageError(f"--knowledge is white-box, adaptive or static; got {knowledge!r}")
+    if knowledge not in (None, *KNOWLEDGE):
+        raise UsageError(f"--knowledge is {', '.join(KNOWLEDGE[:-1])} or {KNOWLEDGE[-1]}; got {knowledge!r}")
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     if subset not in (None, "all", "base", "new"):
         raise UsageError(f"--subset is all, base or new; got {subset!r}")
-    radii = [parse_eps(part) for part in eps.split(",")]
+    radii = parse_radii(eps, norm)
     from ironclip.protocols import repeat
     from ironclip.protocols.experiment import transferred, with_test_time
     from ironclip.protocols.measure import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
+    from ironclip.protocols.sources import check_source
     from ironclip.protocols.suites import open_suite
     from ironclip.runs.folder import is_run
 
+    check_source(knowledge, source)
     names = attack.split(",")
     adapts, rest = test_time_options(test_time, changes or [])
-    attacks = {radius: named_attacks(names, radius, seed, rest) for radius in radii}
+    under: dict[str, Any] = {"norm": norm, "knowledge": knowledge or "white-box"}
+    attacks = {radius: named_attacks(names, radius, seed, rest, **under) for radius in radii}
     opened, missing = open_suite(suite, [data] if data is not None else ()) if suite else ({}, {})
     if opened:  # a backbone is a run of zero-shot classification on some data
         data = None if is_run(Path(target)) else next(iter(opened))
@@ -146,15 +159,17 @@ def evaluate(
             each,
             attacks[radius],
             eps=radius,
+            norm=read_norm(norm),
             knowledge=known,
+            source=source,
             split=split,
             limit=limit,
             batch_size=batch_size,
             keep_examples=6,
             distortion=distortion,
             command=repeat.evaluation(
-                run, each, names, radius, changes=rest, seed=seed, knowledge=known, split=split, limit=limit,
-                distortion=distortion, batch_size=batch_size,
+                run, each, names, radius, norm=norm, changes=rest, seed=seed, knowledge=known, source=source, split=split,
+                limit=limit, distortion=distortion, batch_size=batch_size,
             ),
             callback=Progress(f"evaluate {experiment.config.method}", quiet=as_json),
         )  # fmt: skip
@@ -197,6 +212,6 @@ def side_by_side(records: list[Any]) -> Any:
         passes, seconds = f"{first.cost.forward_passes:g} + {first.cost.backward_passes:g}", first.timing.answer_seconds
         measured = [passes, f"{seconds:.3g}"] if first.cost.forward_passes else ["not measured"] * 2
         static = cells.get("static", "not measured")
-        rows.append([format_eps(eps), str(first.clean), static, adaptive, *measured, attacked])
+        rows.append([first.threat.radius, str(first.clean), static, adaptive, *measured, attacked])
     heads = ["eps", "clean", "robust, static", "robust, adaptive", "passes", "seconds an answer", "seconds an image, attacked"]
     return table("Passes of the image encoder for an answer: forward + backward", heads, rows)

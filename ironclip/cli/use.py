@@ -6,9 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Weights, app, emit, err, out, pick_device, table
+from ironclip.cli.common import Classes, Device, Json, Limit, Norm, Progress, Weights, app, emit, err, out, pick_device, table
 from ironclip.errors import UsageError
-from ironclip.threat import format_eps, parse_eps
+from ironclip.threat import Threat, format_eps, parse_radii, read_norm
 
 PAGE = 100
 
@@ -103,7 +103,8 @@ def attack(
     target: Annotated[str, typer.Argument(help="A run's folder, or a backbone (zero-shot, needs --data).")],
     save: Annotated[Path, typer.Option("--save", help="Folder for the pictures, made if it is not there.")],
     name: Annotated[str, typer.Option("--attack", help="The attack (ironclip list attacks).")] = "pgd",
-    eps: Annotated[str, typer.Option("--eps", help="Radius, such as 4/255.")] = "4/255",
+    eps: Annotated[str | None, typer.Option("--eps", help="Radius; default: 4/255 for linf, none for l2.")] = None,
+    norm: Norm = "linf",
     data: Annotated[str | None, typer.Option("--data", help="For a backbone: the data set.")] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     limit: Limit = None,
@@ -116,13 +117,19 @@ def attack(
     from ironclip.protocols.adversarial_images import write_adversarial
     from ironclip.protocols.resolve import named_attacks, open_target
 
-    radius = parse_eps(eps)
-    made = named_attacks([name], radius, seed, changes or [])[name]
+    (radius, *more) = parse_radii(eps, norm)
+    if more:
+        raise UsageError(f"pictures are written for one radius; got --eps {eps}")
+    threat = Threat(norm=read_norm(norm), eps=radius, quantised=True)
+    (made, *members) = named_attacks([name], radius, seed, changes or [], norm=threat.norm).values()
+    if members:
+        raise UsageError(f"pictures are written for one attack; {name} stands for several, name one of them")
     _, experiment = open_target(target, data, device=pick_device(device))
     shown = Progress(f"attack {name}", quiet=as_json)
-    manifest = write_adversarial(experiment, made, radius, save, split=split, limit=limit, progress=shown.count)
+    manifest = write_adversarial(experiment, made, threat, save, split=split, limit=limit, progress=shown.count)
     if as_json:
         emit(manifest)
         return
     fooled = sum(entry["prediction"] != entry["label"] for entry in manifest["images"])
-    out.print(f"{len(manifest['images'])} pictures in {save}, radius {format_eps(radius)} after 8 bits; {fooled} misclassified")
+    within = f"{norm} radius {format_eps(radius, norm)} after 8 bits"
+    out.print(f"{len(manifest['images'])} pictures in {save}, {within}; {fooled} misclassified")

@@ -14,6 +14,7 @@ from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig
 from ironclip.protocols.few_shot import training_attack
 from ironclip.protocols.resolve import named_attacks, test_time_options
+from ironclip.protocols.sources import check_source
 from ironclip.protocols.suites import SUITES
 
 
@@ -36,7 +37,9 @@ def built(measure: Measure, eps: float) -> tuple[dict[str, Any], dict[str, Any]]
         UsageError: an unknown name or option, or a value that it refuses.
     """
     adapts, changes = test_time_options(measure.test_time, [f"{key}={value}" for key, value in measure.set.items()])
-    return named_attacks(measure.attacks, eps, measure.seed, changes), adapts
+    check_source(measure.knowledge, measure.source)
+    under: dict[str, Any] = {"norm": measure.norm, "knowledge": measure.knowledge}
+    return named_attacks(measure.attacks, eps, measure.seed, changes, **under), adapts
 
 
 def check_measures(measures: Sequence[Measure], runs: Sequence[Mapping[str, Any]]) -> None:

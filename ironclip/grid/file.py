@@ -18,12 +18,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ironclip.errors import UsageError, unknown
 from ironclip.files import disk_errors
 from ironclip.protocols.config import RunConfig, merged, validated
-from ironclip.threat import parse_eps
+from ironclip.threat import Knowledge, Norm, parse_eps
 
 OWN = ("set", "variant", "preset")
 
@@ -32,7 +32,8 @@ class Measure(BaseModel):
     """One evaluation of every run (or of the runs of `methods`, or of those whose settings are as in `only`), at each radius.
 
     Args:
-        set: options of the attacks.
+        set: options of the attacks. norm: in whose units the radii are; l2 has no default radius.
+        knowledge: as in `evaluate --knowledge`; source: for transfer, the backbone or the run on which pictures are made.
         data: another data set than the one trained on; None: that one. suite: a list of data sets
             instead, such as "clean". subset: which of its classes ("all", "base", "new").
         test_time: a test-time method put on the trained classifier.
@@ -45,8 +46,10 @@ class Measure(BaseModel):
 
     attacks: tuple[str, ...] = ("pgd",)
     set: dict[str, Any] = {}
+    norm: Norm = "linf"
     eps: tuple[float, ...] = (4 / 255,)
-    knowledge: Literal["white-box", "adaptive", "static"] = "white-box"
+    knowledge: Knowledge = "white-box"
+    source: str | None = None
     data: str | None = None
     suite: str | None = None
     subset: Literal["all", "base", "new"] | None = None
@@ -62,12 +65,19 @@ class Measure(BaseModel):
     @property
     def unused(self) -> list[str]:
         """Fields that came later and say nothing here: the identity of a cell leaves them out."""
-        return [name for name in ("distortion", "suite") if not getattr(self, name)]
+        return [name for name in ("distortion", "suite", "source") if not getattr(self, name)] + ["norm"] * (self.norm == "linf")
 
     @field_validator("eps", mode="before")
     @classmethod
-    def _radii(cls, value: Any) -> tuple[float, ...]:
-        return tuple(parse_eps(each) for each in (value if isinstance(value, list | tuple) else [value]))
+    def _radii(cls, value: Any, info: ValidationInfo) -> tuple[float, ...]:
+        norm = info.data.get("norm", "linf")
+        return tuple(parse_eps(each, norm) for each in (value if isinstance(value, list | tuple) else [value]))
+
+    @model_validator(mode="after")
+    def _own_radius(self) -> "Measure":
+        if self.norm != "linf" and "eps" not in self.model_fields_set:
+            raise ValueError(f"norm {self.norm} needs a radius of its own, for example eps: 0.5; got none")
+        return self
 
     @field_validator("attacks", "methods", mode="before")
     @classmethod

@@ -37,7 +37,7 @@ class Cell:
     @cached_property
     def settings(self) -> dict[str, Any]:
         """What chooses it: its configuration and the name of its variant."""
-        return {**self.config.as_dict(), "variant": self.variant}
+        return {"norm": self.config.norm, **self.config.as_dict(), "variant": self.variant}
 
     @cached_property
     def key(self) -> str:

@@ -58,5 +58,5 @@ def agrees(settings: Mapping[str, Any], asked: Mapping[str, Sequence[Any]]) -> b
 
 def _same(key: str, own: Any, other: Any) -> bool:
     if key == "eps":
-        return abs(parse_eps(own) - parse_eps(other)) < 1e-9
+        return abs(parse_eps(own, "l2") - parse_eps(other, "l2")) < 1e-9
     return bool(own == other)

@@ -122,16 +122,19 @@ def _evaluate(
         experiment,
         attacks,
         eps=eps,
+        norm=measure.norm,
         knowledge=measure.knowledge,
+        source=measure.source,
         split=measure.split,
         limit=measure.limit,
         batch_size=measure.batch_size,
         keep_examples=4,
         distortion=measure.distortion,
         command=evaluation(
-            run, experiment, measure.attacks, eps, changes=[f"{key}={value}" for key, value in measure.set.items()],
-            seed=measure.seed, knowledge=measure.knowledge, split=measure.split, limit=measure.limit,
-            distortion=measure.distortion, batch_size=measure.batch_size,
+            run, experiment, measure.attacks, eps, norm=measure.norm,
+            changes=[f"{key}={value}" for key, value in measure.set.items()], seed=measure.seed, knowledge=measure.knowledge,
+            source=measure.source, split=measure.split, limit=measure.limit, distortion=measure.distortion,
+            batch_size=measure.batch_size,
         ),
     )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,17 +13,18 @@ from ironclip import attacks
 from ironclip.data import EvalSet
 from ironclip.errors import UsageError
 from ironclip.files import write_json, write_whole
+from ironclip.permits import check, full
 from ironclip.protocols.experiment import Experiment
-from ironclip.scoring import quantised
-from ironclip.tensors import evaluating, frozen
-from ironclip.threat import Threat
+from ironclip.scoring import audit, quantised
+from ironclip.tensors import evaluating, frozen, norm
+from ironclip.threat import Threat, format_eps
 from ironclip.types import Attack
 
 
 def write_adversarial(
     experiment: Experiment,
     attack: Attack,
-    eps: float,
+    threat: Threat,
     folder: Path,
     *,
     split: str = "test",
@@ -30,19 +32,26 @@ def write_adversarial(
     batch_size: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """The manifest of the pictures written: file, sha256, label, predictions before and after rounding, largest distance.
+    """The manifest of the pictures written: file, sha256, label, predictions before and after rounding, distance from the clean
+    picture in the norm of the threat.
+
+    Args:
+        threat: norm and radius, which hold after rounding to 8 bits.
 
     Raises:
-        UsageError: the folder holds other files, or an l-infinity radius below one grey level.
+        UsageError: the folder holds other files, an attack that the threat does not permit, or a radius that 8-bit pictures
+            cannot hold: below one grey level, or for l2 below what rounding alone moves one of the clean pictures.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder; choose another --save")
-    if 0 < eps * 255 < 1 - 1e-6:
-        raise UsageError(f"8-bit pictures cannot hold a radius below 1/255; got {eps * 255:.3g}/255")
-    threat = Threat(eps=eps, quantised=True)
+    threat = replace(threat, quantised=True)
+    check(attack, threat)
+    attack = full(attack)
     classifier = experiment.classifier
     device = experiment.backbone.device
     pictures = EvalSet(experiment.dataset, split, resolution=experiment.backbone.spec.resolution, limit=limit)
+    if threat.norm == "l2":
+        _check_rounding(pictures, batch_size, threat)
     listed: list[dict[str, Any]] = []
     with frozen(classifier), evaluating(classifier):
         for batch in pictures.batches(batch_size):
@@ -52,7 +61,7 @@ def write_adversarial(
             with torch.no_grad():
                 before, exact = classifier(images).argmax(1), classifier(adv).argmax(1)
                 after = classifier(levels.float() / 255).argmax(1)
-            distance = (levels.float() / 255 - images).abs().flatten(1).amax(1)
+            distance = audit("of the pictures", levels.float() / 255, images, batch.indices, threat)
             for row, index in enumerate(batch.indices.tolist()):
                 file = folder / f"{index:06d}.png"
                 picture = Image.fromarray(levels[row].permute(1, 2, 0).cpu().numpy())
@@ -72,7 +81,8 @@ def write_adversarial(
             progress(len(listed), len(pictures))
     manifest = {
         "attack": attacks.describe(attack),
-        "eps": eps,
+        "norm": threat.norm,
+        "eps": threat.eps,
         "classes": list(experiment.dataset.classes),
         "data": experiment.dataset.name,
         "split_sha256": experiment.dataset.sha256,
@@ -82,3 +92,13 @@ def write_adversarial(
     }
     write_json(folder / "manifest.json", manifest)
     return manifest
+
+
+def _check_rounding(pictures: EvalSet, batch_size: int, threat: Threat) -> None:
+    """UsageError where rounding a clean picture, whose pixels lie between grey levels after a resize, leaves the l2 ball."""
+    moved = 0.0
+    for batch in pictures.batches(batch_size):
+        moved = max(moved, float(norm((batch.images * 255).round() / 255 - batch.images, threat.norm).max()))
+    if moved > threat.eps:
+        radius = format_eps(threat.eps, threat.norm)
+        raise UsageError(f"8-bit pictures cannot hold an l2 radius of {radius} here: rounding alone moves one by {moved:.4g}")

@@ -20,6 +20,7 @@ from ironclip.audit.measure import Curve, Pictures, measure
 from ironclip.audit.results import AuditReport, Requirement
 from ironclip.data import EvalSet
 from ironclip.errors import DataError, UsageError
+from ironclip.permits import full
 from ironclip.protocols.audit_target import Target
 from ironclip.protocols.measure import PREPROCESSING
 from ironclip.protocols.resolve import named_attacks
@@ -28,7 +29,7 @@ from ironclip.runs.pictures import Example
 from ironclip.runs.records import DataFacts, Flag, Setup, canonical_hash
 from ironclip.scoring import full_precision
 from ironclip.tensors import evaluating, frozen
-from ironclip.threat import Knowledge, Threat, format_eps
+from ironclip.threat import Knowledge, Norm, Threat, format_eps
 from ironclip.types import Attack
 
 DRAWS = 20
@@ -38,6 +39,7 @@ Progress = Callable[[str, dict[str, Any]], None]
 def standard(
     eps: float,
     *,
+    norm: Norm = "linf",
     seed: int = 0,
     borrowed: bool = False,
     draws: int = 1,
@@ -53,25 +55,27 @@ def standard(
     """
     mode = "full" if borrowed or draws > 1 else "compact"
     if not gradients:
-        return expanded(named_attacks(["square"], eps, seed, [f"mode={mode}", *changes]), draws)
+        return expanded(named_attacks(["square"], eps, seed, [f"mode={mode}", *changes], norm=norm), draws)
     settings = [f"mode={mode}", f"version={'rand' if draws > 1 else 'standard'}", *changes]
-    return expanded(named_attacks(["pgd", "autoattack"], eps, seed, settings), draws)
+    return expanded(named_attacks(["pgd", "autoattack"], eps, seed, settings, norm=norm), draws)
 
 
 def expanded(found: Mapping[str, Attack], draws: int) -> dict[str, Attack]:
-    """Attacks with their members in their place, and made on the mean of the draws unless they average gradients themselves."""
+    """Attacks with their members in their place; on a random classifier in their mode "full", and made on the mean of the
+    draws unless they average gradients themselves."""
     flat: dict[str, Attack] = {}
     for name, attack in found.items():
         flat |= getattr(attack, "members", {name: attack})
-    return {
-        name: attack if draws == 1 or getattr(attack, "eot", 1) > 1 else Averaged(attack, draws) for name, attack in flat.items()
-    }
+    if draws == 1:
+        return flat
+    return {name: full(attack) if getattr(attack, "eot", 1) > 1 else Averaged(attack, draws) for name, attack in flat.items()}
 
 
 def audit(
     target: Target,
     radii: Sequence[float],
     *,
+    norm: Norm = "linf",
     names: Sequence[str] = (),
     changes: Sequence[str] = (),
     requirements: Sequence[Requirement] = (),
@@ -95,7 +99,7 @@ def audit(
         names: attacks of the catalogue; default: `standard`. changes: their options as key=value.
         diagnostics: how many images the diagnostics take (at most those there are); 0: none.
         steps: of the strong attack in the diagnostics.
-        diagnostic_eps: radius of the diagnostics; default: the largest audited one up to 4/255, else the smallest.
+        diagnostic_eps: radius of the diagnostics; default: the largest audited one up to 4/255 (l2: 1), else the smallest.
         progress: gets what is going on, and its events.
     """
     if not radii:
@@ -124,18 +128,20 @@ def audit(
                 raise UsageError(f"surrogate {number} of the target returns no logits [{len(first)}, {len(classes)}]")
         draws = DRAWS if spread(classifier, first.images)[0] > RANDOM else 1
 
+        knowledge: Knowledge = "adaptive" if target.surrogates else "white-box" if gradients else "black-box"
+
         def made(eps: float) -> dict[str, Attack]:
             if names:
-                return expanded(named_attacks(names, eps, seed, changes), draws)
-            return standard(eps, seed=seed, borrowed=bool(target.surrogates), draws=draws, gradients=gradients, changes=changes)
+                return expanded(named_attacks(names, eps, seed, changes, norm=norm, knowledge=knowledge), draws)
+            alike = {"borrowed": bool(target.surrogates), "draws": draws, "gradients": gradients, "changes": changes}
+            return standard(eps, norm=norm, seed=seed, **alike)  # type: ignore[arg-type]
 
         made(max(radii))
-        knowledge: Knowledge = "adaptive" if target.surrogates else "white-box" if gradients else "black-box"
         setup = Setup.model_validate(
             dict(
                 target.facts,
                 data=_data_facts(target, split),
-                threat=Threat(eps=max(radii), knowledge=knowledge, resolution=target.resolution),
+                threat=Threat(norm=norm, eps=max(radii), knowledge=knowledge, resolution=target.resolution),
                 seed=seed,
                 command=command,
             )
@@ -145,13 +151,13 @@ def audit(
             setup = setup.model_copy(update={"environment": run.save_environment(device), "config_hash": run.config_hash})
             curve = measure(
                 run, setup, classifier, made, pictures, radii, surrogates=target.surrogates, batch_size=batch_size,
-                keep_examples=keep_examples, device=device, callback=lambda eps, event: progress(format_eps(eps), event),
+                keep_examples=keep_examples, device=device, callback=lambda eps, event: progress(format_eps(eps, norm), event),
             )  # fmt: skip
-            eps = diagnostic_eps if diagnostic_eps is not None else _diagnostic_radius(radii)
+            eps = diagnostic_eps if diagnostic_eps is not None else _diagnostic_radius(radii, norm)
             lab = None
             if diagnostics:
                 lab = _lab(
-                    target, curve, pictures, diagnostics, draws, eps, steps, seed, batch_size, device, knowledge, gradients
+                    target, curve, pictures, diagnostics, draws, eps, steps, seed, batch_size, device, norm, knowledge, gradients
                 )
             verdicts = (
                 diagnose(
@@ -199,12 +205,12 @@ def _flags(curve: Curve) -> tuple[Flag, ...]:
     raised: dict[Flag, list[str]] = {}
     for record in curve.records:
         for flag in record.flags:
-            raised.setdefault(flag, []).append(format_eps(record.threat.eps))
+            raised.setdefault(flag, []).append(format_eps(record.threat.eps, record.threat.norm))
     return tuple(flag.model_copy(update={"text": f"{flag.text} (at {', '.join(radii)})"}) for flag, radii in raised.items())
 
 
-def _diagnostic_radius(radii: Sequence[float]) -> float:
-    usual = [eps for eps in radii if eps <= 4 / 255 + 1e-9]
+def _diagnostic_radius(radii: Sequence[float], norm: Norm) -> float:
+    usual = [eps for eps in radii if eps <= (4 / 255 if norm == "linf" else 1) + 1e-9]
     return max(usual) if usual else min(radii)
 
 
@@ -226,8 +232,9 @@ def _folder(target: Target, setup: Setup, images: Tensor, out: Path | None, root
     with torch.no_grad():
         logits = target.classifier(images)
     print_ = hashlib.sha256(repr([[round(v, 2) for v in row] for row in logits.tolist()]).encode()).hexdigest()
+    norm = setup.threat.norm
     config = {
-        "method": f"audit-{target.name}",
+        "method": f"audit-{'' if norm == 'linf' else f'{norm}-'}{target.name}",
         "dataset": target.dataset.name,
         "backbone": setup.backbone.name,
         "shots": setup.shots,
@@ -241,7 +248,7 @@ def _folder(target: Target, setup: Setup, images: Tensor, out: Path | None, root
 
 def _lab(
     target: Target, curve: Curve, pictures: Pictures, many: int, draws: int, eps: float, steps: int, seed: int,
-    batch_size: int, device: str, knowledge: str, gradients: bool,
+    batch_size: int, device: str, norm: Norm, knowledge: str, gradients: bool,
 ) -> Lab:  # fmt: skip
     """The diagnostics' bench: the first `many` images that are right, and the wrong ones among those before the last of them."""
     rows = {index: row for row, index in enumerate(pictures.indices.tolist())}
@@ -259,6 +266,6 @@ def _lab(
     attacked = EOT(target.classifier, draws) if draws > 1 else target.classifier
     return Lab(
         target.classifier, attacked, images, labels, indices, these(wrong), eps, steps=steps, seed=seed, batch_size=batch_size,
-        draws=draws, sources=target.sources, base=target.base, knowledge=knowledge, gradients=gradients,
+        draws=draws, norm=norm, sources=target.sources, base=target.base, knowledge=knowledge, gradients=gradients,
         reported=torch.tensor([sample.clean for sample in (*right, *wrong)]),
     )  # fmt: skip

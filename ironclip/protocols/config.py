@@ -6,18 +6,19 @@ from dataclasses import fields
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from ironclip.errors import UsageError, unknown
+from ironclip.permits import refuse_reserved
 from ironclip.schedule import Schedule
-from ironclip.threat import format_eps, parse_eps
+from ironclip.threat import Norm, format_eps, parse_eps
 
 M = TypeVar("M", bound=BaseModel)
 SCHEDULE = [field.name for field in fields(Schedule)]
 
 
 class AttackConfig(BaseModel):
-    """An attack of the catalogue and its options; eps comes from the run.
+    """An attack of the catalogue and its options; norm and eps come from the run.
 
     Args:
         relative_step: step size over eps; None: the attack's own default or `step_size` among the options.
@@ -27,6 +28,12 @@ class AttackConfig(BaseModel):
 
     name: str = "pgd"
     relative_step: float | None = None
+
+    @model_validator(mode="after")
+    def _own_options(self) -> "AttackConfig":
+        for option in self.options:
+            refuse_reserved(option)
+        return self
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,7 +48,7 @@ class RunConfig(BaseModel):
         shots: training images a class; None: all.
         strict_shots: refuse a class with fewer images than shots (CoOp takes what there is).
         split_seed: draws the shots; seed: draws everything else.
-        eps: radius of the training attack, in the unit of the images.
+        norm: of the training attack. eps: its radius, in the unit of the images.
         templates: hand-written prompts of the data set: "single", "ensemble", or texts with {} for the class name.
     """
 
@@ -58,6 +65,7 @@ class RunConfig(BaseModel):
     strict_shots: bool = True
     split_seed: int = 1
     seed: int = 1
+    norm: Norm = "linf"
     eps: float = 4 / 255
     templates: str | list[str] = "single"
     augment: Literal["rrc_flip", "none", "squash"] = "rrc_flip"
@@ -68,15 +76,17 @@ class RunConfig(BaseModel):
 
     @field_validator("eps", mode="before")
     @classmethod
-    def _radius(cls, value: Any) -> float:
-        return parse_eps(value)
+    def _radius(cls, value: Any, info: ValidationInfo) -> float:
+        return parse_eps(value, info.data.get("norm", "linf"))
 
     def as_dict(self) -> dict[str, Any]:
-        return self.model_dump(mode="json")
+        """JSON values; the norm that every run had before there was a choice is left out, for the values name the run."""
+        return self.model_dump(mode="json", exclude={"norm"} if self.norm == "linf" else None)
 
     def __str__(self) -> str:
         shots = "all images" if self.shots is None else f"{self.shots} shots"
-        return f"{self.method} on {self.dataset} with {self.backbone}, {shots}, eps {format_eps(self.eps)}, seed {self.seed}"
+        eps = f"eps {format_eps(self.eps)}" if self.norm == "linf" else f"{self.norm} eps {format_eps(self.eps, self.norm)}"
+        return f"{self.method} on {self.dataset} with {self.backbone}, {shots}, {eps}, seed {self.seed}"
 
 
 def configure(values: Mapping[str, Any]) -> RunConfig:
@@ -145,6 +155,8 @@ def values_of(pairs: Sequence[str]) -> dict[str, Any]:
 def _path(key: str, method_options: Sequence[str]) -> list[str]:
     if key in method_options:
         return ["options", key]
+    if not key.startswith("options."):
+        refuse_reserved(key)
     head, _, rest = key.partition(".")
     if head in ("options", "schedule", "attack") and rest:
         known = {"options": method_options, "schedule": SCHEDULE}.get(head)

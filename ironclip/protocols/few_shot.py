@@ -38,6 +38,7 @@ def train(
         callback: receives the events of `training.fit`, and {"event": "done"} if there was nothing left to do.
     """
     say = callback or (lambda event: None)
+    training_attack(config)  # before anything is loaded or written
     experiment = experiment or open_experiment(config, device=device)
     run = RunFolder.create(config.as_dict(), out=out, root=root)
     with run.lock():
@@ -97,10 +98,12 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
 
 
 def training_attack(config: RunConfig) -> Attack:
-    """The inner attack at the run's eps, in the mode the caller trains in."""
+    """The inner attack at the run's norm and eps, in the mode the caller trains in; UsageError where it lacks this norm."""
     options = config.attack.options
     if config.attack.relative_step is not None:
         options.setdefault("step_size", config.attack.relative_step * config.eps or None)
+    if config.norm != "linf":
+        options["norm"] = config.norm
     return attacks.build(config.attack.name, eps=config.eps, **options)
 
 

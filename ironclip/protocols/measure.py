@@ -7,7 +7,6 @@ from typing import Any
 import torch
 
 from ironclip import attacks
-from ironclip.backbones import AdaptedClassifier, assemble
 from ironclip.backbones.counting import counted
 from ironclip.data import EvalSet
 from ironclip.errors import UsageError
@@ -17,14 +16,15 @@ from ironclip.protocols.distortion import distortion as feature_distortion
 from ironclip.protocols.distortion import perturbing
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import training_attack
+from ironclip.protocols.sources import borrowed
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.learned import fingerprint
 from ironclip.runs.pictures import Example
 from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
 from ironclip.scoring import full_precision
 from ironclip.tensors import evaluating, frozen
-from ironclip.threat import Knowledge, Threat, format_eps
-from ironclip.types import Adaptation, Attack, Classifier
+from ironclip.threat import Knowledge, Norm, Threat
+from ironclip.types import Attack, Classifier
 
 Callback = Callable[[dict[str, Any]], None]
 COUNTED = 8  # images on which passes and seconds of an answer are taken
@@ -37,7 +37,9 @@ def evaluate(
     named: Mapping[str, Attack],
     *,
     eps: float,
+    norm: Norm = "linf",
     knowledge: Knowledge = "white-box",
+    source: str | None = None,
     split: str = "test",
     limit: int | None = None,
     batch_size: int = 100,
@@ -49,15 +51,17 @@ def evaluate(
     """The record of one evaluation of a run, resumed or read where it exists; holds the run's lock meanwhile.
 
     Args:
-        named: attacks by name, all of radius eps.
+        named: attacks by name, all of this norm and radius.
         knowledge: "white-box"; "adaptive": against the surrogates of the defence, too; "static": the pictures are made
-            against the classifier below the test-time method, or without one against zero-shot classification.
+            against the classifier below the test-time method, or without one against zero-shot classification; "transfer": on
+            `source`, a backbone or a run; "black-box": with scores alone.
         limit: number of test images, classes in proportion, a larger limit containing every smaller one.
         distortion: also how far each attack moves the features, under "distortion" in the record's diagnostics.
     """
-    if distortion and (knowledge == "static" or experiment.test_time is not None):
+    if distortion and (knowledge not in ("white-box", "adaptive") or experiment.test_time is not None):
         raise UsageError(
-            "the feature distortion is that of a trained classifier under attacks on itself: no test-time method, not static"
+            "the feature distortion is that of a trained classifier under attacks on itself: no test-time method, "
+            "and white-box or adaptive"
         )
     if distortion:
         for attack in named.values():
@@ -67,6 +71,9 @@ def evaluate(
     defense = experiment.defense
     parameters = sum(p.numel() for p in defense.parameters())
     trained = [entry for entry in run.entries() if entry.get("event") == "epoch"]
+    classifier = experiment.classifier
+    made_on, surrogates = borrowed(experiment, classifier, knowledge, source)
+    threat = Threat(norm=norm, eps=eps, knowledge=knowledge, resolution=spec.resolution, source=made_on)
     setup = Setup(
         method=methods.full(config.method),
         options=config.options,
@@ -82,7 +89,7 @@ def evaluate(
             preprocessing=PREPROCESSING,
             available=len(experiment.dataset.items(split)),
         ),
-        threat=Threat(eps=eps, knowledge=knowledge, resolution=spec.resolution),
+        threat=threat,
         shots=config.shots if parameters else None,
         split_seed=config.split_seed if parameters else None,
         seed=config.seed,
@@ -98,8 +105,6 @@ def evaluate(
         environment=run.environment,
         command=command,
     )
-    classifier = experiment.classifier
-    surrogates = _surrogates(experiment, classifier, knowledge)
     with run.lock():
         place = settings(setup, named, len(surrogates), images=len(pictures))
         if experiment.test_time is not None:
@@ -108,7 +113,8 @@ def evaluate(
         subset += f"{experiment.suite}-" if experiment.suite else ""
         elsewhere = f"{experiment.dataset.name}-{subset}" if experiment.trained_on else ""
         added = f"{methods.split(config.method)[1]}-" if config.method != run.config["method"] else ""
-        name = f"{elsewhere}{added}{'+'.join(named)}-{format_eps(eps)}"
+        sort = f"{knowledge}-" if knowledge in ("transfer", "black-box") else ""
+        name = f"{elsewhere}{added}{'+'.join(named)}-{sort}{threat.radius}"
         folder = run.evaluation(place, name, apart=bool(elsewhere or added))
         timing = Timing(train_seconds=sum(entry["seconds"] for entry in trained))
         if experiment.test_time is not None and folder.record() is None:
@@ -149,20 +155,3 @@ def answer_cost(experiment: Experiment, classifier: Classifier, pictures: EvalSe
             seconds = time.perf_counter() - start
     n = len(images)
     return {"forward_passes": passes.forward / n, "backward_passes": passes.backward / n}, seconds / n
-
-
-def _surrogates(experiment: Experiment, classifier: Classifier, knowledge: Knowledge) -> tuple[Classifier, ...]:
-    """Which classifiers an attack of this knowledge is handed besides (static: instead of) the evaluated one."""
-    above = experiment.test_time
-    if knowledge == "static" and above is None:
-        templates = Adaptation(templates=experiment.dataset.templates)
-        return (assemble(experiment.backbone, experiment.dataset.classes, templates),)
-    if above is None:
-        return experiment.defense.surrogates(classifier) if knowledge == "adaptive" else ()
-    below: AdaptedClassifier = classifier.base  # type: ignore[attr-defined]
-    below.name = "base"  # type: ignore[assignment]
-    if knowledge == "static":
-        return (below,)
-    if knowledge == "adaptive":
-        return (*above.surrogates(classifier), below, *experiment.defense.surrogates(below))
-    return ()

@@ -29,9 +29,11 @@ def evaluation(
     names: Sequence[str],
     eps: float,
     *,
+    norm: str = "linf",
     changes: Sequence[str] = (),
     seed: int = 0,
     knowledge: str = "white-box",
+    source: str | None = None,
     split: str = "test",
     limit: int | None = None,
     distortion: bool = False,
@@ -54,12 +56,14 @@ def evaluation(
         ["evaluate", str(run.path)],
         {
             "attack": ",".join(name.strip() for name in names),
-            "eps": exact(eps),
+            "norm": norm if norm != "linf" else None,
+            "eps": exact(eps, norm),
             "suite": experiment.suite,
             "data": config.dataset if elsewhere or experiment.suite else None,
             "subset": config.subset if moved and not (elsewhere and config.subset == "all") else None,
             "test-time": added,
             "knowledge": knowledge if above or knowledge != "white-box" else None,
+            "source": source,
             "split": split if split != "test" else None,
             "limit": limit,
             "distortion": distortion,
@@ -74,16 +78,19 @@ AUDIT = {"resolution": 224, "diagnostics": 256, "steps": 100, "split": "test", "
 """What `ironclip audit` takes where nothing is said; left out of its command."""
 
 
-def audit(target: str, data: str | None, radii: Sequence[float], *, changes: Sequence[str] = (), **options: Any) -> str:
+def audit(
+    target: str, data: str | None, radii: Sequence[float], *, norm: str = "linf", changes: Sequence[str] = (), **options: Any
+) -> str:
     """The `ironclip audit` command of all records of an audit; `options` as the command line names them."""
     said = {name.replace("_", "-"): value for name, value in options.items() if name not in AUDIT or value != AUDIT[name]}
-    given = {"data": data, "eps": ",".join(map(exact, radii)), **said, "set": assigned(values_of(changes))}
+    under = {"norm": norm if norm != "linf" else None, "eps": ",".join(exact(eps, norm) for eps in radii)}
+    given = {"data": data, **under, **said, "set": assigned(values_of(changes))}
     return _line(["audit", target], given)
 
 
-def exact(eps: float) -> str:
+def exact(eps: float, norm: str = "linf") -> str:
     """The radius as people write it where that is the same number, else with all its digits."""
-    text = format_eps(eps)
+    text = format_eps(eps, norm)
     return text if parse_eps(text, "l2") == eps else repr(eps)
 
 

@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ironclip import presets
+from ironclip import permits, presets
 from ironclip.errors import UsageError, unknown
 from ironclip.protocols.config import RunConfig, configure, merged, settings, values_of
 from ironclip.runs.folder import RunFolder, is_run
+from ironclip.threat import Knowledge, Norm, Threat
 
 
 def resolve(
@@ -20,6 +21,8 @@ def resolve(
     """
     from ironclip.protocols import methods
 
+    if given.get("norm", "linf") != "linf" and "eps" not in given:
+        raise UsageError(f"norm {given['norm']} needs a radius of its own, for example --eps 0.5")
     known = list(methods.options(method))
     values = presets.default(method) if preset is None else presets.preset(preset)
     if preset is not None and values.get("method") not in (*method.split("+"), method, None):
@@ -30,17 +33,32 @@ def resolve(
     return configure(merged(merged(values, given), settings(changes, known)))
 
 
-def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence[str] = ()) -> dict[str, Any]:
-    """Attacks of radius eps by name; each change must be an option of at least one of them.
+def named_attacks(
+    names: Sequence[str],
+    eps: float,
+    seed: int,
+    changes: Sequence[str] = (),
+    *,
+    norm: Norm = "linf",
+    knowledge: Knowledge = "white-box",
+) -> dict[str, Any]:
+    """Attacks under this threat by name; each change must be an option of at least one of them.
 
     `autoattack` stands for its members, one by one, so that a record says which of them broke an image; a member may be named
     alone, such as apgd-t.
+
+    Raises:
+        UsageError: an unknown name or option, a value that cannot be right, an option that belongs to the threat, or an attack
+            that the threat does not permit.
     """
     from dataclasses import fields
 
     from ironclip import attacks
 
     options = values_of(changes)
+    for key in options:
+        permits.refuse_reserved(key)
+    threat = Threat(norm=norm, eps=eps, knowledge=knowledge)
     made: dict[str, Any] = {}
     used: set[str] = set()
     every: set[str] = set()
@@ -52,8 +70,9 @@ def named_attacks(names: Sequence[str], eps: float, seed: int, changes: Sequence
         every |= known
         mine = {key: value for key, value in options.items() if key in known}
         used |= set(mine)
-        own = settings | ({"seed": seed} if "seed" in known else {}) | mine
-        attack = attacks.build(base, eps=eps, **own)
+        shared = {key: value for key, value in (("seed", seed), ("norm", norm)) if key in known}
+        attack = attacks.build(base, eps=eps, **settings | shared | mine)
+        permits.check(attack, threat, name)
         made |= getattr(attack, "members", {name: attack})
     for key in options:
         if key not in used:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from functools import partial
 
 from ironclip.audit.results import LEVELS, AuditReport
 from ironclip.report import figures
@@ -29,7 +30,7 @@ def audit_page(report: AuditReport, shown: Sequence[tuple[float, Panel]] = (), *
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"percent": percent, "interval": interval, "eps": format_eps}
+    environment.filters |= {"percent": percent, "interval": interval, "eps": partial(format_eps, norm=report.record.threat.norm)}
     verdicts = sorted(report.verdicts, key=lambda verdict: LEVELS.index(verdict.level))
     counts = {NAMES[level]: sum(verdict.level == level for verdict in verdicts) for level in LEVELS}
     return environment.get_template("audit.html.j2").render(
@@ -49,7 +50,7 @@ def summary(report: AuditReport) -> str:
     last, data, norm = report.radii[-1], report.record.data, report.record.threat.norm
     said = (
         f"On {report.record.images} of {data.available} pictures of {data.name}, {percent(report.clean.value)} % are right, and "
-        f"{percent(last.robust.value)} % stay right under every attack of radius {format_eps(last.eps)} ({norm})."
+        f"{percent(last.robust.value)} % stay right under every attack of radius {format_eps(last.eps, norm)} ({norm})."
     )
     if not report.gradients:
         said += " Score attacks only: the target gives no gradients, so this is an upper bound."

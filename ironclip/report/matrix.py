@@ -182,7 +182,8 @@ def _setting(record: Record) -> Setting:
         attacks = "AutoAttack"
     threat = record.threat
     name = record.backbone.name
-    return Setting(record.shots, name, threat.norm, threat.eps, radius(threat), threat.knowledge, attacks, _protocol(record))
+    knowledge = f"transfer from {threat.source}" if threat.knowledge == "transfer" else threat.knowledge
+    return Setting(record.shots, name, threat.norm, threat.eps, radius(threat), knowledge, attacks, _protocol(record))
 
 
 def _protocol(record: Record) -> str:

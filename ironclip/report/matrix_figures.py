@@ -68,12 +68,19 @@ def over_eps(tables: Sequence[Matrix]) -> list[Figure]:
         several = {label: scores for label, scores in methods.items() if len(scores) > 1}
         radii = sorted({eps for scores in several.values() for eps in scores})
         if several:
-            ticks = [Tick(eps, format_eps(eps)) for eps in (0.0, *radii)]
+            ticks = [Tick(eps, format_eps(eps, setting.norm)) for eps in (0.0, *radii)]
             lines = []
             for label, scores in several.items():
                 values = {eps: score.robust for eps, score in scores.items()}
                 lines.append(_line(label, {0.0: next(iter(scores.values())).clean, **values}, float))
-            shown = (name, setting.backbone, setting.attacks, setting.knowledge, f"{setting.facts[1]} where learned")
+            shown = (
+                name,
+                setting.backbone,
+                setting.attacks,
+                setting.norm,
+                setting.knowledge,
+                f"{setting.facts[1]} where learned",
+            )
             drawn.append(_chart(lines, "Attack radius", ticks, (0.0, radii[-1]), ", ".join(shown)))
     return drawn
 

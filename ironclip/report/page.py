@@ -142,7 +142,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
     data, timing = record.data, record.timing
     versions = ", ".join(f"{name} {version}" for name, version in record.environment.items())
     return [
-        ("Threat", str(record.threat)),
+        ("Threat", record.threat_words),
         ("Backbone", record.backbone.name),
         ("Weights (sha256)", record.backbone.sha256),
         ("Data", f"{data.name}, split {data.split}, {record.images} of {data.available or record.images} pictures"),

@@ -73,7 +73,10 @@ def compare(record: Record, rows: Iterable[Printed] | None = None) -> tuple[Comp
     """The published numbers of this method on this data set, clean and robust, those closest in protocol first.
 
     For each paper, table and metric the rows with the fewest differences are taken; none if nobody printed this method there.
+    All published rows are l-infinity, so that a record of another norm has none.
     """
+    if record.threat.norm != "linf":
+        return ()
     prefix = SUBSETS.get(record.data.subset, "")
     wanted = {f"{prefix}clean_acc": record.clean, f"{prefix}robust_acc": record.robust}
     name = record.data.name.removesuffix(f"-{record.data.subset}")

@@ -14,6 +14,8 @@ EXPLAINED = (
 )
 STATIC = "{}: the attack was made on another model, which overstates the defence; not ranked."
 
+SCORES = "{}: the attack saw scores alone, which overstates the defence; not ranked."
+
 
 @dataclass(frozen=True)
 class Row:
@@ -85,7 +87,8 @@ def caption(table: Sequence[Row]) -> str:
         values = [value for value in _values(column, table) if value != DASH]
         if values and column not in shown:
             shared.append(column.caption.format("; ".join(values)))
-    notes = [STATIC.format(note) for note in dict.fromkeys(row.note for row in table) if note.endswith("-only")]
+    borrowed = [note for note in dict.fromkeys(row.note for row in table) if note.endswith("-only")]
+    notes = [(SCORES if note == "black-box-only" else STATIC).format(note) for note in borrowed]
     if any(row.note == "not trusted" for row in table):
         notes.append("not trusted: a check failed, see the flags of the record; not ranked.")
     if any(row.forward_passes for row in table):
@@ -147,7 +150,7 @@ def _row(record: Record) -> Row:
         shots=record.shots,
         seed=record.seed,
         eps=f"{record.threat.norm} {radius(record.threat)}",
-        threat=str(record.threat),
+        threat=record.threat_words,
         attacks=" + ".join(attack_words(attack) for attack in record.attacks) or "no attack",
         clean=record.clean,
         robust=record.robust,

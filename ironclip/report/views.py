@@ -70,12 +70,14 @@ def is_undefended(record: Record) -> bool:
     return record.method in UNDEFENDED
 
 
-def standing(record: Record) -> Literal["", "static-only", "transfer-only", "not trusted"]:
+def standing(record: Record) -> Literal["", "static-only", "transfer-only", "black-box-only", "not trusted"]:
     """Why the robust accuracy of this record must not be ranked or made a headline; empty: it may."""
     if any(flag.level == "fail" for flag in record.flags):
         return "not trusted"
     if record.threat.knowledge == "static":
         return "static-only"
+    if record.threat.knowledge == "black-box":
+        return "black-box-only"
     return "transfer-only" if record.threat.knowledge == "transfer" else ""
 
 
@@ -104,7 +106,7 @@ def panels(examples: Iterable["Example"], classes: Sequence[str]) -> tuple[Panel
 def radius(threat: Threat, eps: float | None = None) -> str:
     """A radius as people write it: in grey levels for l-infinity, decimal for l2. Default: that of the threat."""
     eps = threat.eps if eps is None else eps
-    return format_eps(eps) if threat.norm == "linf" else f"{eps:.4g}"
+    return format_eps(eps, threat.norm)
 
 
 def curve(records: Iterable[Record]) -> tuple[Point, ...]:

@@ -95,6 +95,8 @@ def limits(records: Sequence[Record]) -> list[tuple[str, str]]:
     if any(standing(record) in ("static-only", "transfer-only") for record in records):
         text = "Numbers labelled static-only or transfer-only met attacks made on another model; they overstate the defence."
         found.append(("An attacker who knows the defence.", text))
+    if any(standing(record) == "black-box-only" for record in records):
+        found.append(("An attacker who sees gradients.", "Numbers labelled black-box-only met attacks on scores alone."))
     return found
 
 

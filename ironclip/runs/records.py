@@ -215,13 +215,23 @@ class Record(Setup):
         """H2: the harmonic mean of clean and robust accuracy."""
         return harmonic((self.clean.value, self.robust.value))
 
+    @property
+    def threat_words(self) -> str:
+        """The threat model for captions; says where "adaptive" had no surrogate to attack."""
+        return f"{self.threat}{'; no surrogate, so adaptive equals white-box here' if self.plainly_adaptive else ''}"
+
+    @property
+    def plainly_adaptive(self) -> bool:
+        """Whether an adaptive threat was that of a white box: the defence names no surrogate."""
+        return self.threat.knowledge == "adaptive" and not any("/" in attack.name for attack in self.attacks)
+
     def outcome(self) -> dict[str, Any]:
         """Everything but the times: equal for two repetitions of one evaluation, interrupted or not."""
         return self.model_dump(mode="json", exclude={"timing"})
 
     def __str__(self) -> str:
         names = ", ".join(attack.name for attack in self.attacks) or "no attack"
-        threat = f"{self.threat}; {names}; n={self.images}"
+        threat = f"{self.threat_words}; {names}; n={self.images}"
         method = f"{self.method} from {self.trained_on}" if self.trained_on else self.method
         return f"{method} on {self.data.name}: clean {self.clean}, robust {self.robust} ({threat})"
 

@@ -86,7 +86,12 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
     if dead:
         flag("warn", "dead_gradient", f"{dead} of {len(samples)} images have an all-zero or non-finite gradient")
     if knowledge in BORROWED:
-        flag("note", knowledge, f"made on another classifier ({knowledge}): says little about an attacker who knows this one")
+        on = record.threat.source or "another classifier"
+        flag("note", knowledge, f"made on {on} ({knowledge}): says little about an attacker who knows this classifier")
+    if knowledge == "black-box":
+        flag("note", knowledge, "made with scores alone (black-box): says little about an attacker who knows this classifier")
+    if record.plainly_adaptive:
+        flag("note", "adaptive_is_white_box", "this defence names no surrogate, so adaptive equals white-box here")
     if record.data.available > record.images:
         flag("note", "subset", f"{record.images} of {record.data.available} images")
     return tuple(found)

@@ -15,6 +15,10 @@ LICENSES = {
 }
 BY_TAG = {"openai": "MIT (github.com/openai/CLIP)", "laion": "MIT (LAION's model cards on the Hugging Face hub)"}
 UNKNOWN = "not known to ironclip; look at its source before you use or share this model"
+OTHER_NORMS = {
+    "linf": "Only changes bounded for every pixel (l-infinity) were measured, no l2, l1 or l0 ones.",
+    "l2": "Only changes bounded in Euclidean length (l2) were measured, no l-infinity, l1 or l0 ones.",
+}
 ADAPTIVE = ("An attacker who knows the defence.", "No adaptive attack on its surrogates was run.")
 
 
@@ -67,8 +71,8 @@ def not_tested(records: Sequence[Record]) -> list[tuple[str, str]]:
     if missing:
         found.append(("AutoAttack as a whole.", f"Not run: {', '.join(missing)}."))
     norms = {record.threat.norm for record in records}
-    if norms == {"linf"}:
-        found.append(("Other norms.", "Only changes bounded for every pixel (l-infinity) were measured, no l2, l1 or l0 ones."))
+    if len(norms) == 1:
+        found.append(("Other norms.", OTHER_NORMS[norms.pop()]))
     return found
 
 
@@ -101,7 +105,7 @@ def _training(training: Training | None) -> str:
 def _measured(records: Sequence[Record]) -> str:
     if not records:
         return "Nothing yet.\n"
-    threats = dict.fromkeys(str(record.threat) for record in records)
+    threats = dict.fromkeys(record.threat_words for record in records)
     flags = dict.fromkeys(f"- {flag.level}: {flag.text}" for record in records for flag in record.flags)
     return "\n".join([f"Threat model: {'; '.join(threats)}.\n", markdown(rows(records)), *flags, ""])
 

@@ -95,7 +95,7 @@ def facts_of(experiment: "Experiment", records: Iterable[Record] = ()) -> Facts:
     adaptation = experiment.base.adaptation
     parameters = sum(p.numel() for p in experiment.defense.parameters())
     training = Training(
-        data=experiment.trained_on or experiment.dataset.name, shots=config.shots, eps=format_eps(config.eps),
+        data=experiment.trained_on or experiment.dataset.name, shots=config.shots, eps=format_eps(config.eps, config.norm),
         attack=describe(training_attack(config)), seed=config.seed, split_seed=config.split_seed, parameters=parameters,
     )  # fmt: skip
     return Facts(
@@ -126,9 +126,9 @@ def measured(record: Record) -> Measured:
         split_hash=data.split_hash,
         images=record.images,
         norm=threat.norm,
-        eps=format_eps(threat.eps),
+        eps=format_eps(threat.eps, threat.norm),
         knowledge=threat.knowledge,
-        threat=str(threat),
+        threat=record.threat_words,
         attacks=tuple(attack_words(attack) for attack in record.attacks),
         clean=record.clean,
         robust=record.robust,
