@@ -91,6 +91,7 @@ def seen(monkeypatch):
         return images.clone()
 
     monkeypatch.setattr(PGD, "_function", staticmethod(recorder))
+    monkeypatch.setattr(PGD, "gradients", False)  # the recorder asks for none
     return calls
 
 
@@ -193,6 +194,7 @@ def test_a_black_box_gives_scores_and_no_gradient(mini, monkeypatch, tmp_path):
         return torch.autograd.grad(function(leaf).sum(), leaf)[0]
 
     monkeypatch.setattr(PGD, "_function", staticmethod(asking))
+    monkeypatch.setattr(PGD, "gradients", False)  # it says that it asks for none, and does
     experiment = experiment_of("advmask", mini)
     with pytest.raises(UsageError, match="needs gradients, but the threat is black-box"):
         evaluate(saved(experiment, tmp_path / "run"), experiment, pgd(), eps=EPS, knowledge="black-box", limit=LIMIT)
@@ -257,7 +259,7 @@ def test_an_audit_of_somebody_elses_classifier_attacks_that_and_the_surrogates_i
 
 def test_adversarial_pictures_are_made_on_the_defended_model(mini, seen, tmp_path):
     experiment = experiment_of("advmask", mini)
-    write_adversarial(experiment, build("pgd", eps=EPS), EPS, tmp_path / "adv", limit=LIMIT)
+    write_adversarial(experiment, build("pgd", eps=EPS), Threat(eps=EPS), tmp_path / "adv", limit=LIMIT)
     check(seen, [defended(experiment)])
 
 
