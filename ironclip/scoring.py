@@ -74,19 +74,6 @@ class _Scores:
         return scores
 
 
-class _Scores:
-    """A classifier, to an attacker who sees its class names and its scores."""
-
-    def __init__(self, classifier: Classifier) -> None:
-        self.classifier = classifier
-        if hasattr(classifier, "classes"):
-            self.classes = tuple(classifier.classes)
-
-    def __call__(self, images: Tensor) -> Tensor:
-        scores: Tensor = _ScoresOnly.apply(images, self.classifier)
-        return scores
-
-
 class _ScoresOnly(torch.autograd.Function):
     """The classifier's logits; asking for their gradient is an error."""
 
