@@ -87,8 +87,8 @@ def audit(
         device=where,
         out=out_folder,
         command=repeat.audit(
-            target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed, transfer=transfer,
-            resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
+            target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed,
+            transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
         ),
         progress=tell,
     )  # fmt: skip
