@@ -123,12 +123,9 @@ def _beside(home: Path | None) -> Iterator[None]:
         yield
         return
     folder = str(home.resolve())
-    names = _importable(folder)
-    hidden = {
-        name: sys.modules.pop(name)
-        for name, module in list(sys.modules.items())
-        if name.partition(".")[0] in names and _of_another(module, folder)
-    }
+    clashing = {name for name in _importable(folder) & sys.modules.keys() if _of_another(sys.modules[name], folder)}
+    whole = [name for name in sys.modules if name.partition(".")[0] in clashing] if clashing else []
+    hidden = {name: sys.modules.pop(name) for name in whole}
     sys.path.insert(0, folder)
     try:
         yield
