@@ -13,7 +13,7 @@ from ironclip.data import Dataset, EvalSet, open_dataset
 from ironclip.errors import UsageError
 from ironclip.protocols import methods, repeat
 from ironclip.protocols.classify import Prediction, predict
-from ironclip.protocols.config import RunConfig
+from ironclip.protocols.config import RunConfig, assigned
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate as measure
@@ -300,4 +300,4 @@ def _measurable(model: Model, data: Data | str | Path | None, root: Path) -> tup
 
 def _changes(options: Mapping[str, Any]) -> list[str]:
     """As the command line takes them."""
-    return repeat.assigned(options)
+    return assigned(options)

@@ -36,7 +36,7 @@ def built(measure: Measure, eps: float) -> tuple[dict[str, Any], dict[str, Any]]
     Raises:
         UsageError: an unknown name or option, or a value that it refuses.
     """
-    adapts, changes = test_time_options(measure.test_time, [f"{key}={value}" for key, value in measure.set.items()])
+    adapts, changes = test_time_options(measure.test_time, measure.changes)
     check_source(measure.knowledge, measure.source)
     under: dict[str, Any] = {"norm": measure.norm, "knowledge": measure.knowledge}
     return named_attacks(measure.attacks, eps, measure.seed, changes, **under), adapts

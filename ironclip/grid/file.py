@@ -22,7 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from ironclip.errors import UsageError, unknown
 from ironclip.files import disk_errors
-from ironclip.protocols.config import RunConfig, merged, validated
+from ironclip.protocols.config import RunConfig, assigned, merged, validated
 from ironclip.threat import Knowledge, Norm, parse_eps
 
 OWN = ("set", "variant", "preset")
@@ -66,6 +66,11 @@ class Measure(BaseModel):
     def unused(self) -> list[str]:
         """Fields that came later and say nothing here: the identity of a cell leaves them out."""
         return [name for name in ("distortion", "suite", "source") if not getattr(self, name)] + ["norm"] * (self.norm == "linf")
+
+    @property
+    def changes(self) -> list[str]:
+        """`set` as "key=value": a text is read as on the command line (1/255 is a number), any other value is that value."""
+        return [f"{key}={value}" if isinstance(value, str) else assigned({key: value})[0] for key, value in self.set.items()]
 
     @field_validator("eps", mode="before")
     @classmethod

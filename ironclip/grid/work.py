@@ -132,7 +132,7 @@ def _evaluate(
         distortion=measure.distortion,
         command=evaluation(
             run, experiment, measure.attacks, eps, norm=measure.norm,
-            changes=[f"{key}={value}" for key, value in measure.set.items()], seed=measure.seed, knowledge=measure.knowledge,
+            changes=measure.changes, seed=measure.seed, knowledge=measure.knowledge,
             source=measure.source, split=measure.split, limit=measure.limit, distortion=measure.distortion,
             batch_size=measure.batch_size,
         ),

@@ -14,6 +14,7 @@ from ironclip.schedule import Schedule
 from ironclip.threat import Norm, format_eps, parse_eps
 
 M = TypeVar("M", bound=BaseModel)
+FRACTION = r"\d+(\.\d+)?/\d+"
 SCHEDULE = [field.name for field in fields(Schedule)]
 
 
@@ -152,6 +153,19 @@ def values_of(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
+def assigned(values: Mapping[str, Any]) -> list[str]:
+    """The "key=value" arguments that `values_of` reads as these values, in the order of their keys."""
+    return [f"{key}={_written(value)}" for key, value in sorted(values.items())]
+
+
+def _written(value: Any) -> str:
+    if isinstance(value, str) and re.fullmatch(FRACTION, value):
+        return f"'{value}'"  # bare, it would be read as a number
+    plain = list(value) if isinstance(value, tuple) else value
+    text: str = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"), allow_unicode=True)
+    return text.removesuffix("...\n").strip()
+
+
 def _path(key: str, method_options: Sequence[str]) -> list[str]:
     if key in method_options:
         return ["options", key]
@@ -177,7 +191,7 @@ def _keys(model: type[BaseModel]) -> list[str]:
 
 
 def _value(text: str) -> Any:
-    if re.fullmatch(r"\d+(\.\d+)?/\d+", text):
+    if re.fullmatch(FRACTION, text):
         return parse_eps(text, "l2")
     try:
         return yaml.safe_load(text)

@@ -1,19 +1,16 @@
-"""The command line that repeats a record, whoever asked for it: the command line, Python or a grid. Pure, and without torch.
+"""The command line that repeats a record, whoever asked for it: the command line, Python or a grid. Pure.
 
 One record has one command: one radius, one knowledge, one data set. What can be read off the experiment is read off it, so a
 record made in Python has the command of the same record made on the command line. `ironclip evaluate` takes the command back
 to the same settings.
 """
 
-import re
 import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from ironclip.protocols import methods
-from ironclip.protocols.config import values_of
+from ironclip.protocols.config import assigned, values_of
 from ironclip.threat import format_eps, parse_eps
 
 if TYPE_CHECKING:
@@ -92,19 +89,6 @@ def exact(eps: float, norm: str = "linf") -> str:
     """The radius as people write it where that is the same number, else with all its digits."""
     text = format_eps(eps, norm)
     return text if parse_eps(text, "l2") == eps else repr(eps)
-
-
-def assigned(values: Mapping[str, Any]) -> list[str]:
-    """The "key=value" of --set that `config.values_of` reads as these values, in the order of their keys."""
-    return [f"{key}={_written(value)}" for key, value in sorted(values.items())]
-
-
-def _written(value: Any) -> str:
-    if isinstance(value, str) and re.fullmatch(r"\d+(\.\d+)?/\d+", value):
-        return f"'{value}'"  # bare, it would be read as a number
-    plain = list(value) if isinstance(value, tuple) else value
-    text: str = yaml.safe_dump(plain, default_flow_style=True, width=float("inf"), allow_unicode=True)
-    return text.removesuffix("...\n").strip()
 
 
 def _line(words: Sequence[str], options: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from ironclip.backbones.loading import load
 from ironclip.grid.file import Measure
 from ironclip.grid.work import _measure
 from ironclip.protocols import measure, repeat
-from ironclip.protocols.config import values_of
+from ironclip.protocols.config import assigned, values_of
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.resolve import resolve
 from ironclip.protocols.suites import SUITES
@@ -112,6 +112,10 @@ KINDS = {
     "batch": ["runs/plain", "--batch-size", "5", "--limit", "9"],
     "static": ["runs/plain", "--knowledge", "static"],
     "adaptive": ["runs/base", "--knowledge", "adaptive"],
+    "l2": ["runs/plain", "--norm", "l2", "--eps", "0.5,0.0123456789,3"],
+    "transfer": ["runs/base", "--knowledge", "transfer", "--source", "mini"],
+    "transfer from a run": ["mini", "--data", "shapes", "--knowledge", "transfer", "--source", "runs/plain"],
+    "scores alone": ["runs/plain", "--knowledge", "black-box", "--attack", "square"],
     "distortion": ["runs/base", "--distortion"],
     "trained on base": ["runs/base"],
     "new classes": ["runs/base", "--subset", "new", "--limit", "6"],
@@ -209,9 +213,16 @@ VALUES = [0, -3, 2.5, 1e-05, 1e22, 4 / 255, True, None, "", "margin", "4/255", "
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
 def test_a_value_written_for_set_is_read_as_that_value(value):
-    (text,) = repeat.assigned({"key": value})
+    (text,) = assigned({"key": value})
     words = shlex.split(shlex.join([text]))
     assert values_of(words) == {"key": list(value) if isinstance(value, tuple) else value}
+
+
+def test_numbers_of_a_grid_file_stay_numbers():
+    wanted = Measure(set={"step_size": 0.00001, "relative": None, "eps_iter": "1/255", "loss": "margin", "steps": 3})
+    assert values_of(wanted.changes) == {
+        "step_size": 1e-05, "relative": None, "eps_iter": 1 / 255, "loss": "margin", "steps": 3,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize("eps", [0.0, 1 / 255, 0.25 / 255, 4 / 255, 0.0156862745, 0.0123456789, 0.5, 1.0, 1e-5, 1 / 3])
