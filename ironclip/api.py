@@ -19,6 +19,7 @@ from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate as measure
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.protocols.sources import check_source
+from ironclip.protocols.targeted import check_rule
 from ironclip.report.formats import as_csv, latex, markdown
 from ironclip.report.tables import rows
 from ironclip.runs.folder import RunFolder, is_run
@@ -218,6 +219,7 @@ def evaluate(
     limit: int | None = None,
     knowledge: Knowledge | None = None,
     source: str | None = None,
+    targeted: str | None = None,
     seed: int = 0,
     root: str | Path = RUNS,
     callback: Callback | None = None,
@@ -232,12 +234,15 @@ def evaluate(
         limit: number of test pictures, classes in proportion.
         knowledge: default: white-box, and for test-time methods both static and adaptive.
         source: for knowledge "transfer": the backbone or the run on which the pictures are made.
+        targeted: also how often each attack reaches the class that this rule chooses: "next", "random" or "least-likely".
         options: of the attacks, such as steps=100.
     """
     many = [models] if isinstance(models, Model) else list(models)
     names = attack.split(",") if isinstance(attack, str) else list(attack)
     (radius,) = parse_radii(None, norm) if eps is None else [parse_eps(eps, norm)]
     check_source(knowledge, source)
+    if targeted is not None:
+        check_rule(targeted)
     attacks = named_attacks(names, radius, seed, _changes(options), norm=norm, knowledge=knowledge or "white-box")
     records = []
     for model in many:
@@ -246,11 +251,11 @@ def evaluate(
         for known in (knowledge,) if knowledge else usual:
             command = repeat.evaluation(
                 run, experiment, names, radius, norm=norm, changes=_changes(options), seed=seed, knowledge=known, source=source,
-                limit=limit,
+                limit=limit, targeted=targeted,
             )  # fmt: skip
             record, _ = measure(
-                run, experiment, attacks, eps=radius, norm=norm, knowledge=known, source=source, limit=limit, command=command,
-                callback=callback,
+                run, experiment, attacks, eps=radius, norm=norm, knowledge=known, source=source, limit=limit, targeted=targeted,
+                command=command, callback=callback,
             )  # fmt: skip
             records.append(record)
     return Result(tuple(records))

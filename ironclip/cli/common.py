@@ -62,6 +62,10 @@ def print_record(record: Any) -> None:
     for name, moved in record.diagnostics.get("distortion", {}).items():
         parts = ", ".join(f"{what.replace('_', ' ')} {value:.4g}" for what, value in moved.items())
         out.print(f"  features under {name}: {parts}", markup=False)
+    for rule, reached in record.diagnostics.get("targeted", {}).items():
+        for name, found in reached.items():
+            share = "{value:.1%} [{low:.1%}, {high:.1%}]".format(**found["success"])
+            out.print(f"  targeted success of {name}, rule {rule}: {share} of {found['attacked']} images", markup=False)
     for flag in record.flags:
         out.print(f"  {flag.level}: {flag.text}", markup=False)
 

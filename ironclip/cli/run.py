@@ -111,6 +111,10 @@ def evaluate(
         str | None, typer.Option("--test-time", help="A test-time method on top of the run, such as rtpt; nothing is retrained.")
     ] = None,
     distortion: Annotated[bool, typer.Option("--distortion", help="Also how far each attack moves the features.")] = False,
+    targeted: Annotated[
+        str | None,
+        typer.Option("--targeted", help="Also how often attacks reach a chosen class: next, random or least-likely."),
+    ] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 100,
     changes: Annotated[
@@ -134,9 +138,14 @@ def evaluate(
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
     from ironclip.protocols.sources import check_source
     from ironclip.protocols.suites import open_suite
+    from ironclip.protocols.targeted import aimed, check_rule
     from ironclip.runs.folder import is_run
 
     check_source(knowledge, source)
+    if targeted is not None:
+        check_rule(targeted)
+        for each in named_attacks(attack.split(","), radii[0], seed, (), norm=norm).values():
+            aimed(each)
     names = attack.split(",")
     adapts, rest = test_time_options(test_time, changes or [])
     under: dict[str, Any] = {"norm": norm, "knowledge": knowledge or "white-box"}
@@ -167,9 +176,10 @@ def evaluate(
             batch_size=batch_size,
             keep_examples=6,
             distortion=distortion,
+            targeted=targeted,
             command=repeat.evaluation(
                 run, each, names, radius, norm=norm, changes=rest, seed=seed, knowledge=known, source=source, split=split,
-                limit=limit, distortion=distortion, batch_size=batch_size,
+                limit=limit, distortion=distortion, targeted=targeted, batch_size=batch_size,
             ),
             callback=Progress(f"evaluate {experiment.config.method}", quiet=as_json),
         )  # fmt: skip

@@ -17,6 +17,7 @@ from ironclip.protocols.distortion import perturbing
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import training_attack
 from ironclip.protocols.sources import borrowed
+from ironclip.protocols.targeted import aimed, check_rule, success
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.learned import fingerprint
 from ironclip.runs.pictures import Example
@@ -45,6 +46,7 @@ def evaluate(
     batch_size: int = 100,
     keep_examples: int = 0,
     distortion: bool = False,
+    targeted: str | None = None,
     command: str = "",
     callback: Callback | None = None,
 ) -> tuple[Record, list[Example]]:
@@ -56,6 +58,7 @@ def evaluate(
             against the classifier below the test-time method, or without one against zero-shot classification; "transfer": on
             `source`, a backbone or a run; "black-box": with scores alone.
         limit: number of test images, classes in proportion, a larger limit containing every smaller one.
+        targeted: also how often each attack reaches the class that this rule chooses (`targeted.RULES`), under "targeted" there.
         distortion: also how far each attack moves the features, under "distortion" in the record's diagnostics.
     """
     if distortion and (knowledge not in ("white-box", "adaptive") or experiment.test_time is not None):
@@ -66,6 +69,14 @@ def evaluate(
     if distortion:
         for attack in named.values():
             perturbing(attack)
+    if targeted is not None:
+        check_rule(targeted)
+        if knowledge not in ("white-box", "adaptive"):
+            raise UsageError(
+                f"targeted success is that of attacks on the classifier itself: white-box or adaptive; got {knowledge}"
+            )
+        for attack in named.values():
+            aimed(attack)
     config, spec = experiment.config, experiment.backbone.spec
     pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
     defense = experiment.defense
@@ -140,6 +151,15 @@ def evaluate(
                 for name, attack in named.items()
             }
             record = record.model_copy(update={"diagnostics": {**record.diagnostics, "distortion": moved}})
+            folder.save_record(record)
+        if targeted is not None and targeted not in record.diagnostics.get("targeted", {}):
+            device, seen = str(experiment.backbone.device), record.threat
+            reached = {
+                name: success(classifier, attack, pictures.batches(batch_size), targeted, seen, device=device)
+                for name, attack in named.items()
+            }
+            rules = {**record.diagnostics.get("targeted", {}), targeted: reached}
+            record = record.model_copy(update={"diagnostics": {**record.diagnostics, "targeted": rules}})
             folder.save_record(record)
         return record, examples
 

@@ -34,6 +34,7 @@ def evaluation(
     split: str = "test",
     limit: int | None = None,
     distortion: bool = False,
+    targeted: str | None = None,
     batch_size: int = BATCH,
 ) -> str:
     """The `ironclip evaluate` command of one record.
@@ -64,6 +65,7 @@ def evaluation(
             "split": split if split != "test" else None,
             "limit": limit,
             "distortion": distortion,
+            "targeted": targeted,
             "batch-size": batch_size if batch_size != BATCH else None,
             "seed": seed or None,
             "set": assigned(options),

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ironclip.errors import UsageError
 from ironclip.report import figures, formats, pictures, words
-from ironclip.report.tables import answer_words, attack_words, columns, interval, percent, rows
+from ironclip.report.tables import answer_words, attack_words, columns, interval, percent, rows, targeted_words
 from ironclip.report.views import Panel, RunView, radius
 from ironclip.runs.records import ClassResult, Record
 
@@ -146,6 +146,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("Backbone", record.backbone.name),
         ("Weights (sha256)", record.backbone.sha256),
         ("Data", f"{data.name}, split {data.split}, {record.images} of {data.available or record.images} pictures"),
+        ("Targeted success", targeted_words(record)),
         ("Learned numbers", f"{record.cost.trainable_parameters:,} ({record.cost.learned_bytes:,} bytes)"),
         ("An answer", answer_words(record)),
         ("Precision", f"{record.precision}, rounding of attacked pictures: {record.quantise}"),

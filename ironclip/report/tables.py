@@ -39,6 +39,7 @@ class Row:
     backward_passes: float = 0.0
     answer_seconds: float = 0.0
     note: str = ""
+    targeted: str = ""
 
     @property
     def group(self) -> tuple[str, str]:
@@ -62,6 +63,7 @@ FACTS = (
     Column("Seed", lambda row: DASH if row.seed is None else str(row.seed), "seed {}"),
     Column("Threat", lambda row: row.threat, "{}"),
     Column("Attacks", lambda row: row.attacks, "{}"),
+    Column("Targeted success", lambda row: row.targeted or DASH, "targeted success {}"),
     Column("n", lambda row: str(row.images), "n = {}"),
 )
 CAPTION_ONLY = frozenset({"Attacks"})
@@ -139,6 +141,14 @@ def answer_words(record: Record) -> str:
     return f"{forward:g} forward and {backward:g} backward passes of the image encoder, {seconds:.3g} s an image"
 
 
+def targeted_words(record: Record) -> str:
+    """How often attacks reached a chosen class, where it was measured: rule, attack, share with its interval."""
+    found = []
+    for rule, reached in record.diagnostics.get("targeted", {}).items():
+        found += [f"{rule}, {name}: {Proportion.model_validate(each['success'])}" for name, each in reached.items()]
+    return "; ".join(found)
+
+
 def _row(record: Record) -> Row:
     data = record.data
     parts = [data.name, "" if data.split == "test" else data.split, "" if data.subset == "all" else f"{data.subset} classes"]
@@ -159,6 +169,7 @@ def _row(record: Record) -> Row:
         images=record.images,
         undefended=is_undefended(record),
         note=standing(record),
+        targeted=targeted_words(record),
         forward_passes=record.cost.forward_passes,
         backward_passes=record.cost.backward_passes,
         answer_seconds=record.timing.answer_seconds,
