@@ -56,7 +56,7 @@ def test_what_is_answered_as_its_target_already_is_left_out():
 
 
 def test_rules_and_attacks_that_cannot_be_meant_are_refused():
-    with pytest.raises(UsageError, match="--targeted .*one of next, random, least-likely; got True"):
+    with pytest.raises(UsageError, match=r"--targeted .*one of next, random, least-likely; got True"):
         check_rule(True)
     with pytest.raises(UsageError, match="apgd cannot aim at a class"):
         aimed(APGD(EPS))
