@@ -144,7 +144,7 @@ def evaluate(
     check_source(knowledge, source)
     if targeted is not None:
         check_rule(targeted)
-        for each in named_attacks(attack.split(","), radii[0], seed, (), norm=norm).values():
+        for each in named_attacks(attack.split(","), radii[0], seed, (), norm=read_norm(norm)).values():
             aimed(each)
     names = attack.split(",")
     adapts, rest = test_time_options(test_time, changes or [])
