@@ -162,20 +162,20 @@ def _silent_pixels(lab: Lab, point: Tensor, slope: Tensor, along: Sequence[Tenso
 def _rounding(lab: Lab, point: Tensor, slope: Tensor) -> tuple[Tensor, str]:
     """([B] noise of a change of the margin that rounding explains, name of the precision).
 
-    A unit of the precision times the spread of the logits where the model multiplies in less than float32. Else measured, as
-    the deviation from the gradient's line over short random steps, and at most 4 such units: a coarse function is not forgiven
-    what its arithmetic does not explain.
+    Four units of the precision times the spread of the logits, for rounding inside adds up. In float32 and finer it is measured,
+    as the deviation from the gradient's line over short random steps, and that bound is its upper end: a coarse function is not
+    forgiven what its arithmetic does not explain.
     """
     dtype = precision_of(lab.attacked, point[:1])
     logits = lab.logits(point, lab.attacked)
-    unit = torch.finfo(dtype).eps * (logits.amax(1) - logits.amin(1))
+    bound = 4 * torch.finfo(dtype).eps * (logits.amax(1) - logits.amin(1))
     name = str(dtype).removeprefix("torch.")
     if torch.finfo(dtype).eps > torch.finfo(torch.float32).eps:
-        return unit, name
+        return bound, name
     still = _margins(lab, point)
     moves = [0.1 * lab.pixel * _noise(lab, 3000 + number) for number in range(4)]
     off = [_margins(lab, point + move) - still - (slope * move).flatten(1).sum(1) for move in moves]
-    return torch.minimum(torch.stack(off).square().mean(0).sqrt(), 4 * unit), name
+    return torch.minimum(torch.stack(off).square().mean(0).sqrt(), bound), name
 
 
 def _margins(lab: Lab, images: Tensor) -> Tensor:

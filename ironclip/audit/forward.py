@@ -84,10 +84,11 @@ def dynamic(lab: Lab) -> Verdict:
         alone = torch.cat([lab.classifier(image[None]).float() for image in images])
     changed = [name for name, tensor in state(lab.classifier).items() if not tensor.equal(before[name])]
     scale = together.std().clamp_min(1e-6)
+    tolerance = max(COMPANY, 4 * torch.finfo(watch.precision).eps)  # another batch size rounds otherwise
     noise = float((again - together).abs().max() / scale)
     company = float((alone - together).abs().max() / scale)
-    memory = float((after - again).abs().max() / scale) > COMPANY and noise < COMPANY / 10
-    mates = company > COMPANY and noise < COMPANY / 10  # of a random classifier nothing can be said
+    memory = float((after - again).abs().max() / scale) > tolerance and noise < tolerance / 10
+    mates = company > tolerance and noise < tolerance / 10  # of a random classifier nothing can be said
     reasons = [
         *(["gradients are taken inside the call"] if watch.backward else []),
         *([f"the call changes {changed[0]}"] if changed else []),
@@ -97,7 +98,7 @@ def dynamic(lab: Lab) -> Verdict:
     text = "; ".join(reasons) + ": a defence that adapts must be attacked adaptively" if reasons else "nothing adapts in the call"
     return Verdict(
         id="D4", title="adaptation inside the call", level="warn" if reasons else "pass", value=company,
-        threshold=f"a backward pass, a changed state, or logits alone or after others off by > {COMPANY:g} of their spread",
+        threshold=f"a backward pass, a changed state, or logits alone or after others off by > {tolerance:.2g} of their spread",
         text=text, numbers={"operators of a backward pass": float(watch.backward), "tensors changed": float(len(changed))},
     )  # fmt: skip
 
