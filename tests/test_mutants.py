@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from mutants.run import KILLED, LIST, ROOT, SURVIVED, Mutant, known, mutants, outcome
+from mutants.run import BROKEN, KILLED, LIST, ROOT, SURVIVED, Mutant, known, mutants, outcome
 
 MUTANTS = mutants()
 
@@ -38,6 +38,8 @@ def test_an_error_is_made_tried_and_taken_back(tmp_path: Path):
     before = (tmp_path / "code.py").read_text()
     assert outcome(Mutant("code.py", "x / 2", "x / 4", tests), tmp_path) == KILLED
     assert outcome(Mutant("code.py", "x + 1", "x - 1", tests), tmp_path) == SURVIVED
+    assert outcome(Mutant("code.py", "x + 1", "x - (", tests), tmp_path) == BROKEN
+    assert outcome(Mutant("code.py", "x + 1", "x - 1", ("tests/test_missing.py",)), tmp_path) == BROKEN
     assert (tmp_path / "code.py").read_text() == before
 
 

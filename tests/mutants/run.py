@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,8 +28,10 @@ ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("list.yaml")
 COPIED = ("ironclip", "tests", "docs", "benchmarks", "pyproject.toml", "README.md")
 SECONDS = 900
-HEAVY = ["torch", "torchvision", "open_clip", "timm", "scipy.stats", "pytest", "hypothesis", "pydantic", "yaml", "typer", "rich"]
-KILLED, SURVIVED, BROKEN = "killed", "survived", "broken"
+ENDED = 64
+"""What is added to pytest's exit status, so that a process that never reached pytest is not taken for a failed test."""
+HEAVY = ["torch", "torchvision", "open_clip", "timm", "scipy.stats", "pytest", "pydantic", "yaml", "typer", "rich"]
+KILLED, SURVIVED, BROKEN, PASSED = "killed", "survived", "broken", "passed"
 
 
 @dataclass(frozen=True)
@@ -41,15 +43,16 @@ class Mutant:
     new: str
     tests: tuple[str, ...]
 
-    def key(self, root: Path = ROOT) -> str:
-        """Hash of everything that the outcome is known to depend on."""
-        digest = hashlib.sha256(repr(self).encode())
-        for path in (self.file, *(test.partition("::")[0] for test in self.tests)):
-            digest.update((root / path).read_bytes())
-        return digest.hexdigest()[:20]
-
     def __str__(self) -> str:
         return f"{self.file}: {self.old.strip()!r} -> {self.new.strip()!r}  ({', '.join(self.tests)})"
+
+
+def key(what: object, files: Iterable[str], root: Path = ROOT) -> str:
+    """Hash of a mutant, or of a test, and of the files that its outcome is known to depend on."""
+    digest = hashlib.sha256(repr(what).encode())
+    for path in files:
+        digest.update((root / path.partition("::")[0]).read_bytes())
+    return digest.hexdigest()[:20]
 
 
 def mutants(path: Path = LIST) -> list[Mutant]:
@@ -77,7 +80,7 @@ def copied(folder: Path) -> Path:
 
 
 def status_of(tree: Path, tests: Sequence[str], seconds: float = SECONDS) -> int | None:
-    """The exit status of pytest on these tests of the tree; None: it did not end in time."""
+    """The exit status of pytest on these tests of the tree, negative where pytest did not run; None: it did not end in time."""
     context: Any = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(HEAVY)
     process = context.Process(target=_pytest, args=(str(tree), list(tests)))
@@ -87,7 +90,7 @@ def status_of(tree: Path, tests: Sequence[str], seconds: float = SECONDS) -> int
         process.kill()
         process.join()
         return None
-    return int(process.exitcode)
+    return int(process.exitcode) - ENDED
 
 
 def _pytest(tree: str, tests: list[str]) -> None:
@@ -103,7 +106,7 @@ def _pytest(tree: str, tests: list[str]) -> None:
     os.dup2(silent, 2)
     import pytest
 
-    os._exit(int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests])))
+    os._exit(ENDED + int(pytest.main(["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", *tests])))
 
 
 def outcome(mutant: Mutant, tree: Path) -> str:
@@ -120,7 +123,7 @@ def outcome(mutant: Mutant, tree: Path) -> str:
         return BROKEN
     finally:
         file.write_text(text, encoding="utf-8")
-    return {0: SURVIVED, 1: KILLED, None: KILLED}.get(status, BROKEN)
+    return {0: SURVIVED, 1: KILLED, None: KILLED}.get(status, BROKEN)  # a run without end is noticed, too
 
 
 def known(path: Path) -> dict[str, str]:
@@ -137,15 +140,17 @@ def known(path: Path) -> dict[str, str]:
     return found
 
 
-def run(wanted: Sequence[Mutant], kept: Path, workers: int) -> Iterator[tuple[Mutant, str]]:
-    """Mutants with their outcomes, those of earlier runs first."""
-    before = known(kept)
-    left = []
-    for mutant in wanted:
-        if before.get(mutant.key()) == KILLED:
-            yield mutant, KILLED
-        else:
-            left.append(mutant)
+def run(wanted: Sequence[Mutant], kept: Path, workers: int) -> Iterator[tuple[Mutant | str, str]]:
+    """Outcomes as they come: first of every named test without an error, which must pass, then of the mutants.
+
+    What passed or was killed before is not done again; a test counts as changed with any file in which errors are made.
+    """
+    before, sources = known(kept), sorted({mutant.file for mutant in wanted})
+    tests = sorted({test for mutant in wanted for test in mutant.tests})
+    keys: dict[Mutant | str, str] = {test: key(test, (test, *sources)) for test in tests}
+    keys |= {mutant: key(mutant, (mutant.file, *mutant.tests)) for mutant in wanted}
+    left = [each for each in keys if before.get(keys[each]) not in (PASSED, KILLED)]
+    yield from ((each, before[keys[each]]) for each in keys if each not in left)
     if not left:
         return
     with tempfile.TemporaryDirectory(prefix="mutants-") as folder, ThreadPoolExecutor(workers) as pool:
@@ -153,21 +158,21 @@ def run(wanted: Sequence[Mutant], kept: Path, workers: int) -> Iterator[tuple[Mu
         for number in range(workers):
             trees.put(copied(Path(folder) / str(number)))
 
-        keys = {mutant: mutant.key() for mutant in left}  # of the files as they were copied
-
-        def one(mutant: Mutant) -> tuple[Mutant, str, float]:
+        def one(each: Mutant | str) -> tuple[Mutant | str, str, float]:
             tree, start = trees.get(), time.monotonic()
             try:
-                return mutant, outcome(mutant, tree), time.monotonic() - start
+                if isinstance(each, Mutant):
+                    return each, outcome(each, tree), time.monotonic() - start
+                return each, PASSED if status_of(tree, [each]) == 0 else BROKEN, time.monotonic() - start
             finally:
                 trees.put(tree)
 
-        for done in as_completed([pool.submit(one, mutant) for mutant in left]):
-            mutant, how, seconds = done.result()
+        for done in as_completed([pool.submit(one, each) for each in left]):
+            each, how, seconds = done.result()
             with kept.open("a", encoding="utf-8") as stream:
-                line = {"key": keys[mutant], "outcome": how, "seconds": round(seconds, 1), "mutant": str(mutant)}
+                line = {"key": keys[each], "outcome": how, "seconds": round(seconds, 1), "what": str(each)}
                 stream.write(json.dumps(line) + "\n")
-            yield mutant, how
+            yield each, how
 
 
 def main() -> int:
@@ -175,17 +180,12 @@ def main() -> int:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--only", default="", help="beginning of the file's path")
     parser.add_argument("--keep", type=Path, default=ROOT / ".mutants.jsonl", help="where finished ones are kept")
-    parser.add_argument("--unchanged", action="store_true", help="first run all named tests without an error; they must pass")
     given = parser.parse_args()
     wanted = [mutant for mutant in mutants() if mutant.file.startswith(given.only)]
-    start = time.monotonic()
-    if given.unchanged and (status := status_of(ROOT, sorted({test for mutant in wanted for test in mutant.tests}), 36000)) != 0:
-        print(f"the named tests fail without any error (pytest: {status}); mend them first")
-        return 2
-    bad = []
-    for number, (mutant, how) in enumerate(run(wanted, given.keep, given.workers), 1):
-        if how != KILLED:
-            bad.append(f"{how}: {mutant}")
-            print(f"{number}/{len(wanted)} {bad[-1]}", flush=True)
-    print("\n".join([f"{len(wanted)} mutants, {len(bad)} not killed, {(time.monotonic() - start) / 60:.0f} minutes", *bad]))
+    start, bad = time.monotonic(), []
+    for each, how in run(wanted, given.keep, given.workers):
+        if how not in (KILLED, PASSED):
+            bad.append(f"{how}: {each}" if isinstance(each, Mutant) else f"fails without any error: {each}")
+            print(bad[-1], flush=True)
+    print(f"{len(wanted)} mutants, {len(bad)} not killed, {(time.monotonic() - start) / 60:.0f} minutes")
     return 1 if bad else 0
