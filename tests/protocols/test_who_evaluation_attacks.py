@@ -213,6 +213,14 @@ def test_transfer_pictures_are_made_on_the_other_classifier_alone_and_scored_by_
         evaluate_classifier(classifier, pgd(), batches, Threat(eps=EPS, knowledge="transfer"))
 
 
+def test_a_run_under_transfer_meets_pictures_of_the_source_that_was_named(mini, seen, tmp_path):
+    experiment = experiment_of("apt", mini)
+    run = saved(experiment, tmp_path / "run")
+    evaluate(run, experiment, pgd(), eps=EPS, knowledge="transfer", source="mini-robust", limit=LIMIT)
+    templates = Adaptation(templates=experiment.dataset.templates)
+    check(seen, [assemble(load("mini-robust"), experiment.dataset.classes, templates)])
+
+
 def test_the_transfer_attack_uses_the_names_of_the_classifier_and_nothing_else_of_it(mini, seen):
     experiment = experiment_of("apt", mini)
     batch = EvalSet(experiment.dataset, "test", resolution=64, limit=LIMIT).batch(slice(None))
