@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from ironclip.attacks import DEFAULT
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones import load as load_backbone
 from ironclip.data import Dataset, EvalSet, open_dataset
@@ -213,7 +214,7 @@ def evaluate(
     models: Model | Sequence[Model],
     data: Data | str | Path | None = None,
     *,
-    attack: str | Sequence[str] = "pgd",
+    attack: str | Sequence[str] = DEFAULT,
     eps: str | float | None = None,
     norm: Norm = "linf",
     limit: int | None = None,
@@ -229,7 +230,7 @@ def evaluate(
 
     Args:
         data: other data than a model was trained on; a model loaded from a saved folder needs them.
-        attack: one or several names (see `ironclip list attacks`).
+        attack: one or several names (see `ironclip list attacks`); default: a worst case with nothing to set.
         eps: the radius in the units of the norm; default: 4/255 for "linf", none for "l2".
         limit: number of test pictures, classes in proportion.
         knowledge: default: white-box, and for test-time methods both static and adaptive.

@@ -46,7 +46,7 @@ def test_fit_evaluate_save_and_load_again(backbone, data, tmp_path: Path) -> Non
         expected = robust(images)
     assert expected.shape == (3, len(data.classes))
 
-    first = ironclip.evaluate(robust, eps="1/255", steps=1, limit=4).records[0]
+    first = ironclip.evaluate(robust, attack="pgd", eps="1/255", steps=1, limit=4).records[0]
     assert (first.method, first.images, first.shots) == ("apt", 4, 1)
     assert first.command.startswith("ironclip evaluate runs/apt-shapes-mini-1shot-seed1")
     assert robust.records() == [first]
@@ -56,7 +56,7 @@ def test_fit_evaluate_save_and_load_again(backbone, data, tmp_path: Path) -> Non
     again = ironclip.load_classifier("saved", backbone=backbone)
     with torch.no_grad():
         assert torch.equal(again(images), expected)
-    second = ironclip.evaluate(again, data, eps="1/255", steps=1, limit=4).records[0]
+    second = ironclip.evaluate(again, data, attack="pgd", eps="1/255", steps=1, limit=4).records[0]
     assert second.samples_sha256 == first.samples_sha256
     with pytest.raises(UsageError, match="give `data`"):
         ironclip.evaluate(again)
@@ -80,7 +80,7 @@ def test_models_take_attacks_and_test_time_methods(backbone, data) -> None:
     assert (plain(adversarial).softmax(1) - plain(images).softmax(1)).gather(1, labels[:, None]).max() < 0
     guarded = ironclip.test_time("ttc", plain, steps=1)
     assert guarded.method == "zero_shot+ttc"
-    result = ironclip.evaluate([plain, guarded], eps="1/255", steps=1, limit=2)
+    result = ironclip.evaluate([plain, guarded], attack="pgd", eps="1/255", steps=1, limit=2)
     assert [(record.method, record.threat.knowledge) for record in result.records] == [
         ("zero_shot", "white-box"), ("zero_shot+ttc", "static"), ("zero_shot+ttc", "adaptive")
     ]  # fmt: skip

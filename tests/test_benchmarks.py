@@ -15,6 +15,7 @@ from benchmarks import (
     harness,
     nap_step,
     pgd_eval,
+    standard_fast,
     text_tower,
 )
 
@@ -96,3 +97,23 @@ def test_the_figure_of_alpha_stands_alone_and_without_runs_one_line_says_so(tmp_
     assert "eurosat, mini" in drawn
     assert alpha_trace.main([str(tmp_path), "--svg", str(tmp_path / "a.svg")]) == 2
     assert capsys.readouterr().err.startswith("error: no run of capt")
+
+
+def test_the_default_attack_is_compared_with_autoattack_and_what_is_finished_is_read(tmp_path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    small = ["mini", "--data", "shapes", "--limit", "4", "--steps", "1", "--queries", "2", "--eps", "2/255", "--out", "found"]
+    assert standard_fast.main(small) == 0
+    said = capsys.readouterr().out
+    assert "| target | n | clean | autoattack | standard-fast | pgd-ce 100 | found |" in said
+    assert "together: " in said
+    monkeypatch.setattr(standard_fast, "measured", None)
+    assert standard_fast.main(small) == 0
+    assert capsys.readouterr().out == said
+
+
+def test_what_is_found_is_counted_among_what_autoattack_breaks() -> None:
+    whole = standard_fast.Found(frozenset(range(8)), frozenset({0, 1, 2, 3}), 1000, 10)
+    fast = standard_fast.Found(frozenset(range(8)), frozenset({1, 2, 3, 5}), 100, 10)
+    row = standard_fast.line("nap on mini", {"autoattack": whole, "standard-fast": fast})
+    assert row == "| nap on mini | 10 | 80.0 | 40.0 | 40.0 | 3 of 4 | 1 | 1,000 | 100 | 10.0 |"
+    assert "3 of 4 (75.0%) at 1/10.0 of the passes" in standard_fast.table([("x", {"autoattack": whole, "standard-fast": fast})])

@@ -59,3 +59,26 @@ def _drawn(model: nn.Module, seed: int, gain: float = 1.0) -> nn.Module:
             scale = gain / parameter[0].numel() ** 0.5 if parameter.ndim > 1 else 0.1
             nn.init.normal_(parameter, std=scale, generator=generator)
     return model
+
+
+def scene(count: int = 30, classes: int = 5, seed: int = 0) -> tuple[nn.Module, Tensor, Tensor]:
+    """A convolutional model, images, and labels of which every seventh is wrong."""
+    model, images = convnet(classes, seed=seed), pictures(count)
+    labels = predicted(model, images)
+    labels[::7] = (labels[::7] + 1) % classes
+    return model, images, labels
+
+
+def right(model: nn.Module, images: Tensor, labels: Tensor) -> Tensor:
+    return predicted(model, images) == labels
+
+
+class Named(nn.Module):
+    """The model with class names, as an evaluation wants it."""
+
+    def __init__(self, model: nn.Module, classes: int = 5) -> None:
+        super().__init__()
+        self.model, self.classes = model, tuple("abcdefghij"[:classes])
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.model(images)

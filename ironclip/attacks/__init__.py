@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from ironclip.attacks.mim import MIM as MIM
     from ironclip.attacks.pgd import PGD as PGD
     from ironclip.attacks.square import Square as Square
+    from ironclip.attacks.standard_fast import StandardFast as StandardFast
     from ironclip.attacks.transfer import Transfer as Transfer
     from ironclip.types import Attack
 
@@ -35,9 +36,14 @@ CATALOGUE = {
     "mim": ("MIM", "sign steps along an accumulated gradient, for pictures that are handed to other models"),
     "pgd": ("PGD", "projected gradient ascent with restarts; keeps the best or the last point"),
     "square": ("Square", "random squares of +-eps that are kept where they lower the margin; needs scores only"),
+    "standard-fast": ("StandardFast", "the default: pgd on two losses, then apgd towards other classes; fixed, nothing to set"),
     "transfer": ("Transfer", "pictures made on another backbone with the same class names"),
 }
-"""name of the attack and of its file -> (class, one line for listings)."""
+"""name of the attack and of its file (with _ for -) -> (class, one line for listings)."""
+DEFAULT = "standard-fast"
+"""What is run where nobody names an attack."""
+FIXED = ("standard-fast",)
+"""Attacks of which no option can be set: their name stands for one set of constants."""
 
 WITHOUT_GRADIENTS = ("square", "transfer")
 """Attacks that never differentiate the function they are handed; the classes of a score-only target can be attacked by these."""
@@ -51,6 +57,12 @@ MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "square": ("square", {"mode": "compact"}),
 }
 """name of a member of AutoAttack -> (attack, the options that make it this member)."""
+STANDARD_FAST: dict[str, tuple[str, dict[str, Any]]] = {
+    "pgd-ce": ("pgd", {"loss": "ce", "steps": 20}),
+    "pgd-margin": ("pgd", {"loss": "margin", "steps": 20}),
+    "apgd-t3": ("apgd", {"loss": "dlr", "targets": 3, "steps": 20}),
+}
+"""The members of `standard-fast` in the order in which they run -> (attack, its constants). Nothing here can be set."""
 
 
 def build(name: str, /, **options: Any) -> "Attack":
@@ -94,7 +106,7 @@ def _plain(value: Any) -> Any:
 def _load(name: str) -> Any:
     if name not in CATALOGUE:
         raise unknown("attack", name, CATALOGUE)
-    return getattr(import_module(f"ironclip.attacks.{name}"), CATALOGUE[name][0])
+    return getattr(import_module(f"ironclip.attacks.{name.replace('-', '_')}"), CATALOGUE[name][0])
 
 
 def __getattr__(name: str) -> Any:

@@ -10,13 +10,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-import torch
 from torch import Tensor
 
-from ironclip.attacks import MEMBERS, build, describe, inputs
-from ironclip.attacks._goal import Best, Mode, SearchDtype, clean_logits, scores
+from ironclip.attacks import MEMBERS, build, describe
+from ironclip.attacks._goal import Mode, SearchDtype
+from ironclip.attacks._in_turn import in_turn
 from ironclip.attacks._options import AttackOptions
-from ironclip.losses import margin_each
 from ironclip.options import check_choice
 from ironclip.threat import Norm
 from ironclip.types import Attack, Images
@@ -76,23 +75,8 @@ def autoattack(
     Raises:
         UsageError, DataError, NonFinite: as `apgd`.
     """
-    attack = AutoAttack(eps, version, steps, queries, norm, mode, eval_mode, seed, search_dtype)
-    images = inputs.check_images(images)
-    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    if not len(images):
-        return images
-    everyone = torch.arange(len(images), device=images.device)
-    with inputs.borrowed(function, eval_mode):
-        best = Best(images, labels, False)
-        best.fooled = (clean_logits(function, images, labels, positions).argmax(1) != labels) & (mode == "compact")
-        for member in attack.members.values():
-            rows = everyone if mode == "full" else everyone[~best.fooled]
-            if not len(rows):
-                break
-            adv = member(function, images[rows], labels[rows], indices=positions[rows])
-            outputs = scores(function, adv)
-            best.offer(rows, positions[rows], adv, outputs, margin_each(outputs, labels[rows]))
-    return best.adv
+    members = AutoAttack(eps, version, steps, queries, norm, mode, eval_mode, seed, search_dtype).members.values()
+    return in_turn(members, function, images, labels, mode=mode, eval_mode=eval_mode, indices=indices)
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ironclip.errors import UsageError
+from ironclip.runs.bounds import mark, one_loss
 from ironclip.runs.records import AttackResult, Flag, Part, Proportion, Record
 from ironclip.threat import Norm, format_eps, parse_eps
 
@@ -50,6 +51,11 @@ class Radius(Part):
     attacks: tuple[AttackResult, ...]
     carried: int
     seconds: float
+
+    @property
+    def bound(self) -> str:
+        """The mark before the robust accuracy: "≤ " where one loss alone was run, else nothing."""
+        return mark(self.eps > 0 and one_loss(attack.constants for attack in self.attacks))
 
     @property
     def strongest(self) -> str:

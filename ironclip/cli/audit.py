@@ -126,7 +126,7 @@ def _print(report: Any, folder: Path, html: Path | None) -> None:
     for radius in report.radii:
         broke = ", ".join(f"{attack.name} {attack.broken} of {attack.attacked}" for attack in radius.attacks)
         carried = f"; {radius.carried} broken at a smaller radius" if radius.carried else ""
-        rows.append([format_eps(radius.eps, norm), str(radius.robust), broke + carried, f"{radius.seconds:.0f} s"])
+        rows.append([format_eps(radius.eps, norm), f"{radius.bound}{radius.robust}", broke + carried, f"{radius.seconds:.0f} s"])
     out.print(table("", [f"{norm} eps", "robust, worst case", "broken by", "cost"], rows))
     for line in (*report.remarks, *(f"{flag.level}: {flag.text}" for flag in report.flags)):
         out.print(line, markup=False)

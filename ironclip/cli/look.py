@@ -10,6 +10,7 @@ import typer
 from ironclip import catalogue
 from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, print_record, run_paths, table
 from ironclip.errors import RunError, UsageError, unknown
+from ironclip.runs.bounds import BOUND, LEGEND, mark
 
 KINDS = ("methods", "attacks", "backbones", "datasets", "presets")
 data_app = typer.Typer(help="What data is there, what is wrong with it, and how to get it.", no_args_is_help=True)
@@ -80,13 +81,18 @@ def _show_all(root: Path, as_json: bool) -> None:
         run = RunFolder.open(folder)
         record = run.record()
         measured = {"clean": record.clean.value, "robust": record.robust.value, "threat": record.threat_words} if record else {}
+        measured |= {"one_loss": record.one_loss} if record else {}
         rows.append({"run": folder.name, "status": run.status, **measured})
     if as_json:
         emit(rows)
         return
     columns = ["run", "status", "clean", "robust", "threat"]
     cells = [[f"{v:.1%}" if isinstance(v := row.get(c, ""), float) else str(v) for c in columns] for row in rows]
+    for row, line in zip(rows, cells, strict=True):
+        line[3] = mark(row.get("one_loss", False)) + line[3]
     out.print(table(f"runs in {root}", columns, cells))
+    if any(row.get("one_loss") for row in rows):
+        out.print(f"{BOUND}: {LEGEND}")
 
 
 @app.command()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ironclip.attacks import DEFAULT
 from ironclip.cli.common import (
     Backbone,
     Classes,
@@ -27,6 +28,7 @@ from ironclip.cli.common import (
     table,
 )
 from ironclip.errors import UsageError
+from ironclip.runs.bounds import mark
 from ironclip.threat import KNOWLEDGE, parse_radii, read_norm
 
 Set = Annotated[
@@ -79,13 +81,13 @@ def train(
     if "collapse" in flags:
         out.print("[yellow]warning: training collapsed: the outputs are constant. Try a smaller lr, clip_norm or eps[/yellow]")
     under = f"--eps {eps or '4/255'}" if config.norm == "linf" else f"--norm {config.norm} --eps {config.eps:g}"
-    out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} --attack pgd {under}")
+    out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} {under}")
 
 
 @app.command()
 def evaluate(
     target: Annotated[str, typer.Argument(help="A run's folder, runs/last, or a backbone (zero-shot, needs --data).")],
-    attack: Attacks = "pgd",
+    attack: Attacks = DEFAULT,
     eps: Eps = None,
     norm: Norm = "linf",
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
@@ -205,8 +207,9 @@ def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> Non
     for threat in dict.fromkeys(str(record.threat) for record in records):
         these = [record for record in records if str(record.threat) == threat]
         clean, robust = (sum(getattr(record, what).value for record in these) / len(these) for what in ("clean", "robust"))
+        bound = mark(any(record.one_loss for record in these))
         over = f"{len(these)} of {of} data sets ({', '.join(record.data.name for record in these)})"
-        out.print(f"suite {suite}, {threat}: mean clean {clean:.1%}, robust {robust:.1%} over {over}", markup=False)
+        out.print(f"suite {suite}, {threat}: mean clean {clean:.1%}, robust {bound}{robust:.1%} over {over}", markup=False)
 
 
 def side_by_side(records: list[Any]) -> Any:
@@ -214,7 +217,7 @@ def side_by_side(records: list[Any]) -> Any:
     rows = []
     for eps in sorted({record.threat.eps for record in records}):
         found = {record.threat.knowledge: record for record in records if record.threat.eps == eps}
-        cells = {known: str(record.robust) for known, record in found.items()}
+        cells = {known: f"{record.bound}{record.robust}" for known, record in found.items()}
         missing = "not measured: static alone is no robustness" if set(found) == {"static"} else "not measured"
         adaptive = cells.get("adaptive") or cells.get("white-box") or missing
         attacked = "; ".join(f"{record.timing.evaluate_seconds / record.images:.2f} {known}" for known, record in found.items())

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ironclip.attacks import STANDARD_FAST
 from ironclip.data import open_dataset
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
@@ -75,7 +76,8 @@ def passes(cell: Cell, sizes: Mapping[str, Size]) -> float:
 
 def _steps(attack: str, options: Mapping[str, Any]) -> float:
     queries = int(options.get("queries", 5000))
-    fixed = {"fgsm": 2, "autoattack": 2 * queries, "square": queries}
+    fast = sum(own["steps"] * own.get("targets", 1) for _, own in STANDARD_FAST.values())
+    fixed = {"fgsm": 2, "autoattack": 2 * queries, "square": queries, "standard-fast": 2 * fast}
     return fixed.get(attack, 2 * int(options.get("steps", 100)) * int(options.get("restarts", 1)))
 
 

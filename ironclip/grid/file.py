@@ -20,6 +20,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+from ironclip.attacks import DEFAULT
 from ironclip.errors import UsageError, unknown
 from ironclip.files import disk_errors
 from ironclip.protocols.config import RunConfig, assigned, merged, validated
@@ -44,7 +45,7 @@ class Measure(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    attacks: tuple[str, ...] = ("pgd",)
+    attacks: tuple[str, ...] = (DEFAULT,)
     set: dict[str, Any] = {}
     norm: Norm = "linf"
     eps: tuple[float, ...] = (4 / 255,)

@@ -104,7 +104,7 @@ def miniature(whole: Plan) -> Plan:
 
 def _small(measure: Measure) -> Measure:
     """The measure on four images, with one step of an attack that takes steps and without other data."""
-    attacks = tuple("fgsm" if name in ("autoattack", "square") else name for name in measure.attacks)
+    attacks = tuple("fgsm" if name in ("autoattack", "square", "standard-fast") else name for name in measure.attacks)
     changes = {"steps": 1} if "steps" in measure.set else {}
     return measure.model_copy(update={"attacks": attacks, "set": changes, "limit": 4, "data": None, "suite": None})
 

@@ -44,8 +44,8 @@ def named_attacks(
 ) -> dict[str, Any]:
     """Attacks under this threat by name; each change must be an option of at least one of them.
 
-    `autoattack` stands for its members, one by one, so that a record says which of them broke an image; a member may be named
-    alone, such as apgd-t.
+    `standard-fast` and `autoattack` stand for their members, one by one, so that a record says which of them broke an image; a
+    member of autoattack may be named alone, such as apgd-t. The constants of standard-fast are fixed.
 
     Raises:
         UsageError: an unknown name or option, a value that cannot be right, an option that belongs to the threat, or an attack
@@ -67,14 +67,17 @@ def named_attacks(
         if not base:
             raise unknown("attack", name, [*attacks.CATALOGUE, *attacks.MEMBERS])
         known = {field.name for field in fields(getattr(attacks, attacks.CATALOGUE[base][0]))}
-        every |= known
-        mine = {key: value for key, value in options.items() if key in known}
+        settable = set() if base in attacks.FIXED else known
+        every |= settable
+        mine = {key: value for key, value in options.items() if key in settable}
         used |= set(mine)
         shared = {key: value for key, value in (("seed", seed), ("norm", norm)) if key in known}
         attack = attacks.build(base, eps=eps, **settings | shared | mine)
         permits.check(attack, threat, name)
         made |= getattr(attack, "members", {name: attack})
     for key in options:
+        if key not in used and not every:
+            raise UsageError(f"nothing of {', '.join(names)} can be set; got {key}, which is for others, such as --attack pgd")
         if key not in used:
             raise unknown("option of these attacks", key, every)
     return made

@@ -48,9 +48,10 @@ def audit_page(report: AuditReport, shown: Sequence[tuple[float, Panel]] = (), *
 def summary(report: AuditReport) -> str:
     """What was found, in two sentences."""
     last, data, norm = report.radii[-1], report.record.data, report.record.threat.norm
+    robust = f"{'at most ' if last.bound else ''}{percent(last.robust.value)} %"
     said = (
         f"On {report.record.images} of {data.available} pictures of {data.name}, {percent(report.clean.value)} % are right, and "
-        f"{percent(last.robust.value)} % stay right under every attack of radius {format_eps(last.eps, norm)} ({norm})."
+        f"{robust} stay right under every attack of radius {format_eps(last.eps, norm)} ({norm})."
     )
     if not report.gradients:
         said += " Score attacks only: the target gives no gradients, so this is an upper bound."

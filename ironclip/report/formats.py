@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ironclip.report.tables import DASH, Row, caption, columns, interval, percent, rank
+from ironclip.runs.bounds import BOUND, mark
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -33,6 +34,7 @@ TEX = {
     "|": r"\textbar{}",
     '"': r"\textquotedbl{}",
     "–": "--",
+    BOUND: r"$\leq$",
 }
 
 
@@ -75,7 +77,12 @@ def grid(table: Sequence[Row]) -> Grid:
                 Cell(row.method, note="no defence" if row.undefended else ""),
                 *(Cell(column.value(row)) for column in shown),
                 Cell(percent(row.clean.value), interval(row.clean), clean),
-                Cell(percent(row.robust.value), interval(row.robust), robust, row.note),
+                Cell(
+                    mark(row.one_loss and math.isfinite(row.robust.value)) + percent(row.robust.value),
+                    interval(row.robust),
+                    robust,
+                    row.note,
+                ),
                 Cell(percent(row.harmonic), rank=harmonic),
                 Cell(f"{row.parameters:,}" if row.parameters else "0"),
                 *(_answer(row) if adapting else ()),
@@ -154,7 +161,7 @@ def plain(row: Row) -> dict[str, Any]:
         facts |= {key: _finite(value) for key, value in parts.items()}
     facts |= {"harmonic": _finite(row.harmonic), "learned_parameters": row.parameters, "images": row.images}
     facts |= {name: getattr(row, name) for name in ("forward_passes", "backward_passes", "answer_seconds")}
-    return facts | {"undefended": row.undefended, "note": row.note}
+    return facts | {"undefended": row.undefended, "note": row.note, "one_loss": row.one_loss}
 
 
 def as_csv(table: Sequence[Row]) -> str:

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
+from ironclip.attacks import DEFAULT
 from ironclip.report.labels import Entry, data_name, labels_of
-from ironclip.report.tables import attack_words
+from ironclip.report.tables import attack_words, attacks_words
 from ironclip.report.views import radius, standing
 from ironclip.runs.records import Record
 from ironclip.runs.statistics import harmonic
@@ -53,6 +54,7 @@ class Score:
     robust: tuple[float, ...]
     images: int
     note: str = ""
+    one_loss: bool = False
     seconds: float = 0.0
     parameters: int = 0
     distortion: float | None = None
@@ -77,7 +79,10 @@ class Matrix:
             return None
         clean, robust = (fmean(fmean(getattr(scores[name], what)) for name in self.data) for what in ("clean", "robust"))
         notes = {score.note for score in scores.values()} - {""}
-        return Score((clean,), (robust,), sum(score.images for score in scores.values()), " ".join(sorted(notes)))
+        return Score(
+            (clean,), (robust,), sum(score.images for score in scores.values()), " ".join(sorted(notes)),
+            any(score.one_loss for score in scores.values()),
+        )  # fmt: skip
 
     @property
     def facts(self) -> tuple[str, ...]:
@@ -165,6 +170,7 @@ def _score(many: Sequence[Record], images: int) -> Score:
         robust=tuple(record.robust.value for record in records),
         images=records[0].images,
         note=", ".join(sorted(notes)),
+        one_loss=any(record.one_loss for record in records),
         seconds=fmean(record.timing.train_seconds for record in records),
         parameters=max(record.cost.trainable_parameters for record in records),
         distortion=fmean(moved) if moved else None,
@@ -178,6 +184,8 @@ def _untrained(record: Record) -> bool:
 def _setting(record: Record) -> Setting:
     words = [attack_words(attack).replace(attack.name, attack.name.split("/")[0]) for attack in record.attacks]
     attacks = " + ".join(dict.fromkeys(words)) or "no attack"
+    if attacks_words(record) == DEFAULT:
+        attacks = DEFAULT
     if {attack.name for attack in record.attacks} >= AUTOATTACK:
         attacks = "AutoAttack"
     threat = record.threat

@@ -9,6 +9,7 @@ from typing import Any
 from ironclip.report.formats import Cell, Grid
 from ironclip.report.matrix import BASE_TO_NEW, Matrix, Score
 from ironclip.report.tables import DASH, percent
+from ironclip.runs.bounds import BOUND, LEGEND, mark
 from ironclip.runs.statistics import harmonic, wilson
 
 EXPLAINED = "Accuracy in per cent, mean ± deviation over {} (population). Robust: right without an attack and under every attack."
@@ -102,6 +103,8 @@ def _finished(matrix: Matrix, numbers: Sequence[str], blocks: Sequence[Sequence[
     images = {f"{name}: {max(scores[name].images for scores in matrix.lines.values() if name in scores)}" for name in matrix.data}
     count = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{max(seeds)} seed{'s' if max(seeds) > 1 else ''}"
     caption = f"{', '.join(matrix.facts)}. {EXPLAINED.format(count)} Test images: {', '.join(sorted(images))}."
+    if any(score.one_loss for scores in matrix.lines.values() for score in scores.values()):
+        caption += f" {BOUND}: {LEGEND}."
     return Grid(head, tuple(body), 1, caption, frozenset())
 
 
@@ -134,7 +137,8 @@ def _plain(matrix: Matrix) -> list[dict[str, Any]]:
                 low, high = wilson(round(fmean(many) * score.images), score.images)
                 numbers |= {f"{what}_low": low, f"{what}_high": high}
                 facts |= {key: f"{value:.6f}" for key, value in numbers.items()}
-            facts |= {"harmonic": f"{score.harmonic:.6f}", "note": score.note, "learned_parameters": score.parameters}
+            facts |= {"harmonic": f"{score.harmonic:.6f}", "note": score.note, "one_loss": score.one_loss}
+            facts |= {"learned_parameters": score.parameters}
             facts |= {"distortion": "" if score.distortion is None else f"{score.distortion:.6f}"}
             found.append(facts | {"train_seconds": f"{score.seconds:.1f}"})
     return found
@@ -157,7 +161,7 @@ def _block(column: Sequence[Score | None], both: bool = True) -> list[tuple[Cell
         made.append(
             (
                 Cell(clean[0], _spread(score.clean), clean[1]),
-                Cell(robust[0], _spread(score.robust), robust[1], score.note),
+                Cell(mark(score.one_loss) + robust[0], _spread(score.robust), robust[1], score.note),
                 Cell(mean[0], rank=mean[1]),
             )[: 2 + both]
         )

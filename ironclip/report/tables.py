@@ -4,7 +4,9 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
+from ironclip.attacks import DEFAULT, STANDARD_FAST
 from ironclip.report.views import is_undefended, radius, standing
+from ironclip.runs.bounds import BOUND, LEGEND
 from ironclip.runs.records import AttackResult, Proportion, Record
 
 DASH = "–"
@@ -40,6 +42,7 @@ class Row:
     answer_seconds: float = 0.0
     note: str = ""
     targeted: str = ""
+    one_loss: bool = False
 
     @property
     def group(self) -> tuple[str, str]:
@@ -93,6 +96,8 @@ def caption(table: Sequence[Row]) -> str:
     notes = [(SCORES if note == "black-box-only" else STATIC).format(note) for note in borrowed]
     if any(row.note == "not trusted" for row in table):
         notes.append("not trusted: a check failed, see the flags of the record; not ranked.")
+    if any(row.one_loss for row in table):
+        notes.append(f"{BOUND}: {LEGEND}.")
     if any(row.forward_passes for row in table):
         notes.append("Passes: of the image encoder for the answer to one image, forward + backward; Seconds: for that answer.")
     return " ".join([*([f"All rows: {', '.join(shared)}."] if shared else []), EXPLAINED, *notes])
@@ -132,6 +137,13 @@ def attack_words(attack: AttackResult) -> str:
     return f"{attack.name} ({', '.join(parts)})" if parts else attack.name
 
 
+def attacks_words(record: Record) -> str:
+    """All attacks of a record: those of the default by its name, for its constants are fixed, else one by one."""
+    if {attack.name.split("/")[0] for attack in record.attacks} == set(STANDARD_FAST):
+        return DEFAULT
+    return " + ".join(attack_words(attack) for attack in record.attacks) or "no attack"
+
+
 def answer_words(record: Record) -> str:
     """What the answer to one image costs, where it was measured, else nothing."""
     forward, backward = record.cost.forward_passes, record.cost.backward_passes
@@ -161,7 +173,7 @@ def _row(record: Record) -> Row:
         seed=record.seed,
         eps=f"{record.threat.norm} {radius(record.threat)}",
         threat=record.threat_words,
-        attacks=" + ".join(attack_words(attack) for attack in record.attacks) or "no attack",
+        attacks=attacks_words(record),
         clean=record.clean,
         robust=record.robust,
         harmonic=record.harmonic,
@@ -173,6 +185,7 @@ def _row(record: Record) -> Row:
         forward_passes=record.cost.forward_passes,
         backward_passes=record.cost.backward_passes,
         answer_seconds=record.timing.answer_seconds,
+        one_loss=record.one_loss,
     )
 
 

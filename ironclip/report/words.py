@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ironclip.report.tables import attack_words, percent
 from ironclip.report.views import RunView, is_undefended, radius, standing
+from ironclip.runs.bounds import BOUND, LEGEND
 from ironclip.runs.records import Proportion, Record
 from ironclip.threat import Threat
 
@@ -64,16 +65,16 @@ def summary(records: Sequence[Record]) -> str:
     ]
     if pair is None:
         said.append(f"{record.method} is right on {share(record.clean)} of the clean pictures ")
-        said.append(f"and on {share(record.robust)} under attack.")
+        said.append(f"and on {robust(record)} under attack.")
         if reason := standing(record):
             said.append(f" The number under attack is {reason}.")
         return "".join(said)
     learned = f", trained on {record.shots} example pictures per class," if record.shots else ""
     said += [
         f"{'Without' if len(names) == 1 else 'without'} a defence, {pair.before.backbone.name} is right on "
-        f"{share(pair.before.clean)} of the clean pictures and on {share(pair.before.robust)} under attack. ",
+        f"{share(pair.before.clean)} of the clean pictures and on {robust(pair.before)} under attack. ",
         f"With the defence {record.method}{learned} it is right on {share(record.clean)} of the clean pictures "
-        f"and on {share(record.robust)} under attack. ",
+        f"and on {robust(record)} under attack. ",
         _verdict(pair.before.robust, record.robust),
     ]
     return "".join(said)
@@ -92,6 +93,9 @@ def limits(records: Sequence[Record]) -> list[tuple[str, str]]:
     ]
     if len({record.seed for record in records if not is_undefended(record)}) == 1:
         found.append(("Other trainings.", "Each defence was trained once; other examples or seeds give other numbers."))
+    if any(record.one_loss for record in records):
+        text = f"Numbers marked {BOUND} met attacks on one loss alone ({LEGEND}); other losses break more pictures."
+        found.append(("Other losses.", text))
     if any(standing(record) in ("static-only", "transfer-only") for record in records):
         text = "Numbers labelled static-only or transfer-only met attacks made on another model; they overstate the defence."
         found.append(("An attacker who knows the defence.", text))
@@ -128,6 +132,11 @@ def remarks(views: Sequence[RunView], names: Sequence[str]) -> list[Remark]:
 
 def share(proportion: Proportion) -> str:
     return f"{percent(proportion.value)} %"
+
+
+def robust(record: Record) -> str:
+    """Robust accuracy in words; "at most" where one loss alone was run."""
+    return f"{'at most ' if record.one_loss else ''}{share(record.robust)}"
 
 
 def _verdict(before: Proportion, after: Proportion) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ironclip.runs.bounds import mark, one_loss
 from ironclip.runs.statistics import harmonic, wilson
 from ironclip.threat import Threat
 
@@ -225,6 +226,16 @@ class Record(Setup):
         """Whether an adaptive threat was that of a white box: the defence names no surrogate."""
         return self.threat.knowledge == "adaptive" and not any("/" in attack.name for attack in self.attacks)
 
+    @property
+    def one_loss(self) -> bool:
+        """Whether its attacks climb one loss alone: then its robust accuracy is an upper bound."""
+        return self.threat.eps > 0 and one_loss(attack.constants for attack in self.attacks)
+
+    @property
+    def bound(self) -> str:
+        """The mark before its robust accuracy: "≤ " for one loss alone, else nothing."""
+        return mark(self.one_loss)
+
     def outcome(self) -> dict[str, Any]:
         """Everything but the times: equal for two repetitions of one evaluation, interrupted or not."""
         return self.model_dump(mode="json", exclude={"timing"})
@@ -233,7 +244,7 @@ class Record(Setup):
         names = ", ".join(attack.name for attack in self.attacks) or "no attack"
         threat = f"{self.threat_words}; {names}; n={self.images}"
         method = f"{self.method} from {self.trained_on}" if self.trained_on else self.method
-        return f"{method} on {self.data.name}: clean {self.clean}, robust {self.robust} ({threat})"
+        return f"{method} on {self.data.name}: clean {self.clean}, robust {self.bound}{self.robust} ({threat})"
 
 
 def describe(attack: object) -> dict[str, Any]:

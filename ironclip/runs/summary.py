@@ -5,9 +5,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ironclip.errors import DataError
+from ironclip.runs.bounds import LEGEND
 from ironclip.runs.records import AttackResult, ClassResult, Flag, Proportion, Record, Sample, Setup, Timing, digest
 
 BORROWED = ("static", "transfer")
+COARSE = 50
+"""Below so many pictures the record says how much one of them weighs."""
 
 
 def summarise(
@@ -59,6 +62,12 @@ def _class_results(samples: Sequence[Sample], classes: Sequence[str]) -> tuple[C
     )
 
 
+def resolution(images: int) -> str:
+    """How much one picture of so many weighs, in points of accuracy."""
+    weight = f"{100 / images:.3g}"
+    return f"{images} picture{'s' if images > 1 else ''}: one picture is {weight} point{'s' if weight != '1' else ''}"
+
+
 def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
     """What the reader of the number must know: signs of masked gradients, of a broken set-up, of a weak claim."""
     found: list[Flag] = []
@@ -85,6 +94,10 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
         flag("warn", "collapse", "training collapsed: its last epoch gave constant outputs; lower lr or eps, or clip gradients")
     if dead:
         flag("warn", "dead_gradient", f"{dead} of {len(samples)} images have an all-zero or non-finite gradient")
+    if record.one_loss:
+        flag("warn", "one_loss", f"{LEGEND}; a worst case over several losses, such as standard-fast, can only be lower")
+    if record.images < COARSE:
+        flag("note", "resolution", resolution(record.images))
     if knowledge in BORROWED:
         on = record.threat.source or "another classifier"
         flag("note", knowledge, f"made on {on} ({knowledge}): says little about an attacker who knows this classifier")

@@ -12,6 +12,7 @@ from ironclip.errors import CheckpointError
 from ironclip.protocols import methods
 from ironclip.report.tables import attack_words
 from ironclip.report.views import standing
+from ironclip.runs.bounds import mark
 from ironclip.runs.folder import RunFolder
 from ironclip.runs.records import BackboneFacts, Part, Proportion, Record
 from ironclip.threat import format_eps
@@ -29,6 +30,7 @@ class Measured(Part):
     Args:
         data: name of the data set, its split and, where it is not all, which classes.
         standing: why the robust accuracy must not be ranked ("static-only" ...); empty: it may.
+        one_loss: whether the robust accuracy is an upper bound (`runs.bounds`).
     """
 
     data: str
@@ -42,13 +44,14 @@ class Measured(Part):
     clean: Proportion
     robust: Proportion
     standing: str = ""
+    one_loss: bool = False
     flags: tuple[str, ...] = ()
     command: str = ""
 
     def __str__(self) -> str:
         threat = f"{self.threat}; {', '.join(self.attacks) or 'no attack'}; n={self.images}"
         note = f"; {self.standing}" if self.standing else ""
-        return f"{self.data}: clean {self.clean}, robust {self.robust} ({threat}{note})"
+        return f"{self.data}: clean {self.clean}, robust {mark(self.one_loss)}{self.robust} ({threat}{note})"
 
 
 class Training(Part):
@@ -133,6 +136,7 @@ def measured(record: Record) -> Measured:
         clean=record.clean,
         robust=record.robust,
         standing=standing(record),
+        one_loss=record.one_loss,
         flags=tuple(f"{flag.level}: {flag.text}" for flag in record.flags),
         command=public(record.command),
     )

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from toys import convnet, linear, pictures, predicted, rowwise
+from toys import Named, convnet, linear, pictures, predicted, right, rowwise, scene
 
 from ironclip.attacks import APGD, FAB, MEMBERS, AutoAttack, Square, describe
 from ironclip.errors import UsageError
@@ -12,26 +12,6 @@ from ironclip.threat import Threat
 from ironclip.types import Batch
 
 FEW = {"steps": 10, "queries": 60}
-
-
-def scene(count=30, classes=5, seed=0):
-    model, images = convnet(classes, seed=seed), pictures(count)
-    labels = predicted(model, images)
-    labels[::7] = (labels[::7] + 1) % classes
-    return model, images, labels
-
-
-def right(model, images, labels):
-    return predicted(model, images) == labels
-
-
-class Named(torch.nn.Module):
-    def __init__(self, model, classes=5):
-        super().__init__()
-        self.model, self.classes = model, tuple("abcdefghij"[:classes])
-
-    def forward(self, images):
-        return self.model(images)
 
 
 def test_the_versions_are_those_of_the_released_code():

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ironclip.attacks import STANDARD_FAST
 from ironclip.cli.common import Progress
 
 TRAIN = ("--shots", "1", "--set", "epochs=1", "--set", "attack.steps=1", "--device", "cpu")
@@ -80,7 +81,7 @@ def test_train_evaluate_attack_classify_show_and_report(ironclip, photos: Path, 
     assert "<html" in (tmp_path / "r.html").read_text()
     assert "toprule" in (tmp_path / "t.tex").read_text()
     assert ironclip("report", run, "--figures", "f")[0] == 2
-    assert ironclip("evaluate", run, "--eps", "8/255", "--set", "steps=1", "--limit", "4")[0] == 0
+    assert ironclip("evaluate", run, "--eps", "8/255", "--attack", "pgd", "--set", "steps=1", "--limit", "4")[0] == 0
     assert ironclip("report", run, "--matrix", "--csv", "m.csv", "--figures", "f")[0] == 0
     assert "apt" in (tmp_path / "m.csv").read_text()
     assert [path.suffix for path in (tmp_path / "f").iterdir()] == [".svg"]
@@ -106,10 +107,12 @@ def test_a_finished_run_is_not_trained_again(ironclip, photos: Path) -> None:
     before = learned.stat().st_mtime_ns
     assert json.loads(ironclip(*arguments)[1])["run"] == first
     assert learned.stat().st_mtime_ns == before
+    said = ironclip(*arguments[:-1])[1]
+    assert f"next: ironclip evaluate {first} --eps 4/255\n" in said.replace("\r", "")  # the default attack, not one loss
 
 
 def test_zero_shot_by_a_backbone_is_the_first_row(ironclip, photos: Path) -> None:
-    code, said, _ = ironclip("evaluate", "mini", "--data", str(photos), "--set", "steps=1", "--limit", "4", "--json")
+    code, said, _ = ironclip("evaluate", "mini", "--data", str(photos), "--attack", "fgsm", "--limit", "4", "--json")
     assert code == 0
     (record,) = json.loads(said)
     assert record["method"] == "zero_shot"
@@ -117,9 +120,22 @@ def test_zero_shot_by_a_backbone_is_the_first_row(ironclip, photos: Path) -> Non
     assert record["cost"]["trainable_parameters"] == 0
 
 
+def test_nobody_names_an_attack_and_gets_the_worst_case(ironclip, photos: Path, tmp_path: Path) -> None:
+    code, said, _ = ironclip("evaluate", "mini", "--data", str(photos), "--eps", "1/255", "--limit", "2")
+    assert code == 0
+    assert ", ".join(STANDARD_FAST) in said
+    assert "one loss" not in said
+    assert "2 pictures: one picture is 50 points" in said
+    code, said, _ = ironclip("evaluate", "mini", "--data", str(photos), "--attack", "fgsm", "--eps", "1/255", "--limit", "2")
+    assert "robust ≤ " in said
+    assert "one loss: upper bound" in said
+    (run,) = (tmp_path / "runs").glob("zero_shot*")
+    assert "robust ≤ " in ironclip("show", str(run))[1]
+
+
 def test_static_evaluation_is_labelled(ironclip, photos: Path) -> None:
     run = json.loads(ironclip("train", "apt", "--data", str(photos), *TRAIN, "--set", "length=1", "--json")[1])["run"]
-    code, said, _ = ironclip("evaluate", run, "--knowledge", "static", "--set", "steps=1", "--limit", "4")
+    code, said, _ = ironclip("evaluate", run, "--knowledge", "static", "--attack", "fgsm", "--limit", "4")
     assert code == 0
     assert "static" in said
 

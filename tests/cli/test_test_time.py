@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-SMALL = ("--set", "steps=1", "--set", "rtpt.views=2", "--limit", "2", "--device", "cpu")
+SMALL = ("--attack", "pgd", "--set", "steps=1", "--set", "rtpt.views=2", "--limit", "2", "--device", "cpu")
 
 
 def refused(result: tuple[int, str, str], *words: str) -> None:
@@ -52,7 +52,7 @@ def test_a_method_named_alone_is_a_run_on_zero_shot(ironclip) -> None:
     code, said, _ = ironclip("train", "aom", "--data", "shapes", "--set", "copies=2", "--device", "cpu", "--json")
     assert code == 0
     run = json.loads(said)["run"]
-    code, said, _ = ironclip("evaluate", run, "--set", "steps=1", "--limit", "4", "--device", "cpu", "--json")
+    code, said, _ = ironclip("evaluate", run, "--attack", "fgsm", "--limit", "4", "--device", "cpu", "--json")
     assert code == 0
     assert {record["method"] for record in json.loads(said)} == {"zero_shot+aom"}
     refused(ironclip("evaluate", run, "--test-time", "rtpt"), "already", "rtpt")

@@ -40,7 +40,8 @@ def test_means_over_seeds_then_data_sets_and_h_of_the_means():
     assert (average.clean, average.robust) == (pytest.approx((0.6,)), pytest.approx((0.2,)))
     assert average.harmonic == pytest.approx(2 * 0.6 * 0.2 / 0.8)
     text = formats.markdown(cells(matrix))
-    assert "| nap | 70.0 ±10.0 | **30.0** ±10.0 |" in text
+    assert "| nap | 70.0 ±10.0 | **≤ 30.0** ±10.0 |" in text
+    assert "≤: one loss: upper bound." in text
     assert "1 to 2 seeds" in text
 
 
@@ -90,9 +91,9 @@ def test_base_to_new_has_four_numbers_and_their_harmonic_means():
     row = table["advmask"]
     assert [row[f"eurosat {part}"] for part in ("base clean", "base robust", "new clean", "new robust")] == [
         "80.0",
-        "40.0",
+        "≤ 40.0",
         "60.0",
-        "20.0",
+        "≤ 20.0",
     ]
     assert row["eurosat H clean"] == f"{2 * 80 * 60 / 140:.1f}"
     assert row["eurosat H robust"] == f"{2 * 40 * 20 / 60:.1f}"
@@ -220,7 +221,7 @@ def test_a_collapsed_or_static_row_is_marked_and_never_bold():
     (matrix,) = matrices([entry("nap", 90, 80, flags=(collapse,)), entry("apt", 70, 30), entry("fap", 60, 20)])
     text = formats.markdown(cells(matrix))
     assert "80.0 (collapsed)" in text
-    assert "**30.0**" in text
+    assert "**≤ 30.0**" in text
     static = matrices([entry("nap", 90, 80, knowledge="static")])
     assert "static-only" in formats.markdown(cells(static[0]))
 

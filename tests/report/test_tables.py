@@ -9,10 +9,11 @@ import pytest
 from reporting import record
 from rich.console import Console
 
+from ironclip.attacks import STANDARD_FAST
 from ironclip.report import RunView, as_csv, as_json, caption, latex, markdown, page, rows, terminal
 from ironclip.report.formats import grid, tex
 from ironclip.report.tables import percent, rank
-from ironclip.runs.records import Cost, DataFacts, Flag, Proportion, Timing
+from ironclip.runs.records import AttackResult, Cost, DataFacts, Flag, Proportion, Timing
 
 BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
 
@@ -48,11 +49,27 @@ def test_markdown_is_exactly_this():
         [
             "| Method | Clean | Robust | H | Learned |",
             "| :-- | --: | --: | --: | --: |",
-            "| zero\\_shot (no defence) | **82.0** [73.3, 88.3] | 2.0 [0.6, 7.0] | 3.9 | 0 |",
-            "| nap | <ins>80.0</ins> [71.1, 86.7] | **40.0** [30.9, 49.8] | **53.3** | 12,288 |",
-            "| apt | 78.0 [68.9, 85.0] | <ins>33.0</ins> [24.6, 42.7] | <ins>46.4</ins> | 12,288 |",
+            "| zero\\_shot (no defence) | **82.0** [73.3, 88.3] | ≤ 2.0 [0.6, 7.0] | 3.9 | 0 |",
+            "| nap | <ins>80.0</ins> [71.1, 86.7] | **≤ 40.0** [30.9, 49.8] | **53.3** | 12,288 |",
+            "| apt | 78.0 [68.9, 85.0] | <ins>≤ 33.0</ins> [24.6, 42.7] | <ins>46.4</ins> | 12,288 |",
         ]
     )
+
+
+def test_a_worst_case_over_several_losses_has_no_mark_and_one_loss_has_a_legend():
+    pgd = record("nap")
+    margin = pgd.attacks[0].model_copy(update={"name": "cw", "constants": {"attack": "cw", "derived": {}}})
+    whole = record("apt", attacks=(*pgd.attacks, margin))
+    assert "≤: one loss: upper bound." in caption(rows([pgd, whole]))
+    assert "≤" not in caption(rows([whole]))
+    assert "≤" not in markdown(rows([whole]))
+    assert [row["one_loss"] for row in json.loads(as_json(rows([pgd, whole])))["rows"]] == [True, False]
+
+
+def test_the_default_attack_is_called_by_its_name():
+    shown = [f"{name}/base" if made_elsewhere else name for made_elsewhere in (False, True) for name in STANDARD_FAST]
+    many = tuple(AttackResult(name=name, constants={"steps": 20}, attacked=1, broken=0, survivors=1) for name in shown)
+    assert rows([record("apt", attacks=many)])[0].attacks == "standard-fast"
 
 
 def test_latex_is_exactly_this():
@@ -66,8 +83,8 @@ def test_latex_is_exactly_this():
         r"Method & Clean & Robust & H & Learned \\",
         r"\midrule",
         r"zero\_shot {\scriptsize (no defence)} & \textbf{82.0} {\scriptsize [73.3, 88.3]} "
-        r"& 2.0 {\scriptsize [0.6, 7.0]} & 3.9 & 0 \\",
-        r"nap & 80.0 {\scriptsize [71.1, 86.7]} & \textbf{40.0} {\scriptsize [30.9, 49.8]} & \textbf{53.3} & 12,288 \\",
+        r"& $\leq$ 2.0 {\scriptsize [0.6, 7.0]} & 3.9 & 0 \\",
+        r"nap & 80.0 {\scriptsize [71.1, 86.7]} & \textbf{$\leq$ 40.0} {\scriptsize [30.9, 49.8]} & \textbf{53.3} & 12,288 \\",
         r"\bottomrule",
         r"\end{tabular}",
         r"\end{table}",

@@ -1,0 +1,79 @@
+"""The default worst case: PGD on the cross-entropy, PGD on the margin, APGD towards the nearest wrong classes; fixed.
+
+Source: the losses of Croce & Hein 2020 (arXiv 2003.01690), who show that one loss alone is not enough; the choice of members and
+constants is ours [inferred], made by measurement against the whole AutoAttack (`benchmarks/standard_fast.py`, docs/attacks.md).
+An evaluation runs `StandardFast.members` one by one, so that its record says which of them broke an image; this function finds
+the same images broken. Not AutoAttack: do not call it so.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from torch import Tensor
+
+from ironclip.attacks import STANDARD_FAST, build, describe
+from ironclip.attacks._goal import Mode
+from ironclip.attacks._in_turn import in_turn
+from ironclip.attacks._options import AttackOptions
+from ironclip.options import check_choice
+from ironclip.threat import Norm
+from ironclip.types import Attack, Images
+
+
+def standard_fast(
+    function: Images,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    eps: float,
+    norm: Norm = "linf",
+    mode: Mode = "compact",
+    eval_mode: bool = True,
+    seed: int = 0,
+    indices: Tensor | Sequence[int] | None = None,
+) -> Tensor:
+    """Images in the ball and in [0, 1]: misclassified ones where any member found one.
+
+    Args:
+        function: images -> logits [B, K]; a module's parameters are frozen meanwhile.
+        images: [B, C, H, W] in [0, 1], float32.
+        labels: [B] true classes.
+        eps: radius in the unit of the images.
+        mode: "compact": each member meets the images that withstood all before it. "full": every member, every image, every
+            step; for images that another function will see.
+        eval_mode: run a module in eval mode; False keeps the caller's mode.
+        seed: with the index, the key of each image's draws.
+        indices: [B] positions in the data set; default 0 .. B-1.
+
+    Raises:
+        UsageError, DataError, NonFinite: as `apgd`.
+    """
+    members = StandardFast(eps, norm, mode, eval_mode, seed).members.values()
+    return in_turn(members, function, images, labels, mode=mode, eval_mode=eval_mode, indices=indices)
+
+
+@dataclass(frozen=True)
+class StandardFast(AttackOptions, runs=standard_fast):
+    """`standard_fast` with its options: an attack that can be printed, compared, stored and rebuilt."""
+
+    eps: float
+    norm: Norm = "linf"
+    mode: Mode = "compact"
+    eval_mode: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("mode", self.mode, get_args(Mode))
+
+    @property
+    def members(self) -> dict[str, Attack]:
+        """The attacks by name, in the order in which they run."""
+        shared: dict[str, Any] = {"norm": self.norm, "mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
+        return {name: build(kind, eps=self.eps, **own, **shared) for name, (kind, own) in STANDARD_FAST.items()}
+
+    @property
+    def derived(self) -> dict[str, Any]:
+        """Constants that follow from the options: those of all members."""
+        return {"members": {name: describe(member) for name, member in self.members.items()}}
