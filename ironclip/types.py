@@ -18,8 +18,8 @@ from ironclip.schedule import Schedule
 Edit = Callable[[int, Tensor], Tensor]
 """(layer, tokens [B, N, D]) -> tokens. Pure.
 
-Called with layer -1 before `ln_pre` (image towers that have one), 0 .. L-1 on the input of each block, and L on the output
-of the last block; it returns what it does not change as it came. Attributes that let the towers do less, all optional:
+Called with layer -1 on the embedded image (before `ln_pre`, where a tower has one), 0 .. L-1 on the input of each block, and L
+on the output of the last block; it returns what it does not change as it came. Attributes that let towers do less, all optional:
 
 changes_output: False says that at layer L it leaves the pooled token (class or end of text) as it is.
 reach: text only; n says that it depends on positions only within the first n, and treats the tokens after them alike and

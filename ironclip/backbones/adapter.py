@@ -47,9 +47,8 @@ class ClipBackbone(nn.Module):
         like = next(image.parameters())
         for constant, values in (("mean", mean), ("std", std)):
             self.register_buffer(constant, like.new_tensor(values).view(3, 1, 1), persistent=False)
-        first = Trace(layers=(0,))
         with torch.no_grad():
-            embed_dim = image(like.new_zeros(1, 3, image.resolution, image.resolution), trace=first).shape[1]
+            embed_dim = image(like.new_zeros(1, 3, image.resolution, image.resolution)).shape[1]
         self._spec = BackboneSpec(
             name=name,
             kind=image.kind,
@@ -59,7 +58,7 @@ class ClipBackbone(nn.Module):
             text_width=text.width,
             embed_dim=embed_dim,
             grid=image.grid,
-            image_tokens=first.inputs[0].shape[1] if first.inputs else 0,
+            image_tokens=image.tokens,
             resolution=image.resolution,
             context_length=text.context_length,
             logit_scale=logit_scale,

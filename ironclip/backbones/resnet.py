@@ -26,6 +26,7 @@ class ResNetTower(Tower):
         self.width = visual.attnpool.v_proj.in_features
         self.resolution = _side(visual.image_size)
         self.grid = self.resolution // 32
+        self.tokens = 0
 
     @property
     def weight_names(self) -> tuple[str, ...]:

@@ -38,6 +38,7 @@ class TimmTower(Tower):
         self.width = trunk.embed_dim if self.has_tokens else trunk.num_features
         self.resolution = visual.image_size[0]
         self.grid = trunk.patch_embed.grid_size[0] if self.has_tokens else 0
+        self.tokens = self.prefix + self.grid**2 if self.has_tokens else 0
 
     @property
     def weight_names(self) -> tuple[str, ...]:
@@ -62,8 +63,7 @@ class TimmTower(Tower):
                 f"{type(trunk).__name__} has no plain token sequence to edit or trace; use a ViT, SigLIP or EVA backbone"
             )
         tokens, rope = self._embed(images)
-        if not isinstance(trunk.norm_pre, nn.Identity):
-            tokens = trunk.norm_pre(apply_edits(edits, -1, tokens))
+        tokens = trunk.norm_pre(apply_edits(edits, -1, tokens))
         for layer, block in enumerate(trunk.blocks):
             tokens = apply_edits(edits, layer, tokens)
             self._note(trace, layer, tokens)

@@ -12,13 +12,17 @@ from ironclip.types import Edit, Trace
 
 
 class Tower(nn.Module, ABC):
-    """An image tower with edit points. `run` is the pass; calling the tower adds the swapped weights."""
+    """An image tower with edit points. `run` is the pass; calling the tower adds the swapped weights.
+
+    `tokens` counts the sequence that enters the first block (class token, registers, grid); 0: there is no sequence to edit.
+    """
 
     kind: Literal["vit", "timm", "resnet"]
     layers: int
     width: int
     grid: int
     resolution: int
+    tokens: int
     net: Any
 
     @abstractmethod

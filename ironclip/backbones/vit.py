@@ -24,6 +24,7 @@ class VitTower(Tower):
         self.width = visual.positional_embedding.shape[1]
         self.grid = visual.grid_size[0]
         self.resolution = visual.image_size[0]
+        self.tokens = len(visual.positional_embedding)
         if visual.grid_size != (self.grid, self.grid):
             raise UnsupportedEdit(f"the image tower must take squares; this one takes {visual.image_size[1]} x {self.resolution}")
 

@@ -103,7 +103,7 @@ class DEFEAT(Defense):
         if decay == 1:
             raise UsageError("decay=1 would never move a code; it must be below 1, or 0 for codes learned by gradient")
         spec = backbone.spec
-        if reconstruct == "grid" and not spec.image_tokens:
+        if reconstruct == "grid" and not spec.grid:
             raise UnsupportedEdit(f"{spec.name} has no grid of tokens to rebuild; use a ViT backbone, or reconstruct=class")
         if reconstruct == "pixels" and spec.resolution % PixelShield.SIDE:
             raise UnsupportedEdit(f"{spec.name} takes images of {spec.resolution} px, which patches of 4 px do not tile")

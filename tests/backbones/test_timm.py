@@ -8,6 +8,7 @@ from timm.layers import apply_rot_embed_cat
 from torch import Tensor
 from torch.testing import assert_close
 
+from ironclip.backbones.deep_prompts import AppendedPrompts
 from ironclip.backbones.timm_tower import TimmTower
 from ironclip.errors import UnsupportedEdit, UsageError
 from ironclip.types import Trace
@@ -145,11 +146,27 @@ def test_pools_see_tokens_that_an_edit_leaves_and_not_those_it_removes(make, ima
     assert (removed - tower(images)).abs().max() > 1e-6
 
 
-def test_layer_minus_one_comes_before_norm_pre_and_only_where_there_is_one(make, images):
-    for kind, expected in ((PE, [-1, 0, 1, 2]), (SIGLIP, [0, 1, 2])):
-        called: list[int] = []
-        make(*kind)(images, edits=[lambda layer, tokens, called=called: called.append(layer) or tokens])
-        assert called == expected
+@every_kind
+def test_deep_prompts_enter_their_layers_and_leave_the_image_tokens_alone(make, images, kind):
+    tower = make(*kind)
+    own, trace = tower.prefix + 16, Trace()
+    prompts = torch.randn(2, 3, tower.width, generator=torch.Generator().manual_seed(2)).requires_grad_()
+    features = tower(images, edits=[AppendedPrompts(prompts, tower.layers)], trace=trace)
+    assert [trace.inputs[layer].shape[1] for layer in (0, 1, 2)] == [own + 3, own + 3, own]
+    (slope,) = torch.autograd.grad(features.square().sum(), prompts)
+    assert (slope.abs().amax(dim=(1, 2)) > 0).all(), "the prompts of every depth reach the features"
+    unprompted = tower.net.trunk.norm_pre(tower._embed(images)[0])
+    assert_close(trace.inputs[0][:, :own], unprompted, atol=1e-5, rtol=0)
+
+
+@every_kind
+def test_layer_minus_one_comes_first_in_every_tower(make, images, kind):
+    called: list[int] = []
+    make(*kind)(images, edits=[lambda layer, tokens: called.append(layer) or tokens])
+    assert called == [-1, 0, 1, 2]
+
+
+def test_layer_minus_one_comes_before_norm_pre(make, images):
     tower = make(*PE)
     shifted = tower(images, edits=[lambda layer, tokens: tokens + 5 if layer == -1 else tokens])
     assert_close(shifted, tower(images), atol=1e-4, rtol=0)  # a layer norm does not see a shift

@@ -1,5 +1,6 @@
 """DEFEAT: counts, fusion, where gradients go, levels of reconstruction, the gate, stacks, weight decay, refusals."""
 
+from copy import copy
 from dataclasses import replace
 
 import pytest
@@ -345,8 +346,10 @@ def test_options_that_cannot_be_fail_at_construction(backbone, batch, given, mes
 
 
 def test_a_tower_without_a_grid_is_refused(rn50):
+    convolutional = copy(rn50)
+    convolutional.spec = replace(rn50.spec, kind="timm", grid=0)
     with pytest.raises(UnsupportedEdit, match="no grid of tokens"):
-        DEFEAT(rn50, ["a", "b"])
+        DEFEAT(convolutional, ["a", "b"])
 
 
 def test_a_foreign_classifier_has_no_surrogates_here(backbone, batch):
