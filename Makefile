@@ -27,7 +27,7 @@ slow: $(VENV)/.dev  ## real data and long runs
 mutants: $(VENV)/.dev  ## deliberate errors that the tests must notice, one at a time in a copy; resumable
 	$(BIN)/python -m tests.mutants --workers $(WORKERS)
 
-crosscheck: $(VENV)/.crosscheck  ## our classifiers attacked unchanged by foolbox and ART, in an environment of its own
+crosscheck: $(VENV)/.crosscheck  ## a trained classifier attacked unchanged by foolbox, ART and torchattacks, in an environment of its own
 	$(VENV)/crosscheck/bin/python -m pytest -s tests/crosscheck
 
 live: $(VENV)/.live  ## the service as others see it: schemathesis over its interface, its page in Chromium (install chromium first)
@@ -64,10 +64,11 @@ $(VENV)/.docs: $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[docs]"
 	touch $@
 
-# An environment of its own: ART and foolbox bring packages that nothing else here needs.
+# An environment of its own: ART and foolbox bring packages that nothing else here needs, and torchattacks, left to itself, old ones.
 $(VENV)/.crosscheck: $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv venv --quiet --allow-existing --python $(BIN)/python $(VENV)/crosscheck
 	$(BIN)/uv pip install --quiet --python $(VENV)/crosscheck/bin/python --constraint constraints.txt --editable ".[dev,crosscheck]"
+	$(BIN)/uv pip install --quiet --python $(VENV)/crosscheck/bin/python --no-deps "torchattacks>=3.5"
 	touch $@
 
 $(VENV)/.live: $(BIN)/uv pyproject.toml constraints.txt
