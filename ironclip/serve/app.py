@@ -8,7 +8,7 @@ from importlib.resources import files
 from typing import Annotated, Any
 
 import torch
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
 from starlette.exceptions import HTTPException
@@ -23,8 +23,9 @@ from ironclip.serve.limits import Busy, Limits, Refusal
 from ironclip.serve.model import DEFENDED, UNDEFENDED, Served
 from ironclip.serve.schema import ATTACK, CLASSIFY, HEALTH, METRICS, MODEL, PICTURE, pictures, refusals
 from ironclip.serve.service import Service
+from ironclip.threat import Norm
 
-EPS = r"^(\d|[1-9]\d)(\.\d{1,3})?/255$"
+EPS = r"^(\d|[1-9]\d{1,2})(\.\d{1,3})?/255$"
 MOST_CLASSES = 1000  # in one answer
 
 
@@ -55,6 +56,7 @@ def create_app(
         "/classify",
         responses=CLASSIFY | refusals(400, 401, 408, 413, 415, 422, 500, 503),
         openapi_extra=pictures(limits.max_images),
+        dependencies=[Depends(_known_once)],
     )
     async def classify(
         request: Request,
@@ -76,11 +78,17 @@ def create_app(
                 answer["predictions" if name == DEFENDED else name] = _ranked(model.classes, next(rows), top)
         return JSONResponse({"results": answers})
 
-    @app.post("/attack", responses=ATTACK | refusals(400, 401, 408, 413, 415, 422, 503), openapi_extra=PICTURE)
+    @app.post(
+        "/attack",
+        responses=ATTACK | refusals(400, 401, 408, 413, 415, 422, 503),
+        openapi_extra=PICTURE,
+        dependencies=[Depends(_known_once)],
+    )
     async def attack(
         request: Request,
         attack: Annotated[attacking.Name, Query(description="Which attack (`ironclip list attacks`).")] = "pgd",
-        eps: Annotated[str, Query(pattern=EPS, description="l-infinity radius.")] = "4/255",
+        eps: Annotated[str, Query(pattern=EPS, description="Radius in the units of the norm.")] = "4/255",
+        norm: Annotated[Norm, Query(description="In which the change is bounded.")] = "linf",
         steps: Annotated[
             int, Query(ge=1, le=limits.attack_steps, description="Steps or queries; fgsm and autoattack have their own.")
         ] = 50,
@@ -92,7 +100,8 @@ def create_app(
     ) -> Any:
         """Attack one picture; lines of JSON: progress, then the result or an error."""
         try:
-            wanted = attacking.order(model, attack=attack, eps=eps, steps=steps, target=target, label=label or None, seed=seed)
+            asked = {"attack": attack, "eps": eps, "kind": norm, "steps": steps, "target": target, "label": label or None}
+            wanted = attacking.order(model, **asked, seed=seed)
         except UsageError as problem:
             raise Refusal(422, str(problem)) from None
         return StreamingResponse(await service.attack(request, wanted), media_type="application/x-ndjson")
@@ -122,6 +131,18 @@ def create_app(
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
     return app
+
+
+async def _known_once(request: Request) -> None:
+    """Refusal of an option that the path does not have, or that comes twice: none is passed over in silence."""
+    known = [option.alias for option in request.scope["route"].dependant.query_params]
+    seen: set[str] = set()
+    for name, _ in request.query_params.multi_items():
+        if name not in known:
+            raise Refusal(422, f"unknown option {printable(name)[:40]!r}; this path takes {', '.join(known)}")
+        if name in seen:
+            raise Refusal(422, f"{name} is given twice; give it once")
+        seen.add(name)
 
 
 def _page(name: str) -> Callable[[], Any]:

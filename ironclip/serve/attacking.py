@@ -10,14 +10,15 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ironclip import attacks
+from ironclip import attacks, permits
 from ironclip.errors import IronclipError, UsageError, unknown
 from ironclip.options import check_choice
 from ironclip.report.pictures import data_uri, difference
 from ironclip.scoring import quantised
 from ironclip.serve.limits import Limits
 from ironclip.serve.model import Served, attention
-from ironclip.threat import Threat, format_eps, parse_eps
+from ironclip.tensors import norm
+from ironclip.threat import Norm, Threat, format_eps, parse_eps
 from ironclip.types import Attack
 
 Name = Literal["pgd", "apgd", "fgsm", "cw", "mim", "square", "autoattack"]
@@ -46,13 +47,15 @@ class Order:
 
     attack: Attack
     name: str
-    eps: float
+    threat: Threat
     steps: int | None
     target: str
     label: int | None
 
 
-def order(model: Served, *, attack: Name, eps: str, steps: int, target: Target, label: str | None, seed: int) -> Order:
+def order(
+    model: Served, *, attack: Name, eps: str, kind: Norm, steps: int, target: Target, label: str | None, seed: int
+) -> Order:
     """The attack asked for; `steps` counts queries where an attack has only those, and says nothing to those in `FIXED`.
 
     Raises:
@@ -64,13 +67,16 @@ def order(model: Served, *, attack: Name, eps: str, steps: int, target: Target, 
     if label is not None and label not in model.classes:
         raise unknown("class", label[:100], model.classes)
     known = {field.name for field in fields(getattr(attacks, attacks.CATALOGUE[attack][0]))}
-    options: dict[str, Any] = {"seed": seed} if "seed" in known else {}
+    options: dict[str, Any] = {"norm": kind} | ({"seed": seed} if "seed" in known else {})
     if attack not in FIXED:
         options["steps" if "steps" in known else "queries"] = steps
-    radius = parse_eps(eps)
+    radius = parse_eps(eps, kind)
+    rounded = radius * 255 >= 1 - 1e-6  # 8-bit pictures cannot hold a smaller radius
+    threat = Threat(norm=kind, eps=radius, quantised=rounded)
     made = attacks.build(attack, eps=radius, **options)
+    permits.check(made, threat, attack)
     length = None if attack in FIXED else steps
-    return Order(made, attack, radius, length, target, None if label is None else model.classes.index(label))
+    return Order(made, attack, threat, length, target, None if label is None else model.classes.index(label))
 
 
 def run(twin: Callable[[], Served], image: Tensor, wanted: Order, limits: Limits, stop: threading.Event, tell: Tell) -> Ended:
@@ -116,20 +122,21 @@ def _result(model: Served, image: Tensor, wanted: Order, limits: Limits, stop: t
     if label is None:
         label = _top(before[wanted.target])
     adv = wanted.attack(watched, image[None], torch.tensor([label]))[0].detach()
-    rounded = wanted.eps * 255 >= 1 - 1e-6  # 8-bit pictures cannot hold a smaller radius
-    if rounded:
-        adv = quantised(adv[None], image[None], Threat(eps=wanted.eps, quantised=True), "round")[0]
+    threat = wanted.threat
+    if threat.quantised:
+        adv = quantised(adv[None], image[None], threat, "round")[0]
     after = {name: _probabilities(model, name, adv) for name in model.functions}
     clean, changed = image.cpu(), adv.cpu()
     amplified, gain = difference(clean, changed)
     maps = {name: [attention(model.functions[name], image), attention(model.functions[name], adv)] for name in model.functions}
     return {
         "attack": wanted.name,
-        "eps": format_eps(wanted.eps),
+        "eps": format_eps(threat.eps),
+        "norm": threat.norm,
         "target": wanted.target,
         "label": model.classes[label],
-        "rounded": rounded,
-        "distance": format_eps(round(float((changed - clean).abs().max()) * 255, 3) / 255),
+        "rounded": threat.quantised,
+        "distance": format_eps(round(float(norm((changed - clean)[None], threat.norm)) * 255, 3) / 255),
         "passes": calls,
         "seconds": round(time.monotonic() - start, 3),
         "fooled": {name: _top(after[name]) != label for name in after},

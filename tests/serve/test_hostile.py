@@ -153,12 +153,15 @@ NAMES = (
 QUERIES = (
     "top=0", "top=-1", "top=NaN",
     "top=1e9", "top=999999999999999999999", "top=", "top=1;drop", "top=../..", "top=0x10", "compare=maybe",
+    "tops=3", "top=1&top=2", "batch=4", "Top=3",
 )  # fmt: skip
 ATTACKS = (
     "eps=NaN", "eps=inf", "eps=-1/255", "eps=4", "eps=4/0", "eps=1e999", "eps=4/255;", "eps=1000/255",
     "attack=../pgd", "attack=transfer",
     "attack=", "steps=0", "steps=-5", "steps=100000000", "steps=NaN", "steps=1.5", "target=both", "label=nothing", "seed=-1",
-    "seed=99999999999999999999", "attack=pgd&attack=pdg",
+    "seed=99999999999999999999", "attack=pgd&attack=pdg", "eps=1/255&eps=8/255",
+    "targeted=true", "step=5", "step_size=0.1", "norm=l1", "norm=", "norm=L2", "epsilon=8/255", "=1", "a%0Ab=1",
+    "norm=linf&eps=999/255", "eps=0/255", "mode=compact",
 )  # fmt: skip
 PATHS = (
     "/../etc/passwd", "/classify/../../x", "/%2e%2e/%2e%2e/etc/passwd", "/static/x", "/.git/config", "/" + "a" * 3000, "/model/",

@@ -227,6 +227,19 @@ def test_an_attack_ends_with_pictures_and_both_models_before_and_after(model, na
     assert max(map(max, clean_map)) == 1
 
 
+@pytest.mark.parametrize("name", ["pgd", "fgsm", "square"])
+def test_an_attack_keeps_to_the_ball_of_the_norm_that_was_asked_for(model, name):
+    with client(model) as http:
+        path = f"/attack?attack={name}&norm=l2&eps=200/255&steps=6"
+        result = events(http.post(path, files={"images": ("a.png", png(5))}))[-1]
+    assert (result["norm"], result["eps"], result["rounded"]) == ("l2", "200/255", True)
+    clean, adv = (_levels(result[key]) for key in ("clean", "adversarial"))
+    moved = float((adv - clean).float().norm())
+    assert 100 < moved <= 200 + 1e-3
+    assert float(result["distance"].removesuffix("/255")) == pytest.approx(moved, abs=0.13)  # quarter levels are written
+    assert 1 < (adv - clean).abs().max() < 200
+
+
 def _levels(uri: str) -> torch.Tensor:
     import base64
 
