@@ -315,7 +315,7 @@ def test_the_cells_of_a_grid_attack_what_their_measures_say(mini, seen, tmp_path
 def test_the_service_attacks_the_model_that_was_asked_for(mini, seen, name):
     experiment = experiment_of("advmask", mini)
     served = of_experiment(experiment)
-    wanted = attacking.order(served, attack="pgd", eps="4/255", steps=2, target=name, label=None, seed=0)
+    wanted = attacking.order(served, attack="pgd", eps="4/255", kind="linf", steps=2, target=name, label=None, seed=0)
     image = EvalSet(experiment.dataset, "test", resolution=64, limit=LIMIT).batch(slice(None)).images[0]
     ended = attacking.run(served.twin, image, wanted, Limits(), threading.Event(), lambda event: None)
     assert ended.how == "done", ended.last
