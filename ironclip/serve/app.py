@@ -100,8 +100,9 @@ def create_app(
     ) -> Any:
         """Attack one picture; lines of JSON: progress, then the result or an error."""
         try:
-            asked = {"attack": attack, "eps": eps, "kind": norm, "steps": steps, "target": target, "label": label or None}
-            wanted = attacking.order(model, **asked, seed=seed)
+            wanted = attacking.order(
+                model, attack=attack, eps=eps, kind=norm, steps=steps, target=target, label=label or None, seed=seed
+            )
         except UsageError as problem:
             raise Refusal(422, str(problem)) from None
         return StreamingResponse(await service.attack(request, wanted), media_type="application/x-ndjson")
