@@ -18,8 +18,8 @@ from benchmarks import harness, plain, steps
 from ironclip.attacks import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.folding import folded
+from ironclip.core.types import Batch
 from ironclip.defenses.advmask import AdvMask
-from ironclip.types import Batch
 
 EPS = 1 / 255
 ATTACK = PGD(EPS, step_size=EPS, steps=2, keep="last")

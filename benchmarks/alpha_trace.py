@@ -8,10 +8,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ironclip.files import write_text
+from ironclip.core.files import write_text
 from ironclip.presets import preset
+from ironclip.records.folder import RunFolder
 from ironclip.report.svg import Series, Tick, alone, chart
-from ironclip.runs.folder import RunFolder
 
 
 def traces(folder: Path) -> list[Series]:

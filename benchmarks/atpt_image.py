@@ -15,8 +15,8 @@ from benchmarks.plain_views import PlainTuner
 from ironclip.backbones import assemble
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import Prompted
+from ironclip.testtime._random_views import random_views
 from ironclip.testtime.atpt import ATPT
-from ironclip.views import random_views
 
 TARGETS = {("small", 10): 6.0, ("small", 100): 40.0}
 

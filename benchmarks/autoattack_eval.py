@@ -26,7 +26,7 @@ from ironclip.attacks.apgd import start
 from ironclip.attacks.square import draw, side
 from ironclip.backbones import assemble
 from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
-from ironclip.losses import cross_entropy_each, margin_each, targeted_dlr_each
+from ironclip.core.losses import cross_entropy_each, margin_each, targeted_dlr_each
 
 Loss = Callable[[Tensor], Tensor]
 Run = Callable[..., Tensor]

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from benchmarks import harness, plain, steps
 from benchmarks.apt_step import ATTACK
+from ironclip.core.types import Batch
 from ironclip.defenses.defeat import DEFEAT
-from ironclip.types import Batch
 
 RELEASED: dict[str, Any] = {"pre_norm": "none", "decay": 0, "start": "uniform", "revive_below": 0, "commitment": 0.025}
 HAND = "a photo of a {}."

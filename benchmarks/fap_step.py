@@ -15,8 +15,8 @@ from torch import Tensor
 
 from benchmarks import harness, plain, steps
 from ironclip.attacks import PGD
+from ironclip.core.types import Batch
 from ironclip.defenses.fap import FAP
-from ironclip.types import Batch
 
 EPS = 1 / 255
 ATTACK = PGD(EPS, step_size=EPS, steps=2, keep="last")

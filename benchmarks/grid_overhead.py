@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ironclip.grid.cost import estimate
 from ironclip.grid.plan import plan
-from ironclip.runs.index import COLUMNS, Index
+from ironclip.records.index import COLUMNS, Index
 
 PLAN = """
 name: thousand

@@ -18,9 +18,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from ironclip import pretraining_sets as sets
 from ironclip.data import shapes
-from ironclip.pretraining_steps import encode_captions, encode_pixels, zero_shot_accuracy
+from ironclip.pretraining import sets
+from ironclip.pretraining.steps import encode_captions, encode_pixels, zero_shot_accuracy
 
 WEIGHTS = Path(__file__).parent.parent / "ironclip" / "backbones" / "weights"
 TEMPLATES = {

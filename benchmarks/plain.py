@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD, ClipBackbone
 from ironclip.backbones.text import TextTower
 from ironclip.backbones.vit import VitTower
-from ironclip.types import Batch
+from ironclip.core.types import Batch
 
 VOCABULARY = 49408
 

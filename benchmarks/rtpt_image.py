@@ -15,8 +15,8 @@ from ironclip.backbones import assemble
 from ironclip.testtime import build
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import Prompted, picked
+from ironclip.testtime._random_views import random_views
 from ironclip.testtime._tuning import PromptTuning
-from ironclip.views import random_views
 
 TARGETS = {("vitb32", 10): 4.5, ("vitb32", 100): 6.0}
 

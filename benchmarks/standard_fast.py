@@ -17,13 +17,13 @@ from typing import Any
 
 from ironclip.attacks import build
 from ironclip.backbones.counting import counted
+from ironclip.core.errors import IronclipError
+from ironclip.core.files import write_json
+from ironclip.core.threat import Threat, format_eps, parse_eps
+from ironclip.core.types import Attack
 from ironclip.data import EvalSet
-from ironclip.errors import IronclipError
-from ironclip.evaluation import evaluate
-from ironclip.files import write_json
+from ironclip.loops.evaluation import evaluate
 from ironclip.protocols.resolve import named_attacks, open_target
-from ironclip.threat import Threat, format_eps, parse_eps
-from ironclip.types import Attack
 
 WHOLE, FAST = "autoattack", "standard-fast"
 

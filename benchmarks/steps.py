@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from benchmarks import harness, plain
 from ironclip.attacks import PGD
-from ironclip.types import Backbone, Batch, Defense
+from ironclip.core.types import Backbone, Batch, Defense
 
 D = TypeVar("D", bound=Defense)
 Step = tuple[Tensor, Tensor, dict[str, Tensor]]

@@ -19,7 +19,7 @@ import torch
 
 from benchmarks import harness, plain
 from ironclip.backbones import assemble
-from ironclip.files import write_text
+from ironclip.core.files import write_text
 from ironclip.report.svg import Series, Tick, alone, chart
 from ironclip.testtime import build
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from benchmarks import harness, plain
 from ironclip.backbones.prompts import splice
+from ironclip.core.types import Context
 from ironclip.defenses.apt import APT
-from ironclip.types import Context
 
 TARGETS = {100: 15.0}
 WHOLE = 1_000_000

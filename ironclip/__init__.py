@@ -1,8 +1,9 @@
 """ironclip: adapt CLIP-like models from a few images, make them robust against adversarial images, prove what was reached."""
 
 from importlib import import_module
-from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+from ironclip.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from ironclip.api import Data as Data
@@ -15,11 +16,6 @@ if TYPE_CHECKING:
     from ironclip.api import load_classifier as load_classifier
     from ironclip.api import test_time as test_time
     from ironclip.api import zero_shot as zero_shot
-
-try:
-    __version__ = version("ironclip")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
 
 _API = ("Data", "Model", "Result", "dataset", "evaluate", "fit", "load", "load_classifier", "test_time", "zero_shot")
 """Loaded on first use, so that `import ironclip` costs nothing and `ironclip --help` imports no torch."""

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from ironclip.attacks import DEFAULT
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones import load as load_backbone
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Knowledge, Norm, parse_eps, parse_radii
+from ironclip.core.types import Batch, Classifier
 from ironclip.data import Dataset, EvalSet, open_dataset
-from ironclip.errors import UsageError
 from ironclip.protocols import methods, repeat
 from ironclip.protocols.classify import Prediction, predict
 from ironclip.protocols.config import RunConfig, assigned
@@ -21,18 +23,16 @@ from ironclip.protocols.measure import evaluate as measure
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.protocols.sources import check_source
 from ironclip.protocols.targeted import check_rule
+from ironclip.records.folder import RunFolder, is_run
+from ironclip.records.learned import Learned, checksums
+from ironclip.records.record import Record, canonical_hash
 from ironclip.report.formats import as_csv, latex, markdown
 from ironclip.report.tables import rows
-from ironclip.runs.folder import RunFolder, is_run
-from ironclip.runs.learned import Learned, checksums
-from ironclip.runs.records import Record, canonical_hash
 from ironclip.serve.export import SUFFIXES, Exported
 from ironclip.serve.export import export as export_experiment
 from ironclip.serve.exported import ExportedClassifier, open_exported
 from ironclip.serve.facts import own_records
 from ironclip.serve.hub import Pretrained, copy_saved, load_pretrained, publish, push_to_hub, save_pretrained
-from ironclip.threat import Knowledge, Norm, parse_eps, parse_radii
-from ironclip.types import Batch, Classifier
 
 RUNS = Path("runs")
 Callback = Callable[[dict[str, Any]], None]

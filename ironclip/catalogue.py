@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ironclip.errors import unknown
+from ironclip.core.errors import unknown
 
 PACKAGE = Path(__file__).parent
 

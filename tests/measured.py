@@ -1,7 +1,7 @@
 """One small evaluation, made up: its setup, its samples and the constants of its attacks."""
 
-from ironclip.runs.records import BackboneFacts, DataFacts, Sample, Setup
-from ironclip.threat import Threat
+from ironclip.core.threat import Threat
+from ironclip.records.record import BackboneFacts, DataFacts, Sample, Setup
 
 EPS = 4 / 255
 CONFIG = {"method": "nap", "dataset": "toy", "backbone": "mini", "shots": 16, "seed": 1}

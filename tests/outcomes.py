@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from ironclip.runs.folder import RunFolder
+from ironclip.records.folder import RunFolder
 
 
 def outcomes(out: Path) -> dict[str, list]:

@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 
-from ironclip.report import Panel, RunView, curve
-from ironclip.runs.folder import EvaluationFolder
-from ironclip.runs.records import (
+from ironclip.core.threat import Threat
+from ironclip.records.folder import EvaluationFolder
+from ironclip.records.record import (
     AttackResult,
     BackboneFacts,
     ClassResult,
@@ -20,8 +20,8 @@ from ironclip.runs.records import (
     Setup,
     Timing,
 )
-from ironclip.runs.summary import summarise
-from ironclip.threat import Threat
+from ironclip.records.summary import summarise
+from ironclip.report import Panel, RunView, curve
 
 CLASSES = ("red circle", "blue square", "<b>bold</b>", "a & b", 'say "hi"')
 

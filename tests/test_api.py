@@ -9,7 +9,7 @@ import torch
 
 import ironclip
 from ironclip.attacks import PGD
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.serve.export import probes
 
 QUICK = {"preset": "apt/quick", "epochs": 1, "length": 2, "lr": 0.1, "warmup_epochs": 0, "attack.steps": 1}

@@ -4,8 +4,8 @@ import pytest
 
 from ironclip import presets
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import UsageError
 from ironclip.data import open_dataset
-from ironclip.errors import UsageError
 from ironclip.protocols import methods
 from ironclip.protocols.config import configure
 from ironclip.protocols.experiment import open_experiment

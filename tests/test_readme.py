@@ -39,7 +39,7 @@ def test_extend_page_example_trains() -> None:
 
     from ironclip.attacks import PGD
     from ironclip.backbones.tiny import tiny_backbone
-    from ironclip.types import Batch
+    from ironclip.core.types import Batch
 
     page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
     (block,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)

@@ -7,8 +7,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ironclip.tensors import per_image, project, steepest, value_and_slope
-from ironclip.types import Images
+from ironclip.core.tensors import per_image, project, steepest, value_and_slope
+from ironclip.core.types import Images
 
 MOMENTUM = 0.75
 FirstLoss = Literal["start", "zero"]

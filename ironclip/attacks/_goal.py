@@ -8,11 +8,11 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ironclip import losses
 from ironclip.attacks import inputs
-from ironclip.errors import UsageError
-from ironclip.tensors import require_finite
-from ironclip.types import Images, Loss
+from ironclip.core import losses
+from ironclip.core.errors import UsageError
+from ironclip.core.tensors import require_finite
+from ironclip.core.types import Images, Loss
 
 LossName = Literal["ce", "margin", "dlr", "kl"]
 Mode = Literal["full", "compact"]

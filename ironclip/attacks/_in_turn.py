@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import Best, Mode, clean_logits, scores
-from ironclip.losses import margin_each
-from ironclip.types import Attack, Images
+from ironclip.core.losses import margin_each
+from ironclip.core.types import Attack, Images
 
 
 def in_turn(

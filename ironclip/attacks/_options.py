@@ -7,9 +7,9 @@ from typing import Any, ClassVar
 from torch import Tensor
 
 from ironclip.attacks import inputs
-from ironclip.errors import UsageError
-from ironclip.options import check_flags, check_whole
-from ironclip.types import Images, Loss
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_flags, check_whole
+from ironclip.core.types import Images, Loss
 
 LEAST = {"steps": 0, "restarts": 1, "queries": 1, "targets": 0, "eot": 1}
 

@@ -10,9 +10,10 @@ from functools import cache
 import torch
 from torch import Tensor
 
-from ironclip.attacks.square import HALVINGS
-from ironclip.tensors import generator, norm, per_image
+from ironclip.core.tensors import generator, norm, per_image
 
+HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+"""Queries after which windows, and the squares of `square`, halve their area."""
 TILES = 5
 
 

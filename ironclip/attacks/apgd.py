@@ -13,16 +13,16 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from ironclip import tensors
 from ironclip.attacks import inputs
 from ironclip.attacks._climb import FirstLoss, climb
 from ironclip.attacks._goal import Best, LossName, Mode, Part, SearchDtype, clean_logits, coarse, ranked_targets, scores
 from ironclip.attacks._options import AttackOptions
-from ironclip.errors import UsageError
-from ironclip.options import check_choice, check_number
-from ironclip.tensors import keyed_uniform, per_image, project
-from ironclip.threat import Norm
-from ironclip.types import Images, Loss
+from ironclip.core import tensors
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.tensors import keyed_uniform, per_image, project
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images, Loss
 
 
 def apgd(

@@ -12,13 +12,13 @@ from typing import Any, Literal, get_args
 
 from torch import Tensor
 
-from ironclip.attacks import MEMBERS, build, describe
+from ironclip.attacks._catalogue import MEMBERS, build, describe
 from ironclip.attacks._goal import Mode, SearchDtype
 from ironclip.attacks._in_turn import in_turn
 from ironclip.attacks._options import AttackOptions
-from ironclip.options import check_choice
-from ironclip.threat import Norm
-from ironclip.types import Attack, Images
+from ironclip.core.options import check_choice
+from ironclip.core.threat import Norm
+from ironclip.core.types import Attack, Images
 
 Version = Literal["standard", "plus", "rand"]
 VERSIONS: dict[str, dict[str, dict[str, Any]]] = {

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ironclip.errors import UsageError
-from ironclip.types import Images
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Images
 
 
 class BPDA(nn.Module):

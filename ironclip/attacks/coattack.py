@@ -19,10 +19,10 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import scores
 from ironclip.attacks.pgd import pgd
-from ironclip.errors import DataError
-from ironclip.losses import kl_each
-from ironclip.options import check_number, check_whole
-from ironclip.types import Backbone
+from ironclip.core.errors import DataError
+from ironclip.core.losses import kl_each
+from ironclip.core.options import check_number, check_whole
+from ironclip.core.types import Backbone
 
 Candidates = Callable[[Sequence[str], int], Sequence[str]]
 """(words of a caption, place) -> words to try there, best first; the word itself and stop words are skipped."""

@@ -17,11 +17,11 @@ from ironclip.attacks import inputs
 from ironclip.attacks._goal import LossName, Mode, clean_logits
 from ironclip.attacks._options import AttackOptions
 from ironclip.attacks.pgd import PGD, Keep, Start, pgd
-from ironclip.errors import UsageError
-from ironclip.losses import margin_each
-from ironclip.options import check_choice, check_number
-from ironclip.threat import Norm
-from ironclip.types import Images, Loss
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import margin_each
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images, Loss
 
 
 def cw(

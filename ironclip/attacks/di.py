@@ -18,10 +18,10 @@ from ironclip.attacks import inputs
 from ironclip.attacks._goal import Goal, LossName, scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.attacks.mim import accumulated, begin
-from ironclip.options import check_number
-from ironclip.tensors import ascend, generator, require_finite
-from ironclip.threat import Norm
-from ironclip.types import Images, Loss
+from ironclip.core.options import check_number
+from ironclip.core.tensors import ascend, generator, require_finite
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images, Loss
 
 DRAW = 7  # keeps these draws apart from those of random starts
 

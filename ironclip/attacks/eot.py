@@ -11,9 +11,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ironclip.options import check_choice, check_whole
-from ironclip.permits import full
-from ironclip.types import Attack, Images, Loss
+from ironclip.core.options import check_choice, check_whole
+from ironclip.core.permits import full
+from ironclip.core.types import Attack, Images, Loss
 
 Over = Literal["logits", "probabilities"]
 

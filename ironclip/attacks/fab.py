@@ -14,17 +14,17 @@ from typing import Any, get_args
 import torch
 from torch import Tensor
 
-from ironclip import tensors
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import TARGETED, Best, Mode, Part, clean_logits, ranked_targets, scores
 from ironclip.attacks._hyperplane import onto_hyperplane
 from ironclip.attacks._options import AttackOptions
 from ironclip.attacks.apgd import start
-from ironclip.losses import margin_each
-from ironclip.options import check_choice, check_number
-from ironclip.tensors import per_image, project, require_finite, value_and_slope
-from ironclip.threat import Norm
-from ironclip.types import Images
+from ironclip.core import tensors
+from ironclip.core.losses import margin_each
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.tensors import per_image, project, require_finite, value_and_slope
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images
 
 
 def fab(

@@ -17,10 +17,10 @@ from ironclip.attacks import inputs
 from ironclip.attacks._goal import scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.attacks.pgd import Keep, pgd
-from ironclip.losses import kl_each, squared_distance_each
-from ironclip.options import check_choice
-from ironclip.threat import Norm
-from ironclip.types import Images
+from ironclip.core.losses import kl_each, squared_distance_each
+from ironclip.core.options import check_choice
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images
 
 Distance = Literal["squared", "cosine", "kl"]
 DISTANCES: dict[str, Any] = {

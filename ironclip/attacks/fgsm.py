@@ -14,8 +14,8 @@ from ironclip.attacks import inputs
 from ironclip.attacks._goal import LossName
 from ironclip.attacks._options import AttackOptions
 from ironclip.attacks.pgd import pgd
-from ironclip.threat import Norm
-from ironclip.types import Images, Loss
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images, Loss
 
 
 def fgsm(

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ironclip.errors import DataError, UsageError
-from ironclip.losses import ATTACK_LOSSES
-from ironclip.options import check_choice, check_whole
-from ironclip.tensors import evaluating, frozen
-from ironclip.threat import NORMS, parse_eps
-from ironclip.types import Loss
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.losses import ATTACK_LOSSES
+from ironclip.core.options import check_choice, check_whole
+from ironclip.core.tensors import evaluating, frozen
+from ironclip.core.threat import NORMS, parse_eps
+from ironclip.core.types import Loss
 
 TOLERANCE = 1e-6
 

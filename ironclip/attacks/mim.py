@@ -15,10 +15,10 @@ from ironclip.attacks import inputs
 from ironclip.attacks._goal import Best, Goal, LossName, scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.attacks.pgd import Keep
-from ironclip.options import check_choice, check_number
-from ironclip.tensors import ascend, keyed_uniform, per_image, project, steepest
-from ironclip.threat import Norm
-from ironclip.types import Images, Loss
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.tensors import ascend, keyed_uniform, per_image, project, steepest
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images, Loss
 
 
 def mim(

@@ -16,11 +16,11 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import Best, Goal, LossName, Mode, scores
 from ironclip.attacks._options import AttackOptions
-from ironclip.errors import UsageError
-from ironclip.options import check_choice
-from ironclip.tensors import ascend, keyed_uniform, project
-from ironclip.threat import Norm
-from ironclip.types import Images, Loss
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_choice
+from ironclip.core.tensors import ascend, keyed_uniform, project
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images, Loss
 
 Start = Literal["uniform", "zero", "one_sided", "gaussian"]
 Keep = Literal["best", "last"]

@@ -14,17 +14,16 @@ from typing import Any, ClassVar, get_args
 import torch
 from torch import Tensor
 
-from ironclip.attacks import inputs
+from ironclip.attacks import _square_l2, inputs
 from ironclip.attacks._goal import Best, Mode, SearchDtype, clean_logits, coarse, confirmed, scores
 from ironclip.attacks._options import AttackOptions
-from ironclip.errors import DataError, UsageError
-from ironclip.losses import margin_each
-from ironclip.options import check_choice, check_number
-from ironclip.tensors import generator, project, require_finite
-from ironclip.threat import Norm
-from ironclip.types import Images
-
-HALVINGS = (10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000)
+from ironclip.attacks._square_l2 import HALVINGS
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.losses import margin_each
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.tensors import generator, project, require_finite
+from ironclip.core.threat import Norm
+from ironclip.core.types import Images
 
 
 def square(
@@ -82,7 +81,7 @@ def square(
     if not len(images):
         return images
     everyone = torch.arange(len(images), device=images.device)
-    size = _l2().side if norm == "l2" else side
+    size = _square_l2.side if norm == "l2" else side
     sides = [size(query, p_init, *images.shape[-2:]) for query in range(queries)]
     with inputs.borrowed(function, eval_mode):
         clean = clean_logits(function, images, labels, positions)
@@ -97,7 +96,7 @@ def square(
             if draws is not None and restart == 0:
                 drawn = draws.those(rows)
             elif norm == "l2":
-                drawn = _l2().draw(images[rows], positions[rows], queries, seed, restart)
+                drawn = _square_l2.draw(images[rows], positions[rows], queries, seed, restart)
             else:
                 drawn = draw(images[rows], positions[rows], sides, seed, restart)
             run, _ = search(
@@ -195,24 +194,17 @@ def search(
         best.offer(rows, names[rows], points, outputs, margin_each(outputs, labels[rows]))
         spent[rows] += 1
 
-    query(images + (_l2().first(images, draws, eps) if norm == "l2" else eps * draws.stripes))
+    query(images + (_square_l2.first(images, draws, eps) if norm == "l2" else eps * draws.stripes))
     for number, length in enumerate(sides):
         if early:
             rows = rows[~best.fooled[rows]]
         if not len(rows):
             break
         if norm == "l2":
-            query(images[rows] + _l2().propose(best.adv[rows] - images[rows], draws.queries[rows, number], length, eps))
+            query(images[rows] + _square_l2.propose(best.adv[rows] - images[rows], draws.queries[rows, number], length, eps))
             continue
         top, left = draws.corners[rows, number, :, None].unbind(1)
         inside_rows, inside_columns = ((place >= edge) & (place < edge + length) for place, edge in ((down, top), (across, left)))
         window = (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]).to(images)
         query(best.adv[rows] + 2 * eps * draws.signs[rows, number, :, None, None] * window)
     return best, spent
-
-
-def _l2() -> Any:
-    """The l2 form, loaded when it is asked for: it stands on this file."""
-    from ironclip.attacks import _square_l2
-
-    return _square_l2

@@ -12,13 +12,13 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from ironclip.attacks import STANDARD_FAST, build, describe
+from ironclip.attacks._catalogue import STANDARD_FAST, build, describe
 from ironclip.attacks._goal import Mode
 from ironclip.attacks._in_turn import in_turn
 from ironclip.attacks._options import AttackOptions
-from ironclip.options import check_choice
-from ironclip.threat import Norm
-from ironclip.types import Attack, Images
+from ironclip.core.options import check_choice
+from ironclip.core.threat import Norm
+from ironclip.core.types import Attack, Images
 
 
 def standard_fast(

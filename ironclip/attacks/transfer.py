@@ -17,9 +17,9 @@ from ironclip.attacks import inputs
 from ironclip.attacks._options import AttackOptions
 from ironclip.backbones import ClipBackbone, assemble
 from ironclip.backbones.loading import load
-from ironclip.errors import UsageError
-from ironclip.options import check_choice
-from ironclip.types import Images
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_choice
+from ironclip.core.types import Images
 
 INNER = ("pgd", "mim", "di")
 
@@ -47,7 +47,7 @@ def transfer(
         UsageError: a function without class names, or a source that sees images of another size.
         CheckpointError: weights that cannot be had.
     """
-    from ironclip.attacks import build
+    from ironclip.attacks._catalogue import build
 
     checked = Transfer(eps, source, inner, steps, seed)
     images = inputs.check_images(images)

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
-from ironclip.tensors import keyed_uniform
+from ironclip.core.tensors import keyed_uniform
 
 HALF_A_LEVEL = 0.5 / 255
 DROP = 0.2

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from ironclip.audit import copies, differences, forward, gradients, honesty, strength
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
-from ironclip.errors import NonFinite
+from ironclip.core.errors import NonFinite
 
 Check = Callable[[Lab], Verdict]
 

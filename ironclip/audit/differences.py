@@ -14,8 +14,8 @@ from ironclip.audit.gradients import slopes
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Level, Verdict
 from ironclip.audit.watching import precision_of
-from ironclip.losses import margin_each
-from ironclip.tensors import keyed_uniform
+from ironclip.core.losses import margin_each
+from ironclip.core.tensors import keyed_uniform
 
 STEPS = (1e-3, 1e-2, 1e-1, 0.5)
 """Lengths of the differences, in radii. Rounding hides a good gradient at the small ones, curvature at the large ones."""

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ironclip.audit.results import AuditReport, Radius
-from ironclip.errors import UsageError
-from ironclip.runs.records import AttackResult
-from ironclip.threat import format_eps
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import format_eps
+from ironclip.records.record import AttackResult
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 """Our names of norms -> RobustBench's."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ironclip.audit.forward import state
 from ironclip.audit.guard import guarded
-from ironclip.errors import DataError, NonFinite, UsageError
+from ironclip.core.errors import DataError, NonFinite, UsageError
 
 CUT = "on Tensor that requires grad"
 """Of the error of torch where a tensor with a gradient is turned into an array."""

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
 from ironclip.audit.watching import Watch
-from ironclip.types import Classifier, Images
+from ironclip.core.types import Classifier, Images
 
 CALLS = 5
 RANDOM = 1e-4

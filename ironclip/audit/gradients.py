@@ -5,8 +5,8 @@ from torch import Tensor
 
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
-from ironclip.losses import cross_entropy_each, margin_each
-from ironclip.types import Loss
+from ironclip.core.losses import cross_entropy_each, margin_each
+from ironclip.core.types import Loss
 
 SCALE = 2.0**12
 LOSSES: dict[str, Loss] = {"ce": cross_entropy_each, "margin": margin_each}

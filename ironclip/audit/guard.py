@@ -19,7 +19,7 @@ from types import FrameType, ModuleType
 from typing import Any
 from unittest import mock
 
-from ironclip.errors import IronclipError, UsageError
+from ironclip.core.errors import IronclipError, UsageError
 
 ENDINGS = ("_exit", "abort", "execv", "execve")
 """Functions of `os` that end this process or put another in its place; those with other names call these."""

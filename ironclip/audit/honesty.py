@@ -8,7 +8,7 @@ from torch import Tensor
 from ironclip.attacks.eot import EOT
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
-from ironclip.types import Images
+from ironclip.core.types import Images
 
 TOLERANCE = 1e-6
 

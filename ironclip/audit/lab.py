@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ironclip import attacks
-from ironclip.tensors import keyed_uniform, norm, project
-from ironclip.threat import Norm
-from ironclip.types import Classifier, Images
+from ironclip.core.tensors import keyed_uniform, norm, project
+from ironclip.core.threat import Norm
+from ironclip.core.types import Classifier, Images
 
 POINT = 0.01
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from ironclip.audit.results import Radius
-from ironclip.evaluation import evaluate_into, settings
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.pictures import Example
-from ironclip.runs.records import AttackResult, Record, Sample, Setup
-from ironclip.types import Attack, Batch, Classifier
+from ironclip.core.types import Attack, Batch, Classifier
+from ironclip.loops.evaluation import evaluate_into, settings
+from ironclip.records.folder import RunFolder
+from ironclip.records.pictures import Example
+from ironclip.records.record import AttackResult, Record, Sample, Setup
 
 
 class Pictures(Protocol):

@@ -4,10 +4,10 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from ironclip.errors import UsageError
-from ironclip.runs.bounds import mark, one_loss
-from ironclip.runs.records import AttackResult, Flag, Part, Proportion, Record
-from ironclip.threat import Norm, format_eps, parse_eps
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Norm, format_eps, parse_eps
+from ironclip.records.bounds import mark, one_loss
+from ironclip.records.record import AttackResult, Flag, Part, Proportion, Record
 
 Level = Literal["pass", "warn", "fail", "not applicable"]
 LEVELS: tuple[Level, ...] = ("fail", "warn", "pass", "not applicable")

@@ -6,9 +6,9 @@ import torch
 
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Level, Verdict
-from ironclip.losses import cross_entropy_each
-from ironclip.tensors import ascend
-from ironclip.threat import format_eps
+from ironclip.core.losses import cross_entropy_each
+from ironclip.core.tensors import ascend
+from ironclip.core.threat import format_eps
 
 FACTORS = (0.25, 0.5, 1, 2, 4, 8)
 LARGE = 32 / 255

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ironclip.types import Images
+from ironclip.core.types import Images
 
 PRODUCTS = ("mm", "convolution", "attention", "linear", "einsum", "matmul")
 """Parts of the names of the operators that multiply matrices; a cast of the outputs is none of them."""

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.backbones.towers import Tower
-from ironclip.errors import UsageError
-from ironclip.types import BackboneSpec, Edit, PromptTokens, Trace
+from ironclip.core.errors import UsageError
+from ironclip.core.types import BackboneSpec, Edit, PromptTokens, Trace
 
 OPENAI_MEAN = (0.48145466, 0.4578275, 0.40821073)
 OPENAI_STD = (0.26862954, 0.26130258, 0.27577711)

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ironclip.backbones.prompts import average, class_prompts
-from ironclip.errors import NonFinite, UsageError
-from ironclip.merging import resolve_weights
-from ironclip.types import Adaptation, Backbone, ImageOutput, Trace, check_classes
+from ironclip.core.errors import NonFinite, UsageError
+from ironclip.core.merging import resolve_weights
+from ironclip.core.types import Adaptation, Backbone, ImageOutput, Trace, check_classes
 
 Precision = Literal["float32", "bfloat16"]
 

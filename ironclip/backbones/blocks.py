@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ironclip.errors import UnsupportedEdit
+from ironclip.core.errors import UnsupportedEdit
 
 
 def run_block(

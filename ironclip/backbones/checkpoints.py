@@ -18,7 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from ironclip.errors import CheckpointError
+from ironclip.core.errors import CheckpointError
 
 Layout = Literal["clip", "visual"]
 # Numbers that OpenAI's archives keep among the tensors; `input_resolution` occurs in nobody else's.

@@ -12,7 +12,7 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError
 from open_clip.pretrained import download_pretrained_from_url
 
-from ironclip.errors import CheckpointError
+from ironclip.core.errors import CheckpointError
 
 WEIGHTS = "open_clip_pytorch_model.bin"
 CONFIG = "open_clip_config.json"

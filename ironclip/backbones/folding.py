@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ironclip.backbones.adapter import ClipBackbone
-from ironclip.errors import UsageError
-from ironclip.merging import resolve_weights
-from ironclip.types import Adaptation
+from ironclip.core.errors import UsageError
+from ironclip.core.merging import resolve_weights
+from ironclip.core.types import Adaptation
 
 BEYOND = ("pixels", "image_edits", "context", "text_edits", "head")
 """Parts of an adaptation that no weights can express; hand-written templates are prompts and stay the caller's."""

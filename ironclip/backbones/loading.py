@@ -13,7 +13,7 @@ from ironclip.backbones.probe import check_probe
 from ironclip.backbones.registry import Activation
 from ironclip.backbones.sources import resolve
 from ironclip.backbones.wrapping import build, tokenizer_for, wrap
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 PRECISIONS = {"float32": torch.float32, "float64": torch.float64}
 

@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ironclip.errors import CheckpointError
-from ironclip.types import Backbone
+from ironclip.core.errors import CheckpointError
+from ironclip.core.types import Backbone
 
 TOLERANCE = 0.02
 

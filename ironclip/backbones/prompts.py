@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones.text import shared_columns
-from ironclip.errors import UsageError
-from ironclip.types import Adaptation, Backbone, Context, PromptTokens
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation, Backbone, Context, PromptTokens
 
 DEFAULT_TEMPLATE = "a photo of a {}."
 PLACEHOLDERS = ("X", "Z")

@@ -10,8 +10,8 @@ from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor
 
 from ironclip.backbones.towers import Tower
-from ironclip.errors import UnsupportedEdit
-from ironclip.types import Edit, Trace
+from ironclip.core.errors import UnsupportedEdit
+from ironclip.core.types import Edit, Trace
 
 
 class ResNetTower(Tower):

@@ -20,7 +20,7 @@ from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
 from ironclip.backbones.checkpoints import Checkpoint, openai_config, read_checkpoint
 from ironclip.backbones.downloads import from_hub, from_tag, hub_config
 from ironclip.backbones.registry import EMBEDDED, ROBUST, WEIGHTS_FOLDER, Activation, list_backbones, tag_activation
-from ironclip.errors import CheckpointError, UsageError, unknown
+from ironclip.core.errors import CheckpointError, UsageError, unknown
 
 PACKAGE = Path(__file__).parent / "weights"
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".tar")

@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ironclip.backbones.blocks import pick, run_block
 from ironclip.backbones.towers import apply_edits, leaves_output, matrices, named_weight, with_weights
-from ironclip.types import Edit, PromptTokens, Trace
+from ironclip.core.types import Edit, PromptTokens, Trace
 
 PADDING = 32  # tokens that a group of classes must save to run apart from the longer ones
 PARTS = ("token_embedding", "positional_embedding", "transformer", "ln_final", "text_projection")

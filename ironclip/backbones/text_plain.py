@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ironclip.backbones.blocks import run_block
 from ironclip.backbones.text import TextTower, shared_columns
 from ironclip.backbones.towers import apply_edits
-from ironclip.types import Edit, PromptTokens, Trace
+from ironclip.core.types import Edit, PromptTokens, Trace
 
 
 class PlainTextTower(TextTower):

@@ -14,8 +14,8 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from ironclip.backbones.towers import Tower, apply_edits
-from ironclip.errors import UnsupportedEdit
-from ironclip.types import Edit, Trace
+from ironclip.core.errors import UnsupportedEdit
+from ironclip.core.types import Edit, Trace
 
 
 class TimmTower(Tower):

@@ -7,8 +7,8 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ironclip.errors import UnsupportedEdit, UsageError, unknown
-from ironclip.types import Edit, Trace
+from ironclip.core.errors import UnsupportedEdit, UsageError, unknown
+from ironclip.core.types import Edit, Trace
 
 
 class Tower(nn.Module, ABC):

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ironclip.backbones.blocks import run_block
 from ironclip.backbones.towers import Tower, apply_edits, leaves_output
-from ironclip.errors import UnsupportedEdit
-from ironclip.types import Edit, Trace
+from ironclip.core.errors import UnsupportedEdit
+from ironclip.core.types import Edit, Trace
 
 
 class VitTower(Tower):

@@ -21,7 +21,7 @@ from ironclip.backbones.text_plain import PlainTextTower
 from ironclip.backbones.timm_tower import TimmTower
 from ironclip.backbones.towers import Tower
 from ironclip.backbones.vit import VitTower
-from ironclip.errors import CheckpointError
+from ironclip.core.errors import CheckpointError
 
 Tokenizer = Callable[[list[str]], Tensor]
 

@@ -4,9 +4,27 @@ import sys
 
 import typer
 
-from ironclip.cli import audit, compare, grid, look, make, run, serve, ship, use  # noqa: F401 - each adds its verbs
+from ironclip.cli import (  # noqa: F401 - each adds its verbs
+    attack,
+    audit,
+    classify,
+    compare,
+    data,
+    demo,
+    doctor,
+    evaluate,
+    export,
+    grid,
+    pretrain,
+    report,
+    serve,
+    show,
+    train,
+    verify,
+)
+from ironclip.cli import list as _list  # noqa: F401
 from ironclip.cli.common import app
-from ironclip.errors import IronclipError
+from ironclip.core.errors import IronclipError
 
 
 def main() -> None:

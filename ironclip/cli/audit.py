@@ -6,8 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from ironclip.cli.common import Device, Json, Limit, Norm, Progress, app, emit, out, pick_device, table
-from ironclip.errors import UsageError
-from ironclip.threat import format_eps, parse_radii, read_norm
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import format_eps, parse_radii, read_norm
 
 RADII = "1/255,2/255,4/255,8/255"
 
@@ -108,7 +108,7 @@ def _names(text: str) -> list[str]:
 
 def _write(report: Any, curve: Any, html: Path | None, robustbench: Path | None) -> None:
     from ironclip.audit.export import robustbench_info
-    from ironclip.files import write_json, write_text
+    from ironclip.core.files import write_json, write_text
     from ironclip.report.audit_page import audit_page
     from ironclip.report.views import panels
 

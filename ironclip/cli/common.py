@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 app = typer.Typer(
     name="ironclip",

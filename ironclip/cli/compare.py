@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ironclip.cli.common import Json, app, emit, out, run_paths, table
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 
 @app.command()
@@ -18,7 +18,7 @@ def compare(
     as_json: Json = False,
 ) -> None:
     """Compare runs with the papers, or two runs picture by picture (McNemar's test)."""
-    from ironclip.runs.folder import RunFolder
+    from ironclip.records.folder import RunFolder
 
     runs = [RunFolder.open(folder) for folder in run_paths(targets)]
     if published:
@@ -69,7 +69,7 @@ def _published(runs: list[Any], as_json: bool) -> None:
 
 
 def _paired(first: Any, second: Any, as_json: bool) -> None:
-    from ironclip.runs.statistics import paired
+    from ironclip.records.statistics import paired
 
     results: list[dict[str, Any]] = []
     ours, theirs = ([found for place in run.evaluations() if (found := place.measured()) is not None] for run in (first, second))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ironclip.cli.common import Device, Json, app, clock, emit, err, out, pick_device, table
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 grid_app = typer.Typer(help="Many runs from one file: a whole table with one command, resumable.", no_args_is_help=True)
 app.add_typer(grid_app, name="grid")

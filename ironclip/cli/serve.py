@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from ironclip.cli.common import Device, app, err, pick_device
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 
 @app.command()

@@ -8,10 +8,10 @@ import json
 import zipfile
 from pathlib import Path
 
+from ironclip.core.errors import DataError
 from ironclip.data.catalogue import templates_of
 from ironclip.data.names import prompt_name
 from ironclip.data.records import SPLITS, Dataset, Source, ZipSource, enumerate_items
-from ironclip.errors import DataError
 
 
 def is_archive(folder: Path) -> bool:

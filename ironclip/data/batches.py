@@ -16,14 +16,14 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from ironclip.core.errors import DataError, UsageError, unknown
+from ironclip.core.tensors import generator
+from ironclip.core.types import Batch
 from ironclip.data.augmentation import random_resized_crop_flip
 from ironclip.data.images import MAX_PIXELS, Bad, Preprocess, bound, fit
 from ironclip.data.packing import Cache, Progress, pack
 from ironclip.data.records import Dataset, Item
 from ironclip.data.sampling import subset
-from ironclip.errors import DataError, UsageError, unknown
-from ironclip.tensors import generator
-from ironclip.types import Batch
 
 Augment = Literal["rrc_flip", "none", "squash"]
 AUGMENTS = ("rrc_flip", "none", "squash")

@@ -7,8 +7,8 @@ from functools import lru_cache
 from importlib import resources
 from typing import Any, Literal
 
+from ironclip.core.errors import UsageError, unknown
 from ironclip.data.records import TEMPLATE
-from ironclip.errors import UsageError, unknown
 
 Layout = Literal[
     "generated", "coop", "aircraft", "imagenet", "imagenet_numbers", "imagenet_wnids", "tiny_imagenet", "torchvision"

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ironclip.core.errors import DataError, UsageError, unknown
 from ironclip.data.archives import archive_classes, is_archive
 from ironclip.data.catalogue import Entry, catalogue
 from ironclip.data.coop import split_file
@@ -15,7 +16,6 @@ from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
 from ironclip.data.opening import Root, data_roots, open_dataset
 from ironclip.data.packing import Progress, cache_folder, in_order
 from ironclip.data.records import SPLITS, Dataset, Item
-from ironclip.errors import DataError, UsageError, unknown
 
 
 @dataclass(frozen=True)

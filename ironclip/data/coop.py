@@ -10,12 +10,12 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+from ironclip.core.errors import DataError
 from ironclip.data.catalogue import Entry
 from ironclip.data.folders import file_sources, pictures, subfolders
 from ironclip.data.names import prompt_name, shipped_classes
 from ironclip.data.records import SPLITS, Dataset, FileSource, Source, enumerate_items
 from ironclip.data.sampling import stratified_split
-from ironclip.errors import DataError
 
 OWN_FRACTIONS = (0.5, 0.2, 0.3)  # the shares of the lists that CoOp's authors drew
 

@@ -5,10 +5,10 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ironclip.core.errors import DataError
 from ironclip.data.names import doubts, prompt_name, read_classes
 from ironclip.data.records import SPLITS, TEMPLATE, Dataset, FileSource, Source, enumerate_items
 from ironclip.data.sampling import stratified_split
-from ironclip.errors import DataError
 
 EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm", ".jp2", ".avif")
 ALIASES = {

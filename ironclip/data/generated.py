@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from ironclip.core.errors import unknown
 from ironclip.data import shapes
 from ironclip.data.records import SPLITS, Dataset, enumerate_items
-from ironclip.errors import unknown
 
 
 @dataclass(frozen=True)

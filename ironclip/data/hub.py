@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data.catalogue import choose_templates
 from ironclip.data.folders import ALIASES, FRACTIONS
 from ironclip.data.names import doubts, prompt_name
 from ironclip.data.records import SPLITS, Dataset, Source, enumerate_items
 from ironclip.data.sampling import stratified_split
 from ironclip.data.torchvision_sets import IndexedSource
-from ironclip.errors import DataError, UsageError
 
 
 def open_hub(

@@ -7,12 +7,12 @@ files are sorted; CoOp takes them as the file system lists them, so few-shot sub
 from collections.abc import Sequence
 from pathlib import Path
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data.catalogue import Entry
 from ironclip.data.coop import image_folder, looked_for
 from ironclip.data.folders import file_sources, pictures, subfolders
 from ironclip.data.names import imagenet_names, prompt_name
 from ironclip.data.records import Dataset, FileSource, Source, enumerate_items
-from ironclip.errors import DataError, UsageError
 
 
 def open_imagenet(entry: Entry, roots: Sequence[Path], templates: tuple[str, ...], *, label_space: int | None = None) -> Dataset:

@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps
 
+from ironclip.core.errors import DataError, UsageError, unknown
 from ironclip.data.records import FileSource, Source
-from ironclip.errors import DataError, UsageError, unknown
 
 MAX_PIXELS = 100_000_000
 Preprocess = Literal["crop", "squash"]

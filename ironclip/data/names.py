@@ -8,7 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from ironclip.errors import DataError
+from ironclip.core.errors import DataError
 
 _ID = re.compile(r"(n\d{8}|(class|label|category|cat|cls|id|c|y)?[ _-]?\d+|[0-9a-f]{8,}|[^a-zA-Z]*)", re.IGNORECASE)
 

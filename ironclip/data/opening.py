@@ -4,13 +4,13 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from ironclip.core.errors import DataError, IronclipError, UsageError, unknown
 from ironclip.data.archives import archive_classes, is_archive, open_archive
 from ironclip.data.catalogue import Entry, catalogue, choose_templates
 from ironclip.data.coop import image_folder, open_aircraft, open_coop
 from ironclip.data.folders import FRACTIONS, open_folder, open_table
 from ironclip.data.names import read_classes
 from ironclip.data.records import Dataset
-from ironclip.errors import DataError, IronclipError, UsageError, unknown
 
 Root = Path | str | Sequence[Path | str] | None
 

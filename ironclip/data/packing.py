@@ -19,10 +19,10 @@ import numpy as np
 import PIL
 from PIL import Image
 
+from ironclip.core.errors import DataError
+from ironclip.core.files import write_json, write_whole
 from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
 from ironclip.data.records import Item, digest
-from ironclip.errors import DataError
-from ironclip.files import write_json, write_whole
 
 Cache = Path | str | Literal[False] | None
 """A folder; None for IRONCLIP_CACHE or the user's cache folder; False to keep pictures in memory only."""

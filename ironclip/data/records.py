@@ -14,7 +14,7 @@ from typing import Protocol
 
 from PIL import Image
 
-from ironclip.errors import DataError, unknown
+from ironclip.core.errors import DataError, unknown
 
 SPLITS = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data.records import SPLITS, Dataset, Item
-from ironclip.errors import DataError, UsageError
 
 T = TypeVar("T")
 

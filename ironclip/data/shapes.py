@@ -13,7 +13,7 @@ import math
 import numpy as np
 from PIL import Image, ImageDraw
 
-from ironclip.errors import unknown
+from ironclip.core.errors import unknown
 
 COLORS = {
     "red": (214, 39, 40),

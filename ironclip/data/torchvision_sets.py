@@ -8,12 +8,12 @@ from typing import Any
 
 from PIL import Image
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data.catalogue import Entry
 from ironclip.data.coop import OWN_FRACTIONS
 from ironclip.data.names import prompt_name, shipped_classes
 from ironclip.data.records import Dataset, FileSource, Source, enumerate_items
 from ironclip.data.sampling import stratified_split
-from ironclip.errors import DataError, UsageError
 
 
 @dataclass(frozen=True)

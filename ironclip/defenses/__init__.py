@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
+from ironclip.core.errors import UsageError, unknown
+from ironclip.core.types import Backbone, Defense
 from ironclip.defenses._stack import Stack
-from ironclip.errors import UsageError, unknown
-from ironclip.types import Backbone, Defense
 
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from ironclip.backbones.deep_prompts import AppendedPrompts as AppendedPrompts
 from ironclip.backbones.deep_prompts import RenewedPrompts as RenewedPrompts
-from ironclip.errors import UsageError
-from ironclip.options import check_flags
-from ironclip.types import Backbone
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_flags
+from ironclip.core.types import Backbone
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
 

@@ -10,11 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ironclip.core.errors import UnsupportedEdit
+from ironclip.core.options import check_choice, check_whole
+from ironclip.core.types import Adaptation, Backbone, Context
 from ironclip.defenses._blocks import AppendedPrompts, RenewedPrompts, check_depth, linear, normal, starting_words
 from ironclip.defenses._prompts import NINE
-from ironclip.errors import UnsupportedEdit
-from ironclip.options import check_choice, check_whole
-from ironclip.types import Adaptation, Backbone, Context
 
 Direction = Literal["text2vision", "vision2text", "fap_code"]
 DIRECTIONS: dict[str, Callable[[int], bool]] = {

@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.core.tensors import norm, per_image
+from ironclip.core.types import Adaptation, Classifier, ImageOutput
 from ironclip.defenses._fusion import Branches, ShieldHead
 from ironclip.defenses._quantiser import Assign, soft_assignment, straight_through, unquantised
 from ironclip.defenses._shield import PixelShield
-from ironclip.tensors import norm, per_image
-from ironclip.types import Adaptation, Classifier, ImageOutput
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.03)
 SHARES = (0.5, 0.1, 0.3, 0.7, 0.9)

@@ -13,12 +13,12 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import kl_each
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Defense, Loss, check_classes
 from ironclip.defenses._coupled import CoupledPrompts
 from ironclip.defenses._prompts import IndependentPrompts
-from ironclip.errors import UsageError
-from ironclip.losses import kl_each
-from ironclip.options import check_choice, check_number
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, Loss, check_classes
 
 Mix = Literal["full", "half", "clean"]
 Term = Literal["ce", "kl", "cos", "mae", "mse"]

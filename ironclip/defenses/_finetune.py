@@ -14,12 +14,12 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier, assemble
 from ironclip.backbones.prompts import fill
+from ironclip.core.errors import UsageError
+from ironclip.core.merging import resolve_weights
+from ironclip.core.options import check_number, check_whole
+from ironclip.core.types import Adaptation, Backbone, Defense, Images, check_classes
 from ironclip.defenses._lora import LowRank
 from ironclip.defenses._named import Replaced, select
-from ironclip.errors import UsageError
-from ironclip.merging import resolve_weights
-from ironclip.options import check_number, check_whole
-from ironclip.types import Adaptation, Backbone, Defense, Images, check_classes
 
 TEMPLATE = "This is a photo of a {}"
 """The prompt of TeCoA, TGA-ZSR, PMG-AFT and of FARE's TeCoA, without a full stop [code]."""

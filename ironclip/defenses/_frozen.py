@@ -7,9 +7,9 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier, assemble, load
 from ironclip.backbones.prompts import fill
-from ironclip.errors import UsageError
-from ironclip.options import check_templates
-from ironclip.types import Adaptation, Backbone
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_templates
+from ironclip.core.types import Adaptation, Backbone
 
 SAME = "same_backbone"
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ironclip.backbones.assembly import ScaledCosine
+from ironclip.core.types import ImageOutput, Trace
 from ironclip.defenses._quantiser import Assign, straight_through
 from ironclip.defenses._shield import PatchPool, Reconstruction, Shield, start_like_torch
-from ironclip.types import ImageOutput, Trace
 
 Fusion = Literal["logits", "probs"]
 Level = Literal["grid", "class"]

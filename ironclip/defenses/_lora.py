@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from ironclip.core.errors import UsageError
 from ironclip.defenses._named import named, plant
-from ironclip.errors import UsageError
 
 
 class LowRank(nn.Module):

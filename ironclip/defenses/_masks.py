@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ironclip.errors import UnsupportedEdit, UsageError, unknown
-from ironclip.types import BackboneSpec
+from ironclip.core.errors import UnsupportedEdit, UsageError, unknown
+from ironclip.core.types import BackboneSpec
 
 Masks = Mapping[str, Tensor]
 

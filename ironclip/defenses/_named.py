@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 
 from torch import Tensor, nn
 
-from ironclip.errors import UsageError, unknown
+from ironclip.core.errors import UsageError, unknown
 
 BLOCK = r"(?:^|\.)(?:res)?blocks\.(\d+)\."
 GROUPS = {

@@ -3,10 +3,10 @@
 import torch
 from torch import nn
 
+from ironclip.core.errors import UnsupportedEdit
+from ironclip.core.options import check_choice, check_whole
+from ironclip.core.types import Adaptation, Backbone, Context
 from ironclip.defenses._blocks import ImagePrompts, TextPrompts, check_depth, starting_words
-from ironclip.errors import UnsupportedEdit
-from ironclip.options import check_choice, check_whole
-from ironclip.types import Adaptation, Backbone, Context
 
 NINE = 9
 """The prompted layers of MaPLe and of the codes that follow it."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ironclip.merging import merge
-from ironclip.schedule import Schedule
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense
+from ironclip.core.merging import merge
+from ironclip.core.schedule import Schedule
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense
 
 
 class Stack(Defense):

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ironclip.core.types import Backbone
 from ironclip.defenses._families import Mix, Objective, PromptTuning
 from ironclip.defenses._prompts import IndependentPrompts
-from ironclip.types import Backbone
 
 
 class AdvVPT(PromptTuning):

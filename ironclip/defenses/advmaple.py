@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
+from ironclip.core.types import Backbone
 from ironclip.defenses._coupled import CoupledPrompts, Direction
 from ironclip.defenses._families import Mix, Objective, PromptTuning, Term
-from ironclip.types import Backbone
 
 
 class AdvMaPLe(PromptTuning):

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, normalize
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.core.errors import CheckpointError, UnsupportedEdit, UsageError
+from ironclip.core.losses import js_each, kl_to_clean
+from ironclip.core.options import check_choice, check_flags, check_number, check_whole
+from ironclip.core.schedule import Schedule
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, ImageOutput, Mask, Trace, check_classes
 from ironclip.defenses._masks import THIRDS, Gate, chosen, maskable, pack, rows_of, unpack
-from ironclip.errors import CheckpointError, UnsupportedEdit, UsageError
-from ironclip.losses import js_each, kl_to_clean
-from ironclip.options import check_choice, check_flags, check_number, check_whole
-from ironclip.schedule import Schedule
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, ImageOutput, Mask, Trace, check_classes
 
 STRENGTH = {"lafa": 50.0, "js": 1.0, "kl": 1.0, "none": 0.0}
 """Weight of the alignment: lambda = 50 for LAFA [paper], 1 for the divergences [inferred]."""

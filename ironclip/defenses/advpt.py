@@ -23,10 +23,10 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import ScaledCosine, assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, ImageOutput
 from ironclip.defenses._families import kl_from
 from ironclip.defenses.apt import APT
-from ironclip.errors import UsageError
-from ironclip.types import Adaptation, Attack, Backbone, Batch, ImageOutput
 
 
 class AdvPT(APT):

@@ -10,10 +10,10 @@ from typing import Literal
 
 import torch
 
+from ironclip.core.options import check_choice
+from ironclip.core.types import Backbone
 from ironclip.defenses._families import Mix, Objective, PromptTuning, Term
 from ironclip.defenses._prompts import IndependentPrompts
-from ironclip.options import check_choice
-from ironclip.types import Backbone
 
 
 class AdvVLP(PromptTuning):

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier, assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import kl_each
+from ironclip.core.options import check_choice, check_number, check_whole
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, check_classes
 from ironclip.defenses._families import PromptTuning
 from ironclip.defenses._frozen import SAME, FrozenClip
 from ironclip.defenses._prompts import IndependentPrompts
-from ironclip.errors import UsageError
-from ironclip.losses import kl_each
-from ironclip.options import check_choice, check_number, check_whole
-from ironclip.types import Adaptation, Attack, Backbone, Batch, check_classes
 
 CeOn = Literal["adv", "clean", "none"]
 LEARNING_RATE = 0.0035

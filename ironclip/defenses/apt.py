@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_choice, check_number, check_whole
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Context, Defense, check_classes
 from ironclip.defenses._blocks import normal
-from ironclip.errors import UsageError
-from ironclip.options import check_choice, check_number, check_whole
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Context, Defense, check_classes
 
 CONSTANT_TEMPLATE = "a photo of a {}"
 

@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier, assemble
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.options import check_flags, check_templates, check_whole
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, check_classes
 from ironclip.defenses._blocks import ImagePrompts, normal
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.options import check_flags, check_templates, check_whole
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, check_classes
 
 PAD, SIDE = 30, 224
 """The published frame: so many pixels wide, at images of this side."""

@@ -22,14 +22,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import kl_each
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.types import Attack, Backbone, Batch, check_classes
 from ironclip.defenses._coupled import CoupledPrompts
 from ironclip.defenses._families import PromptTuning, kl_from
 from ironclip.defenses._frozen import SAME, FrozenClip
 from ironclip.defenses._prompts import IndependentPrompts
-from ironclip.errors import UsageError
-from ironclip.losses import kl_each
-from ironclip.options import check_choice, check_number
-from ironclip.types import Attack, Backbone, Batch, check_classes
 
 EPSILON = 1e-8
 

@@ -21,14 +21,14 @@ from torch import Tensor
 
 from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier, assemble
 from ironclip.backbones.assembly import ScaledCosine
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.options import check_choice, check_flags, check_number, check_whole
+from ironclip.core.tensors import generator as keyed
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Context, Defense, ImageOutput, check_classes
 from ironclip.defenses import _defeat_attacks
 from ironclip.defenses._blocks import normal
 from ironclip.defenses._fusion import Gate, ShieldHead
 from ironclip.defenses._shield import PatchPool, PixelShield, Reconstruction, Shield
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.options import check_choice, check_flags, check_number, check_whole
-from ironclip.tensors import generator as keyed
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Classifier, Context, Defense, ImageOutput, check_classes
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "reconstruct": ("grid", "class", "pixels"),

@@ -16,10 +16,10 @@ from typing import Literal
 
 import torch
 
+from ironclip.core.options import check_choice
+from ironclip.core.types import Backbone
 from ironclip.defenses._coupled import CoupledPrompts, Direction
 from ironclip.defenses._families import Objective, PromptTuning
-from ironclip.options import check_choice
-from ironclip.types import Backbone
 
 
 class FAP(PromptTuning):

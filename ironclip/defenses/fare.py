@@ -13,10 +13,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ironclip.core.losses import squared_distance_each
+from ironclip.core.options import check_flags, check_number
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch
 from ironclip.defenses._finetune import TEMPLATE, FineTuning
-from ironclip.losses import squared_distance_each
-from ironclip.options import check_flags, check_number
-from ironclip.types import Adaptation, Attack, Backbone, Batch
 
 
 class FARE(FineTuning):

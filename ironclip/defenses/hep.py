@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import torch
 
+from ironclip.core.types import Backbone
 from ironclip.defenses.zero_shot import ZeroShot
-from ironclip.types import Backbone
 
 TEMPLATE = "a photo of a {}"
 

@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.options import check_choice, check_number, check_whole
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Context, Defense, Trace, check_classes
 from ironclip.defenses._blocks import (
     ACTIVATIONS,
     ImagePrompts,
@@ -25,9 +28,6 @@ from ironclip.defenses._blocks import (
     check_depth,
     starting_words,
 )
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.options import check_choice, check_number, check_whole
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Context, Defense, Trace, check_classes
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "activation": tuple(ACTIVATIONS),

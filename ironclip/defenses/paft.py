@@ -15,10 +15,10 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier, assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_choice, check_flags, check_templates
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Defense, ImageOutput, Trace, check_classes
 from ironclip.defenses._blocks import linear
-from ironclip.errors import UsageError
-from ironclip.options import check_choice, check_flags, check_templates
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, ImageOutput, Trace, check_classes
 
 
 class LinearHead(nn.Module):

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ironclip.core.losses import kl_each
+from ironclip.core.options import check_choice, check_flags, check_number
+from ironclip.core.types import Adaptation, Attack, Backbone, BackboneSpec, Batch, Images
 from ironclip.defenses._finetune import TEMPLATE, FineTuning
-from ironclip.losses import kl_each
-from ironclip.options import check_choice, check_flags, check_number
-from ironclip.types import Adaptation, Attack, Backbone, BackboneSpec, Batch, Images
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from ironclip.core.options import check_number
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch
 from ironclip.defenses._finetune import TEMPLATE, FineTuning
-from ironclip.options import check_number
-from ironclip.types import Adaptation, Attack, Backbone, Batch
 
 
 class TeCoA(FineTuning):

@@ -16,10 +16,10 @@ from torch import Tensor
 from torch.nn.functional import cosine_similarity, cross_entropy, interpolate, normalize
 
 from ironclip.backbones import AdaptedClassifier
+from ironclip.core.errors import UnsupportedEdit
+from ironclip.core.options import check_choice, check_number
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, ImageOutput, Trace
 from ironclip.defenses._finetune import TEMPLATE, FineTuning
-from ironclip.errors import UnsupportedEdit
-from ironclip.options import check_choice, check_number
-from ironclip.types import Adaptation, Attack, Backbone, Batch, ImageOutput, Trace
 
 NORMS = ("token_axis", "feature")
 DISTANCES = ("l2", "l1", "cos")

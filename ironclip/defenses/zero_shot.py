@@ -10,8 +10,8 @@ from torch import Tensor
 
 from ironclip.backbones import DEFAULT_TEMPLATE
 from ironclip.backbones.prompts import fill
-from ironclip.options import check_templates
-from ironclip.types import Adaptation, Attack, Backbone, Batch, Defense, check_classes
+from ironclip.core.options import check_templates
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Defense, check_classes
 
 
 class ZeroShot(Defense):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ironclip import testtime
-from ironclip.errors import UsageError, unknown
+from ironclip.core.errors import UsageError, unknown
 from ironclip.grid.file import Measure
 from ironclip.grid.select import meant
 from ironclip.protocols import methods

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
 

@@ -21,10 +21,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ironclip.attacks import DEFAULT
-from ironclip.errors import UsageError, unknown
-from ironclip.files import disk_errors
+from ironclip.core.errors import UsageError, unknown
+from ironclip.core.files import disk_errors
+from ironclip.core.threat import Knowledge, Norm, parse_eps
 from ironclip.protocols.config import RunConfig, assigned, merged, validated
-from ironclip.threat import Knowledge, Norm, parse_eps
 
 OWN = ("set", "variant", "preset")
 

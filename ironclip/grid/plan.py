@@ -7,15 +7,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.grid.check import check_measures, check_run
 from ironclip.grid.file import GridFile, Measure, read
 from ironclip.grid.select import MEASURES, agrees, meant, wanted
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.resolve import resolve
-from ironclip.runs.folder import run_name
-from ironclip.runs.records import canonical_hash
+from ironclip.records.folder import run_name
+from ironclip.records.record import canonical_hash
 
 MOST = {"views": 4, "min_steps": 0, "length": 8, "depth": 4}
 """Of these options in a miniature; `mini` reads 30 words at most, and its text tower has four layers."""

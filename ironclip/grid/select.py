@@ -3,10 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ironclip.errors import UsageError, unknown
+from ironclip.core.errors import UsageError, unknown
+from ironclip.core.threat import parse_eps
 from ironclip.grid.file import Measure
 from ironclip.protocols.config import RunConfig, values_of
-from ironclip.threat import parse_eps
 
 CELLS = (*RunConfig.model_fields, "variant")
 """Keys that choose cells."""

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
-from ironclip.errors import RunError
-from ironclip.files import disk_errors, write_json
+from ironclip.core.errors import RunError
+from ironclip.core.files import disk_errors, write_json
 from ironclip.grid.plan import Cell
-from ironclip.runs.lock import locked
+from ironclip.records.lock import locked
 
 State = Literal["open", "begun", "done", "failed"]
 ATTEMPTS = 5

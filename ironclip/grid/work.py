@@ -12,8 +12,8 @@ from typing import Any
 
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones.loading import load
+from ironclip.core.errors import IronclipError, RunBusy
 from ironclip.data import Dataset, open_dataset
-from ironclip.errors import IronclipError, RunBusy
 from ironclip.grid.check import built
 from ironclip.grid.file import Measure
 from ironclip.grid.plan import Cell, Plan
@@ -24,7 +24,7 @@ from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate
 from ironclip.protocols.repeat import evaluation
 from ironclip.protocols.suites import open_suite
-from ironclip.runs.folder import RunFolder
+from ironclip.records.folder import RunFolder
 
 Callback = Callable[[dict[str, Any]], None]
 PAUSE = 1.0

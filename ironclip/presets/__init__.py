@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from ironclip.errors import unknown
+from ironclip.core.errors import unknown
 
 FOLDER = Path(__file__).parent
 

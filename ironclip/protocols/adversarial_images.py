@@ -10,15 +10,15 @@ import torch
 from PIL import Image
 
 from ironclip import attacks
+from ironclip.core.errors import UsageError
+from ironclip.core.files import write_json, write_whole
+from ironclip.core.permits import check, full
+from ironclip.core.tensors import evaluating, frozen, norm
+from ironclip.core.threat import Threat, format_eps
+from ironclip.core.types import Attack
 from ironclip.data import EvalSet
-from ironclip.errors import UsageError
-from ironclip.files import write_json, write_whole
-from ironclip.permits import check, full
+from ironclip.loops.scoring import audit, quantised
 from ironclip.protocols.experiment import Experiment
-from ironclip.scoring import audit, quantised
-from ironclip.tensors import evaluating, frozen, norm
-from ironclip.threat import Threat, format_eps
-from ironclip.types import Attack
 
 
 def write_adversarial(

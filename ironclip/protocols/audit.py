@@ -18,19 +18,19 @@ from ironclip.audit.guard import guarded
 from ironclip.audit.lab import Lab
 from ironclip.audit.measure import Curve, Pictures, measure
 from ironclip.audit.results import AuditReport, Requirement
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.permits import full
+from ironclip.core.tensors import evaluating, frozen
+from ironclip.core.threat import Knowledge, Norm, Threat, format_eps
+from ironclip.core.types import Attack
 from ironclip.data import EvalSet
-from ironclip.errors import DataError, UsageError
-from ironclip.permits import full
+from ironclip.loops.scoring import full_precision
 from ironclip.protocols.audit_target import Target
 from ironclip.protocols.measure import PREPROCESSING
 from ironclip.protocols.resolve import named_attacks
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.pictures import Example
-from ironclip.runs.records import DataFacts, Flag, Setup, canonical_hash
-from ironclip.scoring import full_precision
-from ironclip.tensors import evaluating, frozen
-from ironclip.threat import Knowledge, Norm, Threat, format_eps
-from ironclip.types import Attack
+from ironclip.records.folder import RunFolder
+from ironclip.records.pictures import Example
+from ironclip.records.record import DataFacts, Flag, Setup, canonical_hash
 
 DRAWS = 20
 Progress = Callable[[str, dict[str, Any]], None]
@@ -188,7 +188,7 @@ def audit(
 
 def write_report(run: RunFolder, report: AuditReport) -> Path:
     """The report as audit.json in the folder."""
-    from ironclip.files import write_json
+    from ironclip.core.files import write_json
 
     path = run.path / "audit.json"
     write_json(path, report.model_dump(mode="json"))

@@ -26,14 +26,14 @@ from ironclip.audit.faults import External
 from ironclip.audit.guard import guarded
 from ironclip.backbones import assemble
 from ironclip.backbones.loading import check_device, load
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation, Classifier
 from ironclip.data import Dataset, open_dataset
-from ironclip.errors import UsageError
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.resolve import resolve
-from ironclip.runs.folder import is_run
-from ironclip.runs.records import BackboneFacts
-from ironclip.types import Adaptation, Classifier
+from ironclip.records.folder import is_run
+from ironclip.records.record import BackboneFacts
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from ironclip.backbones import ClipBackbone, assemble, load
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.types import Classifier, TestTime
 from ironclip.data import BadPicture, decode, fit
 from ironclip.data.folders import pictures
-from ironclip.errors import DataError, UsageError
 from ironclip.protocols.few_shot import open_run
-from ironclip.types import Classifier, TestTime
 
 
 @dataclass(frozen=True)

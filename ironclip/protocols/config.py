@@ -8,10 +8,10 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
-from ironclip.errors import UsageError, unknown
-from ironclip.permits import refuse_reserved
-from ironclip.schedule import Schedule
-from ironclip.threat import Norm, format_eps, parse_eps
+from ironclip.core.errors import UsageError, unknown
+from ironclip.core.permits import refuse_reserved
+from ironclip.core.schedule import Schedule
+from ironclip.core.threat import Norm, format_eps, parse_eps
 
 M = TypeVar("M", bound=BaseModel)
 FRACTION = r"\d+(\.\d+)?/\d+"

@@ -9,7 +9,7 @@ from ironclip.protocols import repeat
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate
 from ironclip.protocols.resolve import named_attacks, resolve
-from ironclip.runs.folder import RunFolder
+from ironclip.records.folder import RunFolder
 
 EPS = 2 / 255
 RADII = (2 / 255, 4 / 255, 8 / 255)

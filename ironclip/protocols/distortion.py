@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.errors import DataError, UsageError
-from ironclip.scoring import full_precision
-from ironclip.tensors import evaluating, frozen
-from ironclip.types import Attack, Batch
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.tensors import evaluating, frozen
+from ironclip.core.types import Attack, Batch
+from ironclip.loops.scoring import full_precision
 
 PERTURBING = ("APGD", "CW", "DI", "FGSM", "Feature", "MIM", "PGD", "Square")
 NAMES = ("distortion", "cosine", "clean_shift", "adversarial_shift")

@@ -10,12 +10,12 @@ import torch
 from ironclip import defenses, testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
 from ironclip.backbones.loading import load
+from ironclip.core.errors import UsageError
+from ironclip.core.tensors import generator
+from ironclip.core.types import Batch, Classifier, Defense, TestTime
 from ironclip.data import Dataset, TrainSet, base_to_new, few_shot, open_dataset
-from ironclip.errors import UsageError
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig
-from ironclip.tensors import generator
-from ironclip.types import Batch, Classifier, Defense, TestTime
 
 INIT = 1  # keeps the draw of starting values apart from other uses of the seed
 SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # pictures that a test-time method may prepare itself with

@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
+from ironclip.core.types import Classifier
 from ironclip.protocols.classify import Prediction
-from ironclip.testtime._base import AdaptingClassifier
-from ironclip.testtime._relevance import attention_map
-from ironclip.types import Classifier
+from ironclip.testtime import AdaptingClassifier, attention_map
 
 KEPT = 8  # views of a picture that are shown, those of largest weight
 

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from ironclip import attacks
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Attack
 from ironclip.data import Epoch, TrainSet
-from ironclip.errors import UsageError
+from ironclip.loops.training import State, fit
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_experiment
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.learned import Learned
-from ironclip.training import State, fit
-from ironclip.types import Attack
+from ironclip.records.folder import RunFolder
+from ironclip.records.learned import Learned
 
 Callback = Callable[[dict[str, Any]], None]
 

@@ -8,9 +8,13 @@ import torch
 
 from ironclip import attacks
 from ironclip.backbones.counting import counted
+from ironclip.core.errors import UsageError
+from ironclip.core.tensors import evaluating, frozen
+from ironclip.core.threat import Knowledge, Norm, Threat
+from ironclip.core.types import Attack, Classifier
 from ironclip.data import EvalSet
-from ironclip.errors import UsageError
-from ironclip.evaluation import evaluate_into, settings
+from ironclip.loops.evaluation import evaluate_into, settings
+from ironclip.loops.scoring import full_precision
 from ironclip.protocols import methods
 from ironclip.protocols.distortion import distortion as feature_distortion
 from ironclip.protocols.distortion import perturbing
@@ -18,14 +22,10 @@ from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import training_attack
 from ironclip.protocols.sources import borrowed
 from ironclip.protocols.targeted import aimed, check_rule, success
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.learned import fingerprint
-from ironclip.runs.pictures import Example
-from ironclip.runs.records import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
-from ironclip.scoring import full_precision
-from ironclip.tensors import evaluating, frozen
-from ironclip.threat import Knowledge, Norm, Threat
-from ironclip.types import Attack, Classifier
+from ironclip.records.folder import RunFolder
+from ironclip.records.learned import fingerprint
+from ironclip.records.pictures import Example
+from ironclip.records.record import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
 
 Callback = Callable[[dict[str, Any]], None]
 COUNTED = 8  # images on which passes and seconds of an answer are taken

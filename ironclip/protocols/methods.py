@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ironclip import defenses, testtime
-from ironclip.errors import UsageError, unknown
+from ironclip.core.errors import UsageError, unknown
 
 ALONE = "zero_shot"  # the base of a test-time method that is named alone
 

@@ -9,13 +9,13 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from ironclip.core.threat import format_eps, parse_eps
 from ironclip.protocols import methods
 from ironclip.protocols.config import assigned, values_of
-from ironclip.threat import format_eps, parse_eps
 
 if TYPE_CHECKING:
     from ironclip.protocols.experiment import Experiment
-    from ironclip.runs.folder import RunFolder
+    from ironclip.records.folder import RunFolder
 
 BATCH = 100
 

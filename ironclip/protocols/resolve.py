@@ -4,11 +4,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ironclip import permits, presets
-from ironclip.errors import UsageError, unknown
+from ironclip import presets
+from ironclip.core import permits
+from ironclip.core.errors import UsageError, unknown
+from ironclip.core.threat import Knowledge, Norm, Threat
 from ironclip.protocols.config import RunConfig, configure, merged, settings, values_of
-from ironclip.runs.folder import RunFolder, is_run
-from ironclip.threat import Knowledge, Norm, Threat
+from ironclip.records.folder import RunFolder, is_run
 
 
 def resolve(

@@ -7,13 +7,13 @@ import torch
 
 from ironclip.backbones import ClipBackbone, assemble
 from ironclip.backbones.loading import load
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Knowledge
+from ironclip.core.types import Adaptation, Classifier
 from ironclip.protocols import methods
 from ironclip.protocols.experiment import Experiment, transferred
 from ironclip.protocols.few_shot import open_run
-from ironclip.runs.folder import is_run
-from ironclip.threat import Knowledge
-from ironclip.types import Adaptation, Classifier
+from ironclip.records.folder import is_run
 
 
 def check_source(knowledge: str | None, source: str | None) -> None:

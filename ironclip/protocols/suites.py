@@ -12,9 +12,9 @@ Sources: sheets of cvlab-columbia/ZSRobust4FoundationModel and TTC; CoOp; Dassl.
 
 from collections.abc import Sequence
 
+from ironclip.core.errors import DataError, UsageError, unknown
 from ironclip.data import Dataset, open_dataset
 from ironclip.data.catalogue import templates_of
-from ironclip.errors import DataError, UsageError, unknown
 
 ZERO_SHOT = (
     "tiny_imagenet", "cifar10", "cifar100", "stl10", "imagenet", "caltech101", "caltech256", "oxford_pets", "oxford_flowers",

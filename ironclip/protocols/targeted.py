@@ -10,14 +10,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ironclip.errors import DataError, UsageError
-from ironclip.options import check_choice
-from ironclip.permits import full
-from ironclip.runs.records import Proportion
-from ironclip.scoring import audit, full_precision
-from ironclip.tensors import evaluating, frozen, generator
-from ironclip.threat import Threat
-from ironclip.types import Attack, Batch, Classifier
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.options import check_choice
+from ironclip.core.permits import full
+from ironclip.core.tensors import evaluating, frozen, generator
+from ironclip.core.threat import Threat
+from ironclip.core.types import Attack, Batch, Classifier
+from ironclip.loops.scoring import audit, full_precision
+from ironclip.records.record import Proportion
 
 RULES = ("next", "random", "least-likely")
 DRAW = 77  # keeps the draw of targets apart from other uses of the seed

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from functools import partial
 
 from ironclip.audit.results import LEVELS, AuditReport
+from ironclip.core.threat import format_eps
 from ironclip.report import figures
 from ironclip.report.page import picture
 from ironclip.report.tables import interval, percent
 from ironclip.report.views import Panel, Point, RunView
-from ironclip.threat import format_eps
 
 NAMES = {"pass": "passed", "warn": "warnings", "fail": "failed", "not applicable": "not applicable"}
 

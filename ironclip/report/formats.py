@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from ironclip.records.bounds import BOUND, mark
 from ironclip.report.tables import DASH, Row, caption, columns, interval, percent, rank
-from ironclip.runs.bounds import BOUND, mark
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ironclip.runs.records import Record
+from ironclip.records.record import Record
 
 UNSETTLED = object()
 SAME = (

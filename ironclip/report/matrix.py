@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from ironclip.attacks import DEFAULT
+from ironclip.records.record import Record
+from ironclip.records.statistics import harmonic
 from ironclip.report.labels import Entry, data_name, labels_of
 from ironclip.report.tables import attack_words, attacks_words
 from ironclip.report.views import radius, standing
-from ironclip.runs.records import Record
-from ironclip.runs.statistics import harmonic
 
 AUTOATTACK = {"apgd-ce", "apgd-t", "fab-t", "square"}
 BASE_TO_NEW = "base-to-new"

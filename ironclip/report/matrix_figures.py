@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any, Literal
 
+from ironclip.core.threat import format_eps
 from ironclip.report.matrix import Matrix, Score, Setting
 from ironclip.report.svg import Series, Tick, chart, nice_ticks, number
-from ironclip.threat import format_eps
 
 PER_CENT = tuple(Tick(float(y), str(y)) for y in range(0, 101, 20))
 

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
+from ironclip.records.bounds import BOUND, LEGEND, mark
+from ironclip.records.statistics import harmonic, wilson
 from ironclip.report.formats import Cell, Grid
 from ironclip.report.matrix import BASE_TO_NEW, Matrix, Score
 from ironclip.report.tables import DASH, percent
-from ironclip.runs.bounds import BOUND, LEGEND, mark
-from ironclip.runs.statistics import harmonic, wilson
 
 EXPLAINED = "Accuracy in per cent, mean ± deviation over {} (population). Robust: right without an attack and under every attack."
 

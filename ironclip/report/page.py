@@ -4,11 +4,11 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.records.record import ClassResult, Record
 from ironclip.report import figures, formats, pictures, words
 from ironclip.report.tables import answer_words, attack_words, columns, interval, percent, rows, targeted_words
 from ironclip.report.views import Panel, RunView, radius
-from ironclip.runs.records import ClassResult, Record
 
 WORST = 10
 """How many classes are shown without unfolding."""

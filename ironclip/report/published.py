@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from ironclip.runs.records import Proportion, Record
-from ironclip.threat import format_eps, parse_eps
+from ironclip.core.threat import format_eps, parse_eps
+from ironclip.records.record import Proportion, Record
 
 FILE = Path(__file__).parent / "published.csv"
 SUBSETS = {"all": "", "base": "base_", "new": "new_"}

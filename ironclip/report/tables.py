@@ -5,9 +5,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from ironclip.attacks import DEFAULT, STANDARD_FAST
+from ironclip.records.bounds import BOUND, LEGEND
+from ironclip.records.record import AttackResult, Proportion, Record
 from ironclip.report.views import is_undefended, radius, standing
-from ironclip.runs.bounds import BOUND, LEGEND
-from ironclip.runs.records import AttackResult, Proportion, Record
 
 DASH = "–"
 EXPLAINED = (

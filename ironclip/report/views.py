@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from ironclip.errors import UsageError
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.records import Proportion, Record
-from ironclip.threat import Threat, format_eps
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Threat, format_eps
+from ironclip.records.folder import RunFolder
+from ironclip.records.record import Proportion, Record
 
 if TYPE_CHECKING:
-    from ironclip.runs.pictures import Example
+    from ironclip.records.pictures import Example
 
 UNDEFENDED = ("zero_shot",)
 INDIRECT = ("static", "transfer")
@@ -141,7 +141,7 @@ def read(run: RunFolder) -> tuple[RunView, ...]:
 
     The radius shown is that of the run's own (first) evaluation, elsewhere the largest. Empty where nothing is finished.
     """
-    from ironclip.runs.pictures import load_examples
+    from ironclip.records.pictures import load_examples
 
     groups: dict[str, list[tuple[Record, Path]]] = {}
     for place in run.evaluations():

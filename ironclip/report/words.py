@@ -3,11 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ironclip.core.threat import Threat
+from ironclip.records.bounds import BOUND, LEGEND
+from ironclip.records.record import Proportion, Record
 from ironclip.report.tables import attack_words, percent
 from ironclip.report.views import RunView, is_undefended, radius, standing
-from ironclip.runs.bounds import BOUND, LEGEND
-from ironclip.runs.records import Proportion, Record
-from ironclip.threat import Threat
 
 ATTACKER = {
     "white-box": "an attacker who knows the model and its defence completely",

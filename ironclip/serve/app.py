@@ -14,7 +14,8 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, Str
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Norm
 from ironclip.report.pictures import data_uri
 from ironclip.serve import attacking
 from ironclip.serve.gate import LOOPBACK, Gate, refused
@@ -23,7 +24,6 @@ from ironclip.serve.limits import Busy, Limits, Refusal
 from ironclip.serve.model import DEFENDED, UNDEFENDED, Served
 from ironclip.serve.schema import ATTACK, CLASSIFY, HEALTH, METRICS, MODEL, PICTURE, pictures, refusals
 from ironclip.serve.service import Service
-from ironclip.threat import Norm
 
 EPS = r"^(\d|[1-9]\d{1,2})(\.\d{1,3})?/255$"
 MOST_CLASSES = 1000  # in one answer

@@ -10,16 +10,17 @@ from typing import Any, Literal, NamedTuple, get_args
 import torch
 from torch import Tensor
 
-from ironclip import attacks, permits
-from ironclip.errors import IronclipError, UsageError, unknown
-from ironclip.options import check_choice
+from ironclip import attacks
+from ironclip.core import permits
+from ironclip.core.errors import IronclipError, UsageError, unknown
+from ironclip.core.options import check_choice
+from ironclip.core.tensors import norm
+from ironclip.core.threat import Norm, Threat, format_eps, parse_eps
+from ironclip.core.types import Attack
+from ironclip.loops.scoring import quantised
 from ironclip.report.pictures import data_uri, difference
-from ironclip.scoring import quantised
 from ironclip.serve.limits import Limits
 from ironclip.serve.model import Served, attention
-from ironclip.tensors import norm
-from ironclip.threat import Norm, Threat, format_eps, parse_eps
-from ironclip.types import Attack
 
 Name = Literal["pgd", "apgd", "fgsm", "cw", "mim", "square", "autoattack"]
 NAMES = get_args(Name)

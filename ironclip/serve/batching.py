@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ironclip.errors import NonFinite
+from ironclip.core.errors import NonFinite
+from ironclip.core.types import Images
 from ironclip.serve.limits import Busy
-from ironclip.types import Images
 
 
 @dataclass

@@ -3,10 +3,10 @@
 import json
 from collections.abc import Sequence
 
+from ironclip.records.record import Record
 from ironclip.report.formats import markdown
 from ironclip.report.tables import rows
 from ironclip.report.words import limits
-from ironclip.runs.records import Record
 from ironclip.serve.facts import Facts, Training, names
 
 LICENSES = {

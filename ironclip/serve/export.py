@@ -17,13 +17,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.errors import CheckpointError, UsageError
-from ironclip.files import disk_errors, write_whole
+from ironclip.core.errors import CheckpointError, UsageError
+from ironclip.core.files import disk_errors, write_whole
+from ironclip.core.types import ImageOutput
 from ironclip.protocols.experiment import Experiment
-from ironclip.runs.records import Record
+from ironclip.records.record import Record
 from ironclip.serve.exported import open_exported
 from ironclip.serve.facts import KEY, Facts, facts_of
-from ironclip.types import ImageOutput
 
 SUFFIXES = (".pt2", ".onnx")
 TOLERANCE = 1e-5

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ironclip.errors import CheckpointError, UsageError
+from ironclip.core.errors import CheckpointError, UsageError
+from ironclip.core.types import Images
 from ironclip.protocols.classify import Prediction, predict
 from ironclip.serve.facts import KEY, Facts, read_facts
-from ironclip.types import Images
 
 
 class ExportedClassifier:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, ValidationError
 
-import ironclip
-from ironclip.errors import CheckpointError
+from ironclip.core.errors import CheckpointError
+from ironclip.core.threat import format_eps
+from ironclip.core.version import __version__
 from ironclip.protocols import methods
+from ironclip.records.bounds import mark
+from ironclip.records.folder import RunFolder
+from ironclip.records.record import BackboneFacts, Part, Proportion, Record
 from ironclip.report.tables import attack_words
 from ironclip.report.views import standing
-from ironclip.runs.bounds import mark
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.records import BackboneFacts, Part, Proportion, Record
-from ironclip.threat import format_eps
 
 if TYPE_CHECKING:
     from ironclip.protocols.experiment import Experiment
@@ -76,7 +76,7 @@ class Facts(Part):
     """
 
     format: Literal[1] = 1
-    version: str = ironclip.__version__
+    version: str = __version__
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
     classes: tuple[str, ...]

@@ -22,17 +22,17 @@ from pydantic import ValidationError
 from ironclip import testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
 from ironclip.backbones.loading import load
+from ironclip.core.errors import CheckpointError, UsageError
+from ironclip.core.files import disk_errors, write_text, write_whole
+from ironclip.core.types import Classifier, Defense, TestTime
 from ironclip.data import Dataset, base_to_new
-from ironclip.errors import CheckpointError, UsageError
-from ironclip.files import disk_errors, write_text, write_whole
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, build_defense
-from ironclip.runs.learned import Learned, load_learned, save_learned
-from ironclip.runs.records import Part, Record
+from ironclip.records.learned import Learned, load_learned, save_learned
+from ironclip.records.record import Part, Record
 from ironclip.serve.card import card
 from ironclip.serve.facts import KEY, Facts, facts_of
-from ironclip.types import Classifier, Defense, TestTime
 
 LEARNED, CARD = "learned.safetensors", "README.md"
 FILES = (LEARNED, KEY, CARD)

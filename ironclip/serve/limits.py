@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-from ironclip.options import check_number, check_whole
+from ironclip.core.options import check_number, check_whole
 
 
 class Refusal(Exception):

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.core.errors import DataError
+from ironclip.core.types import Adaptation, Images, Trace
 from ironclip.data import EvalSet
-from ironclip.errors import DataError
 from ironclip.protocols import methods
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import open_run
-from ironclip.runs.folder import RunFolder
-from ironclip.types import Adaptation, Images, Trace
+from ironclip.records.folder import RunFolder
 
 DEFENDED, UNDEFENDED = "defended", "undefended"
 EXAMPLES = 8

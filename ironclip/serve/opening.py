@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from ironclip.errors import UsageError
-from ironclip.runs.folder import is_run
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Classifier, TestTime
+from ironclip.records.folder import is_run
 from ironclip.serve.export import SUFFIXES
 from ironclip.serve.exported import open_exported
-from ironclip.types import Classifier, TestTime
 
 
 def open_shipped(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import uvicorn
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.serve import intake
 from ironclip.serve.app import create_app
 from ironclip.serve.gate import LOOPBACK

@@ -11,7 +11,7 @@ from functools import cache
 from starlette.requests import Request
 from torch import Tensor
 
-from ironclip.errors import NonFinite
+from ironclip.core.errors import NonFinite
 from ironclip.serve import attacking, intake
 from ironclip.serve.batching import Batcher
 from ironclip.serve.limits import Busy, Limits, Refusal

@@ -20,14 +20,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ironclip.errors import unknown
+from ironclip.core.errors import unknown
 
 if TYPE_CHECKING:
-    from ironclip.types import TestTime
+    from ironclip.core.types import TestTime
+    from ironclip.testtime._base import AdaptingClassifier as AdaptingClassifier
+    from ironclip.testtime._relevance import attention_map as attention_map
 
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 
 __all__ = ["DOMAINS", "NAMES", "build", "method", "options"]
+
+_HOME = {"AdaptingClassifier": "_base", "attention_map": "_relevance"}
 
 DOMAINS = {
     "caltech101": "object", "dtd": "texture", "fgvc_aircraft": "aircraft", "oxford_flowers": "flower", "ucf101": "action",
@@ -76,3 +80,9 @@ def build(name: str, given: Mapping[str, Any] | None = None, *, dataset: str = "
         word = DOMAINS.get(dataset)
         options_given["prompt"] = f"a {word} photo of a" if word else None
     return method(name)(**options_given)
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME:
+        return getattr(importlib.import_module(f"ironclip.testtime.{_HOME[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ironclip.backbones import AdaptedClassifier, ScaledCosine
-from ironclip.errors import UsageError
-from ironclip.options import check_whole
-from ironclip.tensors import key
-from ironclip.types import BackboneSpec, Classifier, Images, TestTime
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_whole
+from ironclip.core.tensors import key
+from ironclip.core.types import BackboneSpec, Classifier, Images, TestTime
 
 DRAWS = 4
 MEMORY = 1 << 30  # bytes that the activations of one chunk may take, roughly

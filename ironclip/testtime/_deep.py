@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.backbones.deep_prompts import AppendedPrompts, RenewedPrompts
-from ironclip.errors import UnsupportedEdit, UsageError
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Edit, Trace
 from ironclip.testtime._prompts import Prompted
-from ironclip.types import Edit, Trace
 
 Prompts = tuple[Tensor, ...]
 """(image [J, P, D],) or (image, context [M, D] or [K, M, D]) or (image, context, deeper text [J-1, P, D]); with a first axis B

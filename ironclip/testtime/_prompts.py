@@ -14,9 +14,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier, splice
 from ironclip.backbones.text import shared_columns
-from ironclip.errors import UsageError
-from ironclip.merging import resolve_weights
-from ironclip.types import Context, PromptTokens
+from ironclip.core.errors import UsageError
+from ironclip.core.merging import resolve_weights
+from ironclip.core.types import Context, PromptTokens
 
 START = "a photo of a"
 TOGETHER = 32  # up to so many classes, the prompts of several images run as one batch

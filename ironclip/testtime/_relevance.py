@@ -14,8 +14,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ironclip.backbones import AdaptedClassifier
+from ironclip.core.types import Trace
 from ironclip.testtime._base import chunk_size
-from ironclip.types import Trace
 
 TINY = 1e-8
 

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.errors import UsageError
-from ironclip.files import write_whole
-from ironclip.types import Trace
+from ironclip.core.errors import UsageError
+from ironclip.core.files import write_whole
+from ironclip.core.types import Trace
 
 SWITCH, STEEPNESS = 0.5, 2.0  # of the two-stage mixture
 

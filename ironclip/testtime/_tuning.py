@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.options import check_choice, check_flags, check_number, check_whole
+from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.testtime._base import DRAWS, Looked, features_of, plain_head
 from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, share
 from ironclip.testtime._views import ViewTuning, marked, with_views

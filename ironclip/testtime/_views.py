@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
+from ironclip.core.types import Classifier
 from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod, features_of, plain_head
-from ironclip.types import Classifier
-from ironclip.views import random_views
+from ironclip.testtime._random_views import random_views
 
 FEW = 8  # views of the surrogate on which nothing is tuned
 

@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.options import check_number, check_whole
-from ironclip.tensors import generator
+from ironclip.core.options import check_number, check_whole
+from ironclip.core.tensors import generator
 from ironclip.testtime._base import DRAWS, TestTimeMethod, features_of, plain_head
 
 

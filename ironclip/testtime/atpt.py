@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.errors import UsageError
-from ironclip.options import check_choice, check_flags, check_number, check_whole
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import Prompted, entropy, picked, share
+from ironclip.testtime._random_views import random_views
 from ironclip.testtime._relevance import enlarged, relevance_maps, total_variation, zones
 from ironclip.testtime._tuning import Tuned
 from ironclip.testtime.rtpt import RTPT
-from ironclip.views import random_views
 
 ENSEMBLES = ("tv", "neighbour", "uniform")
 VARIANTS: dict[str, dict[str, Any]] = {

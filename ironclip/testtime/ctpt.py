@@ -8,7 +8,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ironclip.options import check_number
+from ironclip.core.options import check_number
 from ironclip.testtime._prompts import dispersion, marginal_entropy
 from ironclip.testtime._tuning import PromptTuning, Tuned
 

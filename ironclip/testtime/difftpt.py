@@ -13,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ironclip.errors import UsageError
-from ironclip.options import check_number, check_whole
+from ironclip.core.errors import UsageError
+from ironclip.core.options import check_number, check_whole
 from ironclip.testtime._prompts import Prompted, marginal_entropy, most_confident, picked, share
 from ironclip.testtime._tuning import PromptTuning, Tuned
 

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.options import check_flags, check_number, check_whole
+from ironclip.core.options import check_flags, check_number, check_whole
 from ironclip.testtime._base import DRAWS, Looked, TestTimeMethod, features_of, plain_head
 from ironclip.testtime._views import with_views
 

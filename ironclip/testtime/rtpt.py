@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ironclip.options import check_flags, check_number, check_whole
+from ironclip.core.options import check_flags, check_number, check_whole
 from ironclip.testtime._prompts import Prompted, entropy, neighbour_weights
 from ironclip.testtime._tuning import PromptTuning, Tuned
 

@@ -15,16 +15,16 @@ import torch
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.errors import UsageError
-from ironclip.losses import cross_entropy_each
-from ironclip.options import check_choice, check_flags, check_number, check_whole
-from ironclip.tensors import ascend, generator
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import cross_entropy_each
+from ironclip.core.options import check_choice, check_flags, check_number, check_whole
+from ironclip.core.tensors import ascend, generator
+from ironclip.core.types import Batch, Classifier, Trace
 from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, features_of, plain_head
 from ironclip.testtime._deep import DeepPrompted, Prompts
 from ironclip.testtime._prompts import AdamW, marginal_entropy, most_confident, picked, share
 from ironclip.testtime._statistics import KINDS, Moments, Running, Source, alignment, block_inputs, moments
 from ironclip.testtime._views import ViewTuning, marked, with_views
-from ironclip.types import Batch, Classifier, Trace
 
 START = 7  # keeps the draw of new prompts apart from other uses of the seed
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ironclip.options import check_choice
+from ironclip.core.options import check_choice
 from ironclip.testtime._prompts import Prompted, marginal_entropy, picked
 from ironclip.testtime._tuning import PromptTuning, Tuned
 

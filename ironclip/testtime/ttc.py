@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.losses import squared_distance_each
-from ironclip.options import check_choice, check_number, check_whole
-from ironclip.tensors import ascend, generator
+from ironclip.core.losses import squared_distance_each
+from ironclip.core.options import check_choice, check_number, check_whole
+from ironclip.core.tensors import ascend, generator
+from ironclip.core.types import Classifier
 from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod
-from ironclip.types import Classifier
 
 
 class TTC(TestTimeMethod):

@@ -8,8 +8,8 @@ from ironclip.attacks import APGD, CW, PGD
 from ironclip.attacks._climb import checkpoints, climb
 from ironclip.attacks._goal import ranked_targets
 from ironclip.attacks.apgd import start
-from ironclip.errors import DataError, UsageError
-from ironclip.losses import cross_entropy_each, dlr_each, margin_each, targeted_dlr_each
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.losses import cross_entropy_each, dlr_each, margin_each, targeted_dlr_each
 
 
 def scene(count=20, classes=5, seed=0, dtype=torch.float32):

@@ -5,11 +5,11 @@ import torch
 from toys import Named, convnet, linear, pictures, predicted, right, rowwise, scene
 
 from ironclip.attacks import APGD, FAB, MEMBERS, AutoAttack, Square, describe
-from ironclip.errors import UsageError
-from ironclip.evaluation import constants, evaluate
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Threat
+from ironclip.core.types import Batch
+from ironclip.loops.evaluation import constants, evaluate
 from ironclip.protocols.resolve import named_attacks
-from ironclip.threat import Threat
-from ironclip.types import Batch
 
 FEW = {"steps": 10, "queries": 60}
 

@@ -7,8 +7,8 @@ from toys import pictures
 
 from ironclip.attacks.coattack import attack_text, coattack, neighbours
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import DataError, UsageError
-from ironclip.tensors import keyed_uniform
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.tensors import keyed_uniform
 
 EPS = 2 / 255
 CAPTIONS = ("a dog on a red sofa", "a cat under the old table", "two birds in a tree", "a dog in the snow")

@@ -7,8 +7,8 @@ from toys import pictures
 
 from ironclip.attacks import DI, MIM
 from ironclip.attacks.di import resized
-from ironclip.errors import UsageError
-from ironclip.tensors import generator
+from ironclip.core.errors import UsageError
+from ironclip.core.tensors import generator
 
 
 def wide(seed=0):

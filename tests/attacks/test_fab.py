@@ -10,7 +10,7 @@ from ironclip.attacks import FAB
 from ironclip.attacks._goal import Part, ranked_targets
 from ironclip.attacks._hyperplane import onto_hyperplane
 from ironclip.attacks.fab import approach
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 
 def drawn(rows=40, size=9, seed=0):

@@ -6,7 +6,7 @@ from toys import convnet, linear, pictures, predicted
 
 from ironclip.attacks import Feature
 from ironclip.attacks.feature import DISTANCES
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 
 class Tower(torch.nn.Module):

@@ -9,7 +9,7 @@ from toys import convnet, linear, pictures, predicted
 from ironclip.attacks import FGSM
 from ironclip.attacks.fgsm import fgsm
 from ironclip.attacks.pgd import pgd
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 
 def scene():

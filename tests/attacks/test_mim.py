@@ -7,8 +7,8 @@ from toys import convnet, linear, pictures, predicted
 from ironclip.attacks import MIM
 from ironclip.attacks.mim import mim
 from ironclip.attacks.pgd import pgd
-from ironclip.errors import UsageError
-from ironclip.losses import cross_entropy_each
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import cross_entropy_each
 
 
 def scene():

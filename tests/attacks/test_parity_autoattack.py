@@ -11,7 +11,7 @@ from ironclip.attacks._goal import Part, ranked_targets
 from ironclip.attacks.apgd import start
 from ironclip.attacks.fab import approach
 from ironclip.attacks.square import Draws, search, side
-from ironclip.losses import cross_entropy_each, dlr_each, targeted_dlr_each
+from ironclip.core.losses import cross_entropy_each, dlr_each, targeted_dlr_each
 
 
 class Network(nn.Module):

@@ -5,7 +5,7 @@ import torch
 from parity import PlainClassifier, assert_matches, load_case, notes_of, parity_clip
 
 from ironclip.attacks.pgd import pgd
-from ironclip.losses import cross_entropy_each
+from ironclip.core.losses import cross_entropy_each
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 ATTACKS = sorted(name for name, sizes in notes_of("tecoa")["constants"].items() if isinstance(sizes, dict) and "steps" in sizes)

@@ -10,9 +10,9 @@ from toys import convnet, linear, pictures, predicted
 
 from ironclip.attacks import PGD
 from ironclip.attacks.pgd import pgd
-from ironclip.errors import DataError, UsageError
-from ironclip.losses import cross_entropy_each, kl_each, margin_each
-from ironclip.tensors import keyed_uniform, project
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.losses import cross_entropy_each, kl_each, margin_each
+from ironclip.core.tensors import keyed_uniform, project
 
 
 def scene(count=12, seed=0, dtype=torch.float32):

@@ -9,7 +9,7 @@ from ironclip.attacks import APGD, AutoAttack, Square
 from ironclip.attacks._goal import coarse
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 EPS = 0.02
 

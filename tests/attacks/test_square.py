@@ -8,9 +8,9 @@ from toys import convnet, linear, pictures, predicted
 
 from ironclip.attacks import Square
 from ironclip.attacks.square import Draws, draw, search, side, square
-from ironclip.errors import DataError, UsageError
-from ironclip.losses import margin_each
-from ironclip.tensors import project
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.losses import margin_each
+from ironclip.core.tensors import project
 
 
 def margin(model, images, labels):

@@ -7,9 +7,9 @@ import torch
 from toys import convnet, pictures, predicted
 
 from ironclip.attacks import AutoAttack, Square, _square_l2
-from ironclip.attacks.square import HALVINGS
-from ironclip.errors import UsageError
-from ironclip.losses import margin_each
+from ironclip.attacks._square_l2 import HALVINGS
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import margin_each
 
 EPS = 0.4
 

@@ -9,12 +9,12 @@ from toys import Named, right, scene
 import ironclip
 from ironclip.attacks import APGD, DEFAULT, PGD, STANDARD_FAST, StandardFast, describe, rebuild
 from ironclip.catalogue import attacks
-from ironclip.errors import UsageError
-from ironclip.evaluation import constants, evaluate
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Threat
+from ironclip.core.types import Batch
 from ironclip.grid.file import Measure
+from ironclip.loops.evaluation import constants, evaluate
 from ironclip.protocols.resolve import named_attacks
-from ironclip.threat import Threat
-from ironclip.types import Batch
 
 EPS = 0.02
 

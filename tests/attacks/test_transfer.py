@@ -7,7 +7,7 @@ import torch
 
 from ironclip.attacks import Transfer, describe, rebuild
 from ironclip.backbones import assemble, load
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 
 
 class Target:

@@ -7,8 +7,8 @@ from toys import convnet, linear, pictures, predicted
 from ironclip.attacks import FGSM, PGD
 from ironclip.attacks.bpda import BPDA
 from ironclip.attacks.eot import EOT, Averaged
-from ironclip.errors import UsageError
-from ironclip.runs.records import describe
+from ironclip.core.errors import UsageError
+from ironclip.records.record import describe
 
 
 class Noisy(torch.nn.Module):

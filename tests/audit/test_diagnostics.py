@@ -7,7 +7,7 @@ from masked import lab
 
 from ironclip.attacks.eot import EOT
 from ironclip.audit.diagnose import CHECKS, diagnose
-from ironclip.types import Classifier
+from ironclip.core.types import Classifier
 
 QUICK = {"steps": 10, "many": 24}
 

@@ -7,7 +7,7 @@ from torch import nn
 from toys import pictures
 
 from ironclip.audit.faults import External, check_target
-from ironclip.errors import DataError, IronclipError, NonFinite, UsageError
+from ironclip.core.errors import DataError, IronclipError, NonFinite, UsageError
 
 IMAGES, LABELS = pictures(6), torch.arange(6) % 5
 

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ironclip.audit.guard import guarded
-from ironclip.errors import DataError, UsageError
+from ironclip.core.errors import DataError, UsageError
 
 
 def raising(error):

@@ -11,14 +11,14 @@ from ironclip.attacks import PGD, build, describe
 from ironclip.audit.export import FREE, PUBLISHED, robustbench_info
 from ironclip.audit.measure import measure
 from ironclip.audit.results import AuditReport, Requirement, Verdict
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.core.tensors import evaluating
+from ironclip.core.threat import Threat
+from ironclip.core.types import Batch
+from ironclip.records.folder import RunFolder
+from ironclip.records.record import AttackResult, BackboneFacts, DataFacts, Flag, Proportion, Setup
 from ironclip.report.audit_page import audit_page
 from ironclip.report.views import panels
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.records import AttackResult, BackboneFacts, DataFacts, Flag, Proportion, Setup
-from ironclip.tensors import evaluating
-from ironclip.threat import Threat
-from ironclip.types import Batch
 
 RADII = (0.02, 0.01, 0.05)
 

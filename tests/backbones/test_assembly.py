@@ -7,8 +7,8 @@ from torch.testing import assert_close
 
 from ironclip.backbones import ScaledCosine, assemble
 from ironclip.backbones.tiny import tiny_backbone, tiny_clip
-from ironclip.errors import NonFinite, UsageError
-from ironclip.types import Adaptation, Context, Mask, Trace
+from ironclip.core.errors import NonFinite, UsageError
+from ironclip.core.types import Adaptation, Context, Mask, Trace
 
 CLASSES = ("cat", "golden_retriever", "tram")
 PROMPTS = ["a photo of a cat.", "a photo of a golden retriever.", "a photo of a tram."]

@@ -12,8 +12,8 @@ from ironclip.backbones import ClipBackbone
 from ironclip.backbones.text import TextTower
 from ironclip.backbones.text_plain import PlainTextTower
 from ironclip.backbones.wrapping import build, tokenizer_for, wrap
-from ironclip.errors import UsageError
-from ironclip.types import Trace
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Trace
 
 TEXTS = ["a dog", "a photo of a golden retriever, a type of dog, on a highway or road.", "x " * 75]
 ARCHITECTURES = ("ViT-B-32", "ViT-B-16", "RN50", "ViT-B-16-SigLIP", "EVA02-B-16")

@@ -21,7 +21,7 @@ from ironclip.backbones.checkpoints import read_checkpoint
 from ironclip.backbones.probe import make_probe
 from ironclip.backbones.registry import ROBUST, tag_activation
 from ironclip.backbones.wrapping import build, tokenizer_for
-from ironclip.errors import CheckpointError, IronclipError, UsageError
+from ironclip.core.errors import CheckpointError, IronclipError, UsageError
 
 VIT = {
     "embed_dim": 32,

@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 
 from ironclip.backbones import assemble, load
 from ironclip.backbones.wrapping import tokenizer_for, wrap
-from ironclip.types import Adaptation, Trace
+from ironclip.core.types import Adaptation, Trace
 
 
 @pytest.fixture(scope="module", params=[torch.float64, torch.float32], ids=["float64", "float32"])

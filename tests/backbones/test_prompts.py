@@ -8,8 +8,8 @@ from torch.testing import assert_close
 from ironclip.backbones import splice
 from ironclip.backbones.prompts import average, class_prompts, fill, prompt_name
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UsageError
-from ironclip.types import Adaptation, Context
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation, Context
 
 CLASSES = ("cat", "golden_retriever", "hummingbird")
 WIDTH = 32

@@ -6,8 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from ironclip.backbones.resnet import ResNetTower
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.types import Trace
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Trace
 
 
 @pytest.fixture(scope="module")

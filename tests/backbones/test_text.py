@@ -8,9 +8,9 @@ from torch.testing import assert_close
 import ironclip.backbones.text as text
 from ironclip.backbones.text import TextTower, shared_columns
 from ironclip.backbones.tiny import tiny_backbone, tiny_clip
+from ironclip.core.errors import UsageError
+from ironclip.core.types import PromptTokens, Trace
 from ironclip.defenses._blocks import Refiners, TextPrompts, TokenRefiner
-from ironclip.errors import UsageError
-from ironclip.types import PromptTokens, Trace
 
 CLASSES = ["cat", "golden retriever", "hummingbird of the deep green forest", "car", "an old tram in the snow"]
 PROMPTS = [f"a photo of a {name}." for name in CLASSES]

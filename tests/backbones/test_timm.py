@@ -10,8 +10,8 @@ from torch.testing import assert_close
 
 from ironclip.backbones.deep_prompts import AppendedPrompts
 from ironclip.backbones.timm_tower import TimmTower
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.types import Trace
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Trace
 
 # (timm name, pool, projection, joint width) as in open_clip's configurations of ViT-B-16-SigLIP, EVA02-B-16, PE-Core-T-16-384
 # and vit_medium_patch16_gap_256: attention pool, class token, both, average.

@@ -9,8 +9,8 @@ from torch.testing import assert_close
 import ironclip.backbones.vit as vit
 from ironclip.backbones.tiny import tiny_backbone, tiny_clip
 from ironclip.backbones.vit import VitTower
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.types import Trace
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Trace
 
 LAYERS, TOKENS, WIDTH = 2, 17, 32
 LAST = "transformer.resblocks.1.attn.out_proj.weight"

@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from ironclip.runs.learned import load_learned
+from ironclip.records.learned import load_learned
 
 TRAIN = ["train", "nap", "--data", "shapes", "--shots", "1", "--seed", "3", "--device", "cpu", "--out", "run"]
 TRAIN += ["--set", "attack.steps=1", "--set", "batch_size=8"]
 EVALUATE = ["evaluate", "run", "--attack", "fgsm,pgd", "--set", "steps=3", "--batch-size", "4", "--device", "cpu"]
-IMPORTS = ["torch", "ironclip.cli.run", "ironclip.protocols.few_shot", "ironclip.protocols.measure"]
+IMPORTS = ["torch", "ironclip.cli.evaluate", "ironclip.protocols.few_shot", "ironclip.protocols.measure"]
 
 
 def carry_out(folder: Path, commands: tuple[list[str], ...]) -> None:

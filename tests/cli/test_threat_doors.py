@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 import ironclip as library
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.protocols.config import configure
 
 RESERVED = {"norm": "l2", "eps": "8/255", "targeted": "true"}

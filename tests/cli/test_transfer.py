@@ -9,7 +9,7 @@ from PIL import Image
 
 from ironclip.protocols.experiment import transferred
 from ironclip.protocols.few_shot import open_run
-from ironclip.runs.folder import RunFolder
+from ironclip.records.folder import RunFolder
 
 TRAIN = ("--shots", "1", "--set", "epochs=1", "--set", "attack.steps=1", "--set", "length=2", "--device", "cpu", "--json")
 EVALUATE = ("--attack", "fgsm", "--device", "cpu", "--json")

@@ -18,7 +18,7 @@ from torch.testing import assert_close
 from toys import convnet, linear, pictures, predicted, rowwise
 
 from ironclip.attacks import ATTACKS, CATALOGUE, build, describe, rebuild
-from ironclip.errors import DataError, IronclipError, NonFinite, UsageError
+from ironclip.core.errors import DataError, IronclipError, NonFinite, UsageError
 
 # A transfer attack needs a classifier with class names and a source backbone: tests/attacks/test_transfer.py.
 NAMES = sorted(set(CATALOGUE) - {"transfer"})

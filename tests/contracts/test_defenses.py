@@ -9,10 +9,10 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import AdaptationClash, UsageError
+from ironclip.core.types import Batch, Defense
 from ironclip.defenses import NAMES, Stack, build, method, options
-from ironclip.errors import AdaptationClash, UsageError
-from ironclip.training import Schedule, fit
-from ironclip.types import Batch, Defense
+from ironclip.loops.training import Schedule, fit
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram")
 OTHERS = ("dog", "oak tree", "house", "boat", "trout")

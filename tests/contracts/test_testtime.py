@@ -9,9 +9,9 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation, Batch, Context, TestTime
 from ironclip.testtime import NAMES, build, method, options
-from ironclip.types import Adaptation, Batch, Context, TestTime
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram")
 SMALL = {"views": 8, "copies": 4, "steps": 1}

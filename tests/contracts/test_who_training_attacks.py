@@ -16,8 +16,8 @@ from torch.testing import assert_close
 
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.types import Adaptation, Batch
 from ironclip.defenses import NAMES, build, method, options
-from ironclip.types import Adaptation, Batch
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram")
 SMALL = {"length": 4}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 import ironclip
 from ironclip.attacks import build
-from ironclip.tensors import evaluating, frozen, norm
+from ironclip.core.tensors import evaluating, frozen, norm
 
 STEPS, IMAGES, SIZE = 10, 64, 64
 BUDGETS = [("linf", eps / 255) for eps in (2, 4)] + [("l2", eps) for eps in (0.5, 1.0)]

@@ -3,10 +3,10 @@ import zipfile
 
 import pytest
 
+from ironclip.core.errors import DataError
 from ironclip.data import decode, few_shot, open_dataset
 from ironclip.data.checking import check
 from ironclip.data.records import SPLITS
-from ironclip.errors import DataError
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ from PIL import Image
 from torch.testing import assert_close
 from torchvision.transforms import RandomResizedCrop
 
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.tensors import generator
 from ironclip.data import Dataset, EvalSet, Item, TrainSet, load_images
 from ironclip.data.augmentation import crop_box, random_resized_crop_flip
 from ironclip.data.images import fit
 from ironclip.data.records import FileSource
-from ironclip.errors import DataError, UsageError
-from ironclip.tensors import generator
 
 
 class Noise(Painted):

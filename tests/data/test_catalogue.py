@@ -4,9 +4,9 @@ import sys
 
 import pytest
 
+from ironclip.core.errors import UsageError
 from ironclip.data.catalogue import catalogue, choose_templates, entry, templates_of
 from ironclip.data.names import shipped_classes
-from ironclip.errors import UsageError
 
 
 def test_the_eleven_benchmarks_and_their_relatives_are_known():

@@ -2,9 +2,9 @@ import zipfile
 
 import pytest
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data import available, check, open_dataset, prepare
 from ironclip.data.catalogue import catalogue
-from ironclip.errors import DataError, UsageError
 
 
 def test_available_names_every_set_and_what_is_missing(tmp_path, paint):

@@ -3,11 +3,11 @@ import json
 
 import pytest
 
+from ironclip.core.errors import DataError
 from ironclip.data import open_dataset
 from ironclip.data.catalogue import catalogue
 from ironclip.data.coop import read_split
 from ironclip.data.records import SPLITS
-from ironclip.errors import DataError
 
 
 def write_split(path, rows):

@@ -6,8 +6,8 @@ import zipfile
 import pytest
 from painted import Painted, listed
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data.records import Dataset, FileSource, Item, ZipSource, digest
-from ironclip.errors import DataError, UsageError
 
 
 def test_the_hash_knows_classes_and_lists_and_nothing_of_the_machine(tmp_path):

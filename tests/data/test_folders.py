@@ -2,9 +2,9 @@ import csv
 
 import pytest
 
+from ironclip.core.errors import DataError
 from ironclip.data import EvalSet, open_dataset
 from ironclip.data.records import SPLITS
-from ironclip.errors import DataError
 
 
 def names(dataset, split):

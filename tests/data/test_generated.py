@@ -1,8 +1,8 @@
 import pytest
 
+from ironclip.core.errors import UsageError
 from ironclip.data import base_to_new, decode, open_dataset, shapes
 from ironclip.data.records import SPLITS
-from ironclip.errors import UsageError
 
 
 def test_shapes_are_always_there():

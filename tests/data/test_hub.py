@@ -6,9 +6,9 @@ from types import ModuleType
 import pytest
 from PIL import Image
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data import decode, open_dataset
 from ironclip.data.records import SPLITS
-from ironclip.errors import DataError, UsageError
 
 
 class ClassLabel:

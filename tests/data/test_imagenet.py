@@ -1,10 +1,10 @@
 import pytest
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data import open_dataset
 from ironclip.data.catalogue import catalogue
 from ironclip.data.names import imagenet_names
 from ironclip.data.records import SPLITS
-from ironclip.errors import DataError, UsageError
 
 WNIDS = ("n01440764", "n01443537", "n01484850")
 

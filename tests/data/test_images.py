@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 from torchvision import transforms as T
 
+from ironclip.core.errors import UsageError
 from ironclip.data.images import BadPicture, bound, decode, fit
 from ironclip.data.records import FileSource, ZipSource
-from ironclip.errors import UsageError
 
 
 def grey16(path, values):

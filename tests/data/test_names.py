@@ -2,8 +2,8 @@ import json
 
 import pytest
 
+from ironclip.core.errors import DataError
 from ironclip.data.names import doubts, imagenet_names, looks_like_id, prompt_name, read_classes, shipped_classes
-from ironclip.errors import DataError
 
 
 def test_underscores_become_spaces():

@@ -2,9 +2,9 @@ import os
 
 import pytest
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data import open_dataset
 from ironclip.data.opening import data_roots
-from ironclip.errors import DataError, UsageError
 
 
 def test_unknown_names_offer_the_nearest(tmp_path):

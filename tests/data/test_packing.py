@@ -4,10 +4,10 @@ import os
 import numpy as np
 import pytest
 
+from ironclip.core.errors import DataError
 from ironclip.data import EvalSet, load_images, open_dataset
 from ironclip.data import packing as module
 from ironclip.data.packing import cache_folder
-from ironclip.errors import DataError
 
 
 def decodings(monkeypatch):

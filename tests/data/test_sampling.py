@@ -7,9 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from painted import Painted, listed
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data.records import SPLITS, Item
 from ironclip.data.sampling import base_to_new, few_shot, stratified_split, subset
-from ironclip.errors import DataError, UsageError
 
 
 def reference_few_shot(train, val, shots, seed):

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from ironclip.core.errors import UsageError
 from ironclip.data import shapes
-from ironclip.errors import UsageError
 
 
 def test_classes_are_all_pairs_and_each_half_knows_every_word():

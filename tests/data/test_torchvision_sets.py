@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from torchvision import datasets
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data import EvalSet, decode, open_dataset
 from ironclip.data.records import SPLITS
-from ironclip.errors import DataError, UsageError
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from open_clip.tokenizer import SimpleTokenizer
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones.text import shared_columns
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.types import BackboneSpec, Batch, PromptTokens
+from ironclip.core.types import BackboneSpec, Batch, PromptTokens
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram")
 

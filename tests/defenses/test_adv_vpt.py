@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ironclip.backbones import assemble
+from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.defenses.adv_vpt import AdvVPT
-from ironclip.errors import UnsupportedEdit, UsageError
 
 
 def test_counts(vit_b, vit_l):

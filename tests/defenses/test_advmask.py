@@ -8,14 +8,14 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import AdaptationClash, CheckpointError, UnsupportedEdit, UsageError
+from ironclip.core.losses import js_each, kl_to_clean
+from ironclip.core.merging import merge
+from ironclip.core.schedule import Schedule
+from ironclip.core.types import Adaptation, Mask, Trace
 from ironclip.defenses import build
 from ironclip.defenses.advmask import AdvMask, confidence_weights, lafa
-from ironclip.errors import AdaptationClash, CheckpointError, UnsupportedEdit, UsageError
-from ironclip.losses import js_each, kl_to_clean
-from ironclip.merging import merge
-from ironclip.schedule import Schedule
-from ironclip.training import State, fit
-from ironclip.types import Adaptation, Mask, Trace
+from ironclip.loops.training import State, fit
 
 ADAM = Schedule(epochs=4, batch_size=8, optimizer="adamw", lr=0.003, weight_decay=0.0, warmup_epochs=0)
 INSIDE = "transformer.resblocks.0.attn.in_proj_weight"

@@ -11,11 +11,11 @@ from ironclip.backbones.folding import folded
 from ironclip.backbones.text import TextTower
 from ironclip.backbones.tiny import tiny_backbone, tiny_clip
 from ironclip.backbones.vit import VitTower
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Adaptation, BackboneSpec, Mask
 from ironclip.defenses import build
 from ironclip.defenses._masks import Gate, chosen, hamming, intersection, maskable, pack, union, unpack
 from ironclip.defenses.advmask import AdvMask
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.types import Adaptation, BackboneSpec, Mask
 
 SIZES = {"vitb32": (12, 768, 28_311_552, 3_538_944), "vitl14": (24, 1024, 100_663_296, 12_582_912)}
 

@@ -8,12 +8,12 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import kl_each
+from ironclip.core.types import Batch
 from ironclip.defenses.advpt import AdvPT
 from ironclip.defenses.apt import APT
-from ironclip.errors import UsageError
-from ironclip.losses import kl_each
-from ironclip.training import Schedule, fit
-from ironclip.types import Batch
+from ironclip.loops.training import Schedule, fit
 
 ATTACK = PGD(eps=8 / 255, step_size=1 / 255, steps=10, start="one_sided", keep="last")
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ironclip.backbones import assemble
+from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.defenses.advvlp import AdvVLP
-from ironclip.errors import UnsupportedEdit, UsageError
 
 
 def both(defense, backbone, batch):

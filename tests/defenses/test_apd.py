@@ -7,11 +7,11 @@ from torch.testing import assert_close
 
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation
 from ironclip.defenses import _frozen
 from ironclip.defenses.advvlp import AdvVLP
 from ironclip.defenses.apd import APD
-from ironclip.errors import UsageError
-from ironclip.types import Adaptation
 
 
 def make(backbone, classes, seed: int = 0, **options) -> APD:

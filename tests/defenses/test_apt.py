@@ -7,10 +7,10 @@ from torch.testing import assert_close
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble, splice
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation, Context
 from ironclip.defenses import build
 from ironclip.defenses.apt import APT
-from ironclip.errors import UsageError
-from ironclip.types import Adaptation, Context
 
 
 def count(defense) -> int:

@@ -8,8 +8,8 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from ironclip.backbones import assemble
+from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.defenses.avp_pixel import AVPPixel, PixelFrame
-from ironclip.errors import UnsupportedEdit, UsageError
 
 STRIPS = ("up", "down", "left", "right")
 

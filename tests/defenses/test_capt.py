@@ -10,12 +10,12 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.losses import kl_each, kl_to_clean
+from ironclip.core.types import Adaptation
 from ironclip.defenses import _frozen, build
 from ironclip.defenses.capt import ALPHAS, CAPT, KLS, ratio
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.losses import kl_each, kl_to_clean
-from ironclip.training import Schedule, fit
-from ironclip.types import Adaptation
+from ironclip.loops.training import Schedule, fit
 
 MODES = [*ALPHAS, "constant"]
 PLAIN = ("a photo of a {}.",)  # what the prompts start from, as a template

@@ -5,10 +5,10 @@ import torch
 from torch.testing import assert_close
 
 from ironclip.backbones import assemble, splice
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Context
 from ironclip.defenses._coupled import DIRECTIONS, CoupledPrompts
 from ironclip.defenses._prompts import IndependentPrompts
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.types import Context
 
 
 def count(module) -> int:

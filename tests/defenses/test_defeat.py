@@ -12,12 +12,12 @@ from ironclip import presets
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import AdaptationClash, UnsupportedEdit, UsageError
+from ironclip.core.types import Batch, ImageOutput
 from ironclip.defenses import build, options
 from ironclip.defenses.apt import APT
 from ironclip.defenses.defeat import DEFEAT
-from ironclip.errors import AdaptationClash, UnsupportedEdit, UsageError
-from ironclip.training import Schedule, fit
-from ironclip.types import Batch, ImageOutput
+from ironclip.loops.training import Schedule, fit
 
 SMALL = {"length": 4, "codes": 24, "latent_width": 8}
 OFFICIAL = {"pre_norm": "none", "decay": 0.0, "start": "uniform", "revive_below": 0.0, "commitment": 0.025, "decay_all": True}

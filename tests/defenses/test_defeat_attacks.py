@@ -8,13 +8,13 @@ from torch.testing import assert_close
 from ironclip.attacks import build as build_attack
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
+from ironclip.core.tensors import value_and_slope
+from ironclip.core.threat import Threat
+from ironclip.core.types import Adaptation, ImageOutput
 from ironclip.defenses import build
 from ironclip.defenses._defeat_attacks import SHARES, TEMPERATURES
 from ironclip.defenses.defeat import DEFEAT
-from ironclip.evaluation import evaluate
-from ironclip.tensors import value_and_slope
-from ironclip.threat import Threat
-from ironclip.types import Adaptation, ImageOutput
+from ironclip.loops.evaluation import evaluate
 
 SOFT = [f"soft-{tau:g}" for tau in TEMPERATURES]
 BALANCED = ["balanced", *(f"balanced-{share:g}" for share in SHARES[1:])]

@@ -7,12 +7,12 @@ from torch import nn
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones.assembly import ScaledCosine
+from ironclip.core.threat import Threat
+from ironclip.core.types import Batch, ImageOutput
 from ironclip.defenses import _defeat_attacks
 from ironclip.defenses._fusion import ShieldHead
 from ironclip.defenses._shield import PatchPool, Shield
-from ironclip.evaluation import evaluate
-from ironclip.threat import Threat
-from ironclip.types import Batch, ImageOutput
+from ironclip.loops.evaluation import evaluate
 
 INPUTS, WIDTH, GRID, CLASSES = 64, 128, 4, 50
 EPS = 0.06

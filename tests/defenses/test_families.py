@@ -9,13 +9,13 @@ from torch.testing import assert_close
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Batch
 from ironclip.defenses import build
 from ironclip.defenses._families import Objective, mixed
-from ironclip.errors import UsageError
+from ironclip.loops.training import collapsed
 from ironclip.presets import preset
 from ironclip.protocols.config import configure
-from ironclip.training import collapsed
-from ironclip.types import Batch
 
 CLEAN, ADV = torch.tensor([[2.0, 0.0, -1.0], [0.5, 1.0, 0.0]]), torch.tensor([[0.0, 1.0, -1.0], [0.5, -1.0, 1.5]])
 FEATURES, MOVED = torch.tensor([[1.0, 0.0], [0.6, 0.8]]), torch.tensor([[0.6, 0.8], [0.0, 2.0]])

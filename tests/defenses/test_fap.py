@@ -6,11 +6,11 @@ from torch.testing import assert_close
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import kl_each
+from ironclip.core.types import Batch
 from ironclip.defenses.advmaple import AdvMaPLe
 from ironclip.defenses.fap import FAP
-from ironclip.errors import UsageError
-from ironclip.losses import kl_each
-from ironclip.types import Batch
 
 EPS = 4 / 255
 

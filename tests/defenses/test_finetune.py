@@ -12,19 +12,19 @@ from ironclip import presets
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import UsageError
+from ironclip.core.losses import squared_distance_each
+from ironclip.core.merging import merge
+from ironclip.core.types import Adaptation, Mask, Trace
 from ironclip.defenses import Stack, build, options
 from ironclip.defenses._named import select
 from ironclip.defenses.fare import FARE
 from ironclip.defenses.pmg_aft import IMAGENET_MEAN, IMAGENET_STD, PMG
 from ironclip.defenses.tecoa import TeCoA
 from ironclip.defenses.tga_zsr import TGA, logits_and_map, map_distance
-from ironclip.errors import UsageError
-from ironclip.losses import squared_distance_each
-from ironclip.merging import merge
+from ironclip.loops.training import Schedule, State, fit
 from ironclip.protocols.config import configure
 from ironclip.protocols.few_shot import training_attack
-from ironclip.training import Schedule, State, fit
-from ironclip.types import Adaptation, Mask, Trace
 
 METHODS = ("tecoa", "fare", "tga_zsr", "pmg_aft")
 STILL = PGD(eps=0, step_size=1 / 255, steps=2, start="zero", keep="last")

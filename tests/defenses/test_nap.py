@@ -11,11 +11,11 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble, splice
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Adaptation, Batch, Trace
 from ironclip.defenses import build
 from ironclip.defenses.nap import NAP
-from ironclip.errors import UnsupportedEdit, UsageError
-from ironclip.training import Schedule, fit
-from ironclip.types import Adaptation, Batch, Trace
+from ironclip.loops.training import Schedule, fit
 
 
 def count(defense: nn.Module) -> int:

@@ -12,11 +12,11 @@ from torch.testing import assert_close
 
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import AdaptationClash, UsageError
+from ironclip.core.merging import merge
+from ironclip.core.types import Adaptation, Batch
 from ironclip.defenses.paft import PAFT
-from ironclip.errors import AdaptationClash, UsageError
-from ironclip.merging import merge
-from ironclip.training import Schedule, fit
-from ironclip.types import Adaptation, Batch
+from ironclip.loops.training import Schedule, fit
 
 
 def make(backbone, classes, seed: int = 0, **options) -> PAFT:

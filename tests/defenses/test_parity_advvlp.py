@@ -10,11 +10,11 @@ from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble, splice
+from ironclip.core.tensors import value_and_slope
+from ironclip.core.types import Batch
 from ironclip.defenses._families import Objective
 from ironclip.defenses.advvlp import AdvVLP
 from ironclip.defenses.nap import NAP
-from ironclip.tensors import value_and_slope
-from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 STORED = notes_of("advvlp")["tensors"]

@@ -10,8 +10,8 @@ from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
+from ironclip.core.types import Batch
 from ironclip.defenses.adv_vpt import AdvVPT
-from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 ATTACKS = [name.removesuffix("_logits") for name in notes_of("advvpt")["tensors"] if name.endswith("_logits")]

@@ -12,8 +12,8 @@ from reference import reference_backbone
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble, splice
 from ironclip.backbones.text import shared_columns
+from ironclip.core.types import Batch, PromptTokens
 from ironclip.defenses.apt import APT
-from ironclip.types import Batch, PromptTokens
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 STORED = notes_of("apt")["tensors"]

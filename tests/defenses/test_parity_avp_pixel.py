@@ -9,8 +9,8 @@ from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
+from ironclip.core.types import Batch
 from ironclip.defenses.avp_pixel import AVPPixel
-from ironclip.types import Batch
 
 STRIPS = ("up", "down", "left", "right")
 

@@ -10,10 +10,10 @@ from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble, splice
+from ironclip.core.losses import kl_each
+from ironclip.core.types import Batch
 from ironclip.defenses.advmaple import AdvMaPLe
 from ironclip.defenses.fap import FAP
-from ironclip.losses import kl_each
-from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 NAMES = ("fap", "advmaple")

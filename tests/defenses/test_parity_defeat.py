@@ -10,10 +10,10 @@ from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble, splice
+from ironclip.core.tensors import value_and_slope
+from ironclip.core.types import Batch, ImageOutput
 from ironclip.defenses._shield import as_map
 from ironclip.defenses.defeat import DEFEAT
-from ironclip.tensors import value_and_slope
-from ironclip.types import Batch, ImageOutput
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 TERMS = {

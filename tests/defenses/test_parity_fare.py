@@ -6,10 +6,10 @@ from parity import assert_attack_matches, assert_matches, load_case, template
 from reference import reference_backbone
 from torch.nn.functional import cross_entropy, normalize
 
+from ironclip.core.losses import cross_entropy_each, squared_distance_each
+from ironclip.core.tensors import ascend, value_and_slope
+from ironclip.core.types import Batch
 from ironclip.defenses.fare import FARE
-from ironclip.losses import cross_entropy_each, squared_distance_each
-from ironclip.tensors import ascend, value_and_slope
-from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 

@@ -9,10 +9,10 @@ from torch import nn
 
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
+from ironclip.core.merging import merge
+from ironclip.core.types import Adaptation, Batch
 from ironclip.defenses._blocks import ImagePrompts
 from ironclip.defenses.tecoa import TeCoA
-from ironclip.merging import merge
-from ironclip.types import Adaptation, Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 ATTACKS = sorted(name for name, sizes in notes_of("tecoa")["constants"].items() if isinstance(sizes, dict) and "steps" in sizes)

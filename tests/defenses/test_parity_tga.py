@@ -5,8 +5,8 @@ import torch
 from parity import assert_matches, load_case, notes_of, template
 from reference import reference_backbone
 
+from ironclip.core.types import Batch
 from ironclip.defenses.tga_zsr import TGA, logits_and_map
-from ironclip.types import Batch
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 DISTANCES = [name.split(".")[0] for name in notes_of("tga")["tensors"] if name.endswith(".adversarial_term")]

@@ -7,10 +7,10 @@ from torch.nn.functional import cross_entropy
 from torch.testing import assert_close
 
 from ironclip.backbones import assemble
+from ironclip.core.errors import AdaptationClash, UsageError
+from ironclip.core.types import Adaptation, Defense, Mask
 from ironclip.defenses import Stack, build, options
 from ironclip.defenses._blocks import ImagePrompts
-from ironclip.errors import AdaptationClash, UsageError
-from ironclip.types import Adaptation, Defense, Mask
 
 WEIGHT = "transformer.resblocks.0.mlp.c_fc.weight"
 

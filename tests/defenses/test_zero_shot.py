@@ -5,9 +5,9 @@ import torch
 from torch.testing import assert_close
 
 from ironclip.backbones import assemble
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation
 from ironclip.defenses import build
-from ironclip.errors import UsageError
-from ironclip.types import Adaptation
 
 
 def logits(defense, backbone, batch):

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from outcomes import outcomes
 
-from ironclip.errors import UsageError
-from ironclip.files import write_json
+from ironclip.core.errors import UsageError
+from ironclip.core.files import write_json
 from ironclip.grid.cost import estimate
 from ironclip.grid.execute import run_local
 from ironclip.grid.plan import plan

@@ -1,6 +1,6 @@
 """Deliberate errors, one at a time in a copy of the tree: the named tests must fail. Prints the survivors; exit 1 if any.
 
-    python -m tests.mutants [--workers 2] [--only ironclip/losses.py] [--keep .mutants.jsonl]
+    python -m tests.mutants [--workers 2] [--only ironclip/core/losses.py] [--keep .mutants.jsonl]
 
 What is finished is kept as JSON lines under a hash of the mutant, its file and its tests, so an interrupted run goes on, and a
 change of a file asks for its own mutants again alone. Each mutant runs in a process forked from one that has imported torch.

@@ -7,9 +7,9 @@ from torch.testing import assert_close
 from ironclip import attacks
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import DataError, UsageError
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.types import Adaptation, Batch
 from ironclip.protocols.distortion import NAMES, distortion, measures, perturbing
-from ironclip.types import Adaptation, Batch
 
 
 @pytest.fixture(scope="module")

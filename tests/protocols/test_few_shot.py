@@ -5,12 +5,12 @@ import pytest
 from PIL import Image
 
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.types import Defense
 from ironclip.data import open_dataset
 from ironclip.defenses import NAMES, method
 from ironclip.protocols.experiment import open_experiment
 from ironclip.protocols.few_shot import train
 from ironclip.protocols.resolve import resolve
-from ironclip.types import Defense
 
 PASSING = [name for name in NAMES if method(name).passes is not Defense.passes]
 STEPS, WARMUP, EPOCHS, LR = 12, 2, 3, 0.01

@@ -2,7 +2,7 @@
 
 import pytest
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.protocols import methods
 
 

@@ -20,9 +20,9 @@ from ironclip.protocols.config import assigned, values_of
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.resolve import resolve
 from ironclip.protocols.suites import SUITES
-from ironclip.runs.folder import EvaluationFolder
-from ironclip.runs.records import Sample
-from ironclip.runs.summary import summarise
+from ironclip.records.folder import EvaluationFolder
+from ironclip.records.record import Sample
+from ironclip.records.summary import summarise
 
 
 @lru_cache

@@ -2,9 +2,9 @@
 
 import pytest
 
+from ironclip.core.errors import DataError, UsageError
 from ironclip.data import open_dataset
 from ironclip.data.catalogue import catalogue
-from ironclip.errors import DataError, UsageError
 from ironclip.protocols import suites
 from ironclip.protocols.suites import SUITES, as_tecoa, open_suite
 

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from ironclip.attacks import APGD, PGD
-from ironclip.errors import DataError, UsageError
+from ironclip.core.errors import DataError, UsageError
+from ironclip.core.threat import Threat
+from ironclip.core.types import Batch
 from ironclip.protocols.targeted import RULES, aimed, check_rule, success, targets
-from ironclip.threat import Threat
-from ironclip.types import Batch
 
 EPS = 0.1
 CLASSES = ("dark", "middle", "bright")

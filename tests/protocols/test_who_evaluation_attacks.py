@@ -18,11 +18,13 @@ from ironclip.api import evaluate as evaluate_model
 from ironclip.attacks import PGD, build
 from ironclip.backbones import assemble
 from ironclip.backbones.loading import load
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Threat
+from ironclip.core.types import Adaptation
 from ironclip.data import EvalSet
-from ironclip.errors import UsageError
-from ironclip.evaluation import evaluate as evaluate_classifier
 from ironclip.grid.plan import plan
 from ironclip.grid.work import run_cell
+from ironclip.loops.evaluation import evaluate as evaluate_classifier
 from ironclip.protocols.adversarial_images import write_adversarial
 from ironclip.protocols.audit import audit
 from ironclip.protocols.audit_target import open_target
@@ -30,15 +32,13 @@ from ironclip.protocols.experiment import open_experiment, with_test_time
 from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.measure import evaluate
 from ironclip.protocols.resolve import resolve
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.learned import Learned
+from ironclip.records.folder import RunFolder
+from ironclip.records.learned import Learned
 from ironclip.serve import attacking
 from ironclip.serve.export import export
 from ironclip.serve.exported import open_exported
 from ironclip.serve.limits import Limits
 from ironclip.serve.model import DEFENDED, UNDEFENDED, of_experiment
-from ironclip.threat import Threat
-from ironclip.types import Adaptation
 
 EPS, LIMIT, FAR = 4 / 255, 5, 0.2
 ADAPTS = {"rtpt": {"views": 2}, "ttc": {"steps": 1}}
@@ -47,7 +47,7 @@ FOREIGN = """
 import torch
 from ironclip.backbones import assemble
 from ironclip.backbones.loading import load
-from ironclip.types import Adaptation
+from ironclip.core.types import Adaptation
 
 def scaled(model, scale):
     class Scaled(torch.nn.Module):

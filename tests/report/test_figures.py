@@ -7,7 +7,7 @@ from xml.etree import ElementTree
 import pytest
 from reporting import log, record, views
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.report import RunView, curve
 from ironclip.report.figures import diagnostic_curve, eps_curve, training_curve
 from ironclip.report.svg import LEFT, RIGHT, WIDTH, Series, Tick, chart, nice_ticks

@@ -6,6 +6,8 @@ import io
 import pytest
 from reporting import record
 
+from ironclip.records.record import AttackResult, DataFacts, Flag
+from ironclip.records.statistics import harmonic, wilson
 from ironclip.report import formats
 from ironclip.report.labels import Entry
 from ironclip.report.matrix import matrices
@@ -13,8 +15,6 @@ from ironclip.report.matrix_figures import figures
 from ironclip.report.matrix_page import matrix_page
 from ironclip.report.matrix_tables import cells, long
 from ironclip.report.svg_labels import beside
-from ironclip.runs.records import AttackResult, DataFacts, Flag
-from ironclip.runs.statistics import harmonic, wilson
 
 DTD = {"data": DataFacts(name="dtd")}
 

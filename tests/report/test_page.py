@@ -10,14 +10,14 @@ import torch
 from PIL import Image
 from reporting import CLASSES, check, log, panel, record, store, views
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.records.folder import RunFolder
+from ironclip.records.pictures import Example, save_examples
+from ironclip.records.record import Flag
 from ironclip.report import RunView, curve, page, panels, read
 from ironclip.report.page import names
 from ironclip.report.pictures import data_uri, difference
 from ironclip.report.words import headline, limits, remarks, summary
-from ironclip.runs.folder import RunFolder
-from ironclip.runs.pictures import Example, save_examples
-from ironclip.runs.records import Flag
 
 
 def test_the_page_is_well_formed_and_complete():

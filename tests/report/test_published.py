@@ -3,10 +3,10 @@
 import pytest
 from reporting import record
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.records.record import BackboneFacts, DataFacts
+from ironclip.records.statistics import paired
 from ironclip.report.published import compare, differences, printed
-from ironclip.runs.records import BackboneFacts, DataFacts
-from ironclip.runs.statistics import paired
 
 EUROSAT = DataFacts(name="eurosat", available=100)
 

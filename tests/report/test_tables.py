@@ -10,10 +10,10 @@ from reporting import record
 from rich.console import Console
 
 from ironclip.attacks import STANDARD_FAST
+from ironclip.records.record import AttackResult, Cost, DataFacts, Flag, Proportion, Timing
 from ironclip.report import RunView, as_csv, as_json, caption, latex, markdown, page, rows, terminal
 from ironclip.report.formats import grid, tex
 from ironclip.report.tables import percent, rank
-from ironclip.runs.records import AttackResult, Cost, DataFacts, Flag, Proportion, Timing
 
 BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
 

@@ -9,8 +9,8 @@ from PIL import Image
 
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.types import Adaptation
 from ironclip.serve.model import DEFENDED, UNDEFENDED, Served
-from ironclip.types import Adaptation
 
 CLASSES = ("cat", "dog", "school bus")
 

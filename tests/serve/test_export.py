@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ironclip import defenses
 from ironclip.backbones import assemble
-from ironclip.errors import CheckpointError, UsageError
+from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.protocols.experiment import Experiment, with_test_time
 from ironclip.serve import export as exporting
 from ironclip.serve.export import TOLERANCE, export, probes

@@ -13,8 +13,8 @@ from safetensors import safe_open
 from serve_helpers import trained
 
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.data import open_dataset
-from ironclip.errors import CheckpointError, UsageError
 from ironclip.protocols.experiment import with_test_time
 from ironclip.serve.card import license_of
 from ironclip.serve.export import probes

@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
-from ironclip.errors import CheckpointError, IronclipError, UsageError
+from ironclip.core.errors import CheckpointError, IronclipError, UsageError
 from ironclip.serve.limits import Limits, Refusal
 from ironclip.serve.model import of_experiment, open_model
 from ironclip.serve.run import is_loopback, serve

@@ -10,8 +10,9 @@ from ironclip.backbones import assemble
 from ironclip.backbones.adapter import ClipBackbone
 from ironclip.backbones.resnet import ResNetTower
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.testtime import _base, build
+from ironclip.testtime._random_views import random_views
 from ironclip.testtime._relevance import (
     clipped,
     enlarged,
@@ -22,7 +23,6 @@ from ironclip.testtime._relevance import (
     total_variation,
     zones,
 )
-from ironclip.views import random_views
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram", "oak tree")
 
@@ -60,7 +60,7 @@ def test_maps_of_a_batch_are_those_of_its_images_and_lie_in_the_unit_interval(ba
 
 def test_the_partial_graph_gives_the_gradients_of_the_whole_one(base, images):
     made = ingredients(base, images, base.text_features)
-    from ironclip.types import Trace
+    from ironclip.core.types import Trace
 
     trace = Trace(attention=True)
     leaf = images.clone().requires_grad_()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.testtime import _base, build
 from ironclip.testtime._base import drawn
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
 from ironclip.testtime import build
 
 

@@ -6,9 +6,9 @@ from parity import assert_matches, load_case, template
 from reference import reference_backbone
 
 from ironclip.backbones import assemble
+from ironclip.core.types import Adaptation
 from ironclip.testtime import build, mta
 from ironclip.testtime._base import features_of
-from ironclip.types import Adaptation
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=["float64", "float32"])

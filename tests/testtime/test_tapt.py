@@ -9,13 +9,13 @@ from torch.testing import assert_close
 from ironclip.backbones import assemble
 from ironclip.backbones.deep_prompts import AppendedPrompts, RenewedPrompts
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UnsupportedEdit, UsageError
+from ironclip.core.errors import UnsupportedEdit, UsageError
+from ironclip.core.types import Adaptation, Batch, Context, Trace
 from ironclip.testtime import _base, build
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import marginal_entropy, most_confident, picked
 from ironclip.testtime._statistics import Moments, alignment, moments, source_moments
 from ironclip.testtime._views import with_views
-from ironclip.types import Adaptation, Batch, Context, Trace
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram", "oak tree")
 DTYPES = {"float64": torch.float64, "float32": torch.float32}

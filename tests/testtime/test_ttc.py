@@ -6,10 +6,10 @@ from torch.testing import assert_close
 
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation
 from ironclip.testtime import build
 from ironclip.testtime._base import AdaptingClassifier, image_keys
-from ironclip.types import Adaptation
 
 
 @pytest.fixture(scope="module")

@@ -6,11 +6,11 @@ from torch.testing import assert_close
 
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.errors import UsageError
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Adaptation, Context
 from ironclip.testtime import _base, _prompts, build
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import AdamW, dispersion, entropy, marginal_entropy, neighbour_weights
-from ironclip.types import Adaptation, Context
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram", "oak tree")
 TUNING = ("tpt", "ctpt", "rtpt", "tpt_ensemble", "difftpt")

@@ -8,9 +8,9 @@ from torch import nn
 
 from ironclip.audit.diagnose import CHECKS
 from ironclip.audit.results import Verdict
-from ironclip.errors import IronclipError, NonFinite
-from ironclip.scoring import full_precision
-from ironclip.tensors import evaluating, frozen
+from ironclip.core.errors import IronclipError, NonFinite
+from ironclip.core.tensors import evaluating, frozen
+from ironclip.loops.scoring import full_precision
 from zoo.base import Bench, lab_of
 
 CHEAP_FIRST = (

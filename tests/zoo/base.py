@@ -10,8 +10,8 @@ from ironclip.attacks.eot import EOT
 from ironclip.audit.faults import External, check_target
 from ironclip.audit.forward import RANDOM, spread
 from ironclip.audit.lab import Lab
+from ironclip.core.tensors import evaluating, frozen
 from ironclip.data import shapes
-from ironclip.tensors import evaluating, frozen
 
 SIDE, EPS = 32, 4 / 255
 

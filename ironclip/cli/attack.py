@@ -1,0 +1,47 @@
+"""The verb `attack`: adversarial images, saved."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ironclip.cli.common import Device, Json, Limit, Norm, Progress, app, emit, out, pick_device
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import Threat, format_eps, parse_radii, read_norm
+
+
+@app.command()
+def attack(
+    target: Annotated[str, typer.Argument(help="A run's folder, or a backbone (zero-shot, needs --data).")],
+    save: Annotated[Path, typer.Option("--save", help="Folder for the pictures, made if it is not there.")],
+    name: Annotated[str, typer.Option("--attack", help="The attack (ironclip list attacks).")] = "pgd",
+    eps: Annotated[str | None, typer.Option("--eps", help="Radius; default: 4/255 for linf, none for l2.")] = None,
+    norm: Norm = "linf",
+    data: Annotated[str | None, typer.Option("--data", help="For a backbone: the data set.")] = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    limit: Limit = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Options of the attack, e.g. steps=100.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of the attack's randomness.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Write adversarial pictures as lossless PNG, inside the radius after rounding to 8 bits, with a manifest."""
+    from ironclip.protocols.adversarial_images import write_adversarial
+    from ironclip.protocols.resolve import named_attacks, open_target
+
+    (radius, *more) = parse_radii(eps, norm)
+    if more:
+        raise UsageError(f"pictures are written for one radius; got --eps {eps}")
+    threat = Threat(norm=read_norm(norm), eps=radius, quantised=True)
+    (made, *members) = named_attacks([name], radius, seed, changes or [], norm=threat.norm).values()
+    if members:
+        raise UsageError(f"pictures are written for one attack; {name} stands for several, name one of them")
+    _, experiment = open_target(target, data, device=pick_device(device))
+    shown = Progress(f"attack {name}", quiet=as_json)
+    manifest = write_adversarial(experiment, made, threat, save, split=split, limit=limit, progress=shown.count)
+    if as_json:
+        emit(manifest)
+        return
+    fooled = sum(entry["prediction"] != entry["label"] for entry in manifest["images"])
+    within = f"{norm} radius {format_eps(radius, norm)} after 8 bits"
+    out.print(f"{len(manifest['images'])} pictures in {save}, {within}; {fooled} misclassified")

@@ -1,0 +1,97 @@
+"""The verb `classify`: the most probable classes of images."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Weights, app, emit, err, out, pick_device, table
+from ironclip.core.errors import UsageError
+
+PAGE = 100
+
+
+@app.command()
+def classify(
+    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    model: Annotated[
+        Path | None,
+        typer.Option("--model", help="A run's folder, an exported .pt2 or .onnx file, a saved folder or a hub id."),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option("--backbone", help="Without --model: zero-shot with this backbone and --classes.")
+    ] = "mini",
+    weights: Weights = None,
+    classes: Classes = None,
+    names: Annotated[str | None, typer.Option("--names", help="Class names separated by commas, instead of --classes.")] = None,
+    test_time: Annotated[str | None, typer.Option("--test-time", help="A test-time method on top, such as rtpt.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="Options of --test-time, e.g. views=32.")] = None,
+    limit: Limit = None,
+    top: Annotated[int, typer.Option(help="Classes to show for each picture.")] = 3,
+    report: Annotated[
+        Path | None,
+        typer.Option("--report", help=f"HTML page of the first {PAGE} pictures: attention, kept views with their weights."),
+    ] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Label pictures with a trained run, or zero-shot with class names."""
+    from ironclip import testtime
+    from ironclip.protocols.classify import classifier_of, predict, read_names
+    from ironclip.protocols.config import values_of
+    from ironclip.serve.opening import open_shipped
+
+    where = pick_device(device)
+    if (model is None) == (classes is None and names is None):
+        raise UsageError("give either --model RUN, or class names by --classes FILE or --names a,b,c")
+    given = [name.strip() for name in names.split(",") if name.strip()] if names else read_names(classes) if classes else []
+    if changes and test_time is None:
+        raise UsageError("--set gives options of --test-time; name a test-time method")
+    above = None if test_time is None else testtime.build(test_time, values_of(changes or []))
+    shipped = None if model is None else open_shipped(model, device=where, weights=weights, test_time=above)
+    classifier = shipped or classifier_of(model, backbone, weights, given, where, above)
+    shown = Progress("classify", quiet=as_json)
+    size = 64 if above is None else 4  # so that progress shows
+    photos: list[Any] = []
+    collect = None if report is None else _collector(classifier, photos)
+    rows, bad = predict(classifier, images, top=top, limit=limit, batch_size=size, progress=shown.count, observe=collect)
+    if report is not None:
+        _write_report(report, classifier, photos, len(rows), bad)
+    for name, reason in bad:
+        err.print(f"left out: {name}: {reason}", markup=False)
+    if as_json:
+        emit([{"image": row.name, "predictions": [{"class": c, "probability": p} for c, p in row.ranked]} for row in rows])
+    else:
+        cells = [[row.name, ", ".join(f"{c} {p:.1%}" for c, p in row.ranked)] for row in rows]
+        out.print(table("", ["image", "most probable classes"], cells))
+    if bad:
+        raise typer.Exit(2)
+
+
+def _collector(classifier: Any, photos: list[Any]) -> Any:
+    """Adds the first pictures, with what the classifier looked at, to `photos`."""
+    from ironclip.protocols.explain import explain
+    from ironclip.report.photos import photo
+
+    def collect(predictions: Sequence[Any], batch: Any) -> None:
+        room = max(0, PAGE - len(photos))
+        if room:
+            photos.extend(photo(found) for found in explain(classifier, predictions[:room], batch[:room]))
+
+    return collect
+
+
+def _write_report(file: Path, classifier: Any, photos: list[Any], count: int, bad: list[tuple[str, str]]) -> None:
+    from ironclip.core.files import disk_errors, write_text
+    from ironclip.report.photos import photos_page
+
+    method = getattr(classifier, "method", None)
+    name = type(method).__module__.rpartition(".")[2]
+    what = f"with {name}, which adapts to each picture by itself" if method else "without a test-time method"
+    notes = [f"{count} pictures labelled among {len(classifier.classes)} classes, {what}. Probabilities are not calibrated."]
+    notes += [f"Shown are the first {len(photos)} of {count}."] if len(photos) < count else []
+    notes += [f"Left out: {name}, {reason}." for name, reason in bad]
+    with disk_errors(file):
+        write_text(file, photos_page(photos, notes=notes))
+    err.print(f"report: {file}", markup=False)

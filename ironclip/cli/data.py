@@ -1,0 +1,77 @@
+"""The verbs `data list`, `data check` and `data prepare`."""
+
+from typing import Annotated
+
+import typer
+
+from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, table
+
+data_app = typer.Typer(help="What data is there, what is wrong with it, and how to get it.", no_args_is_help=True)
+
+app.add_typer(data_app, name="data")
+
+Name = Annotated[str, typer.Argument(help="A data set's name or path.")]
+
+
+@data_app.command("list")
+def data_list(as_json: Json = False) -> None:
+    """Every data set known by name: whether it is here, and how to get it."""
+    from dataclasses import asdict
+
+    from ironclip.data.checking import available
+
+    found = available()
+    if as_json:
+        emit([asdict(entry) | {"ready": entry.ready} for entry in found])
+        return
+    rows = [
+        [entry.name, str(entry.classes or ""), "ready" if entry.ready else entry.missing or "not here", entry.how]
+        for entry in found
+    ]
+    out.print(table("data sets", ["name", "classes", "here", "how to get it"], rows))
+
+
+@data_app.command("check")
+def data_check(
+    names: Annotated[list[str], typer.Argument(help="Names or paths.")], classes: Classes = None, as_json: Json = False
+) -> None:
+    """Open every picture and say what is missing, unreadable or listed twice; exit status 1 if anything is."""
+    from dataclasses import asdict
+
+    from ironclip.data.checking import check
+
+    reports = [check(name, classes_file=classes) for name in names]
+    if as_json:
+        emit([asdict(report) | {"ok": report.ok} for report in reports])
+    else:
+        for report in reports:
+            counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
+            out.print(
+                f"[bold]{report.name}[/bold]: {'good' if report.ok else 'not good'}; {len(report.classes)} classes; {counts}"
+            )
+            lines = [*report.problems, *report.notes]
+            lines += [f"{split}: {bad.name}: {bad.reason}" for split, many in report.bad.items() for bad in many]
+            lines += [f"the same picture more than once: {', '.join(group)}" for group in report.repeated]
+            for line in lines:
+                out.print(f"  {line}", markup=False)
+    if not all(report.ok for report in reports):
+        raise typer.Exit(1)
+
+
+@data_app.command("prepare")
+def data_prepare(
+    name: Name, resolution: Annotated[int, typer.Option(help="Pixels a side of the backbone.")] = 224, as_json: Json = False
+) -> None:
+    """Fetch a data set where a library can, and decode its pictures into the cache."""
+    from ironclip.data.checking import prepare
+
+    shown = Progress(f"prepare {name}", quiet=as_json)
+    made = prepare(name, resolution=resolution, progress=lambda done, total: shown.count(done, total))
+    if as_json:
+        dropped = {split: [bad.name for bad in many] for split, many in made.dropped.items()}
+        emit({"name": made.dataset.name, "cache": str(made.cache), "decoded": made.decoded, "dropped": dropped})
+        return
+    out.print(f"{made.dataset}\ndecoded at {made.resolution} px into {made.cache}: {dict(made.decoded)}", markup=False)
+    for split, many in made.dropped.items():
+        for bad in many:
+            err.print(f"left out of {split}: {bad.name}: {bad.reason}", markup=False)

@@ -1,0 +1,175 @@
+"""The verb `evaluate`: clean and robust accuracy of a run, a stack or a backbone."""
+
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.attacks import DEFAULT
+from ironclip.cli.common import (
+    Device,
+    Eps,
+    Json,
+    Limit,
+    Norm,
+    Progress,
+    app,
+    emit,
+    err,
+    out,
+    pick_device,
+    print_record,
+    table,
+)
+from ironclip.core.errors import UsageError
+from ironclip.core.threat import KNOWLEDGE, parse_radii, read_norm
+from ironclip.records.bounds import mark
+
+Attacks = Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; robust means right under all of them.")]
+
+
+@app.command()
+def evaluate(
+    target: Annotated[str, typer.Argument(help="A run's folder, runs/last, or a backbone (zero-shot, needs --data).")],
+    attack: Attacks = DEFAULT,
+    eps: Eps = None,
+    norm: Norm = "linf",
+    data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
+    suite: Annotated[
+        str | None,
+        typer.Option("--suite", help="A list of data sets: tecoa, clean, coop, cross, fine-grained, shift; --data: one of them."),
+    ] = None,
+    subset: Annotated[
+        str | None, typer.Option("--subset", help="Which classes of the data: all, base or new; default: as trained.")
+    ] = None,
+    limit: Limit = None,
+    knowledge: Annotated[
+        str | None,
+        typer.Option(
+            help="white-box (default), adaptive, static (attacked without the defence), transfer (with --source), black-box; "
+            "test-time methods: static and adaptive."
+        ),
+    ] = None,
+    source: Annotated[
+        str | None, typer.Option("--source", help="For transfer: the backbone or the run on which the pictures are made.")
+    ] = None,
+    test_time: Annotated[
+        str | None, typer.Option("--test-time", help="A test-time method on top of the run, such as rtpt; nothing is retrained.")
+    ] = None,
+    distortion: Annotated[bool, typer.Option("--distortion", help="Also how far each attack moves the features.")] = False,
+    targeted: Annotated[
+        str | None,
+        typer.Option("--targeted", help="Also how often attacks reach a chosen class: next, random or least-likely."),
+    ] = None,
+    split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 100,
+    changes: Annotated[
+        list[str] | None, typer.Option("--set", help="Options of the attacks or of --test-time, e.g. steps=100, rtpt.views=32.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the attacks' randomness.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
+    if knowledge not in (None, *KNOWLEDGE):
+        raise UsageError(f"--knowledge is {', '.join(KNOWLEDGE[:-1])} or {KNOWLEDGE[-1]}; got {knowledge!r}")
+    if limit is not None and limit < 1:
+        raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
+    if subset not in (None, "all", "base", "new"):
+        raise UsageError(f"--subset is all, base or new; got {subset!r}")
+    radii = parse_radii(eps, norm)
+    from ironclip.protocols import repeat
+    from ironclip.protocols.experiment import transferred, with_test_time
+    from ironclip.protocols.measure import evaluate as run_evaluation
+    from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
+    from ironclip.protocols.sources import check_source
+    from ironclip.protocols.suites import open_suite
+    from ironclip.protocols.targeted import aimed, check_rule
+    from ironclip.records.folder import is_run
+
+    check_source(knowledge, source)
+    if targeted is not None:
+        check_rule(targeted)
+        for each in named_attacks(attack.split(","), radii[0], seed, (), norm=read_norm(norm)).values():
+            aimed(each)
+    names = attack.split(",")
+    adapts, rest = test_time_options(test_time, changes or [])
+    under: dict[str, Any] = {"norm": norm, "knowledge": knowledge or "white-box"}
+    attacks = {radius: named_attacks(names, radius, seed, rest, **under) for radius in radii}
+    opened, missing = open_suite(suite, [data] if data is not None else ()) if suite else ({}, {})
+    if opened:  # a backbone is a run of zero-shot classification on some data
+        data = None if is_run(Path(target)) else next(iter(opened))
+    run, experiment = open_target(target, data, None if opened else subset, device=pick_device(device))
+    classes: Any = subset or "all"
+    moved = [transferred(experiment, name, classes, opened=found, suite=suite or "") for name, found in opened.items()]
+    moved = moved or [experiment]
+    if test_time is not None:
+        moved = [with_test_time(each, test_time, adapts) for each in moved]
+    experiment = moved[0]
+    usual = ["white-box"] if experiment.test_time is None else ["static", "adaptive"]
+    records = []
+    for each, radius, known in product(moved, attacks, [knowledge] if knowledge else usual):
+        record, _ = run_evaluation(
+            run,
+            each,
+            attacks[radius],
+            eps=radius,
+            norm=read_norm(norm),
+            knowledge=known,
+            source=source,
+            split=split,
+            limit=limit,
+            batch_size=batch_size,
+            keep_examples=6,
+            distortion=distortion,
+            targeted=targeted,
+            command=repeat.evaluation(
+                run, each, names, radius, norm=norm, changes=rest, seed=seed, knowledge=known, source=source, split=split,
+                limit=limit, distortion=distortion, targeted=targeted, batch_size=batch_size,
+            ),
+            callback=Progress(f"evaluate {experiment.config.method}", quiet=as_json),
+        )  # fmt: skip
+        records.append(record)
+    if as_json:
+        emit([record.model_dump(mode="json") for record in records])
+        return
+    for record in records:
+        print_record(record)
+    if suite is not None:
+        _print_suite(suite, records, missing)
+    if experiment.test_time is not None:
+        out.print(side_by_side(records))
+    lines = [f"record: {run.path}", *(f"again: {record.command}" for record in records)]
+    out.print("\n".join(lines), markup=False, soft_wrap=True)
+
+
+def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> None:
+    """What was left out, and the means with the data sets they are over."""
+    for reason in missing.values():
+        err.print(f"left out: {reason.partition(' To get it')[0]}", markup=False)
+    of = len(missing) + len({record.data.name for record in records})
+    for threat in dict.fromkeys(str(record.threat) for record in records):
+        these = [record for record in records if str(record.threat) == threat]
+        clean, robust = (sum(getattr(record, what).value for record in these) / len(these) for what in ("clean", "robust"))
+        bound = mark(any(record.one_loss for record in these))
+        over = f"{len(these)} of {of} data sets ({', '.join(record.data.name for record in these)})"
+        out.print(f"suite {suite}, {threat}: mean clean {clean:.1%}, robust {bound}{robust:.1%} over {over}", markup=False)
+
+
+def side_by_side(records: list[Any]) -> Any:
+    """A table with the static and the adaptive robust accuracy of each radius in one row."""
+    rows = []
+    for eps in sorted({record.threat.eps for record in records}):
+        found = {record.threat.knowledge: record for record in records if record.threat.eps == eps}
+        cells = {known: f"{record.bound}{record.robust}" for known, record in found.items()}
+        missing = "not measured: static alone is no robustness" if set(found) == {"static"} else "not measured"
+        adaptive = cells.get("adaptive") or cells.get("white-box") or missing
+        attacked = "; ".join(f"{record.timing.evaluate_seconds / record.images:.2f} {known}" for known, record in found.items())
+        first = next(iter(found.values()))
+        passes, seconds = f"{first.cost.forward_passes:g} + {first.cost.backward_passes:g}", first.timing.answer_seconds
+        measured = [passes, f"{seconds:.3g}"] if first.cost.forward_passes else ["not measured"] * 2
+        static = cells.get("static", "not measured")
+        rows.append([first.threat.radius, str(first.clean), static, adaptive, *measured, attacked])
+    heads = ["eps", "clean", "robust, static", "robust, adaptive", "passes", "seconds an answer", "seconds an image, attacked"]
+    return table("Passes of the image encoder for an answer: forward + backward", heads, rows)

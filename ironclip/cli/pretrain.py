@@ -1,0 +1,49 @@
+"""The verb `pretrain`: the embedded backbones from nothing."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.cli.common import Device, Json, app, emit, err, out, pick_device
+
+
+@app.command()
+def pretrain(
+    out_folder: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, log and weights.")],
+    objective: Annotated[
+        str, typer.Option(help="contrastive (mini) or adversarial (its image tower, mini-robust).")
+    ] = "contrastive",
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds pretrain64, caltech101, eurosat, flowers5.")] = Path(
+        "../shared/data"
+    ),
+    images: Annotated[Path | None, typer.Option(help="More pictures: one folder a class, such as all of Tiny-ImageNet.")] = None,
+    init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
+    steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    changes: Annotated[list[str] | None, typer.Option("--set", help="key=value for any other setting.")] = None,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Train the embedded backbones from captioned pictures; goes on where an interrupted run stopped."""
+    from ironclip.pretraining.train import PretrainConfig
+    from ironclip.pretraining.train import pretrain as run_pretraining
+    from ironclip.protocols.config import validated, values_of
+
+    given = {"objective": objective, "data": data, "images": images, "init": init, "steps": steps, "batch": batch}
+    values = {key: value for key, value in given.items() if value is not None}
+    config = validated(PretrainConfig, {**values, **values_of(changes or []), "seed": seed, "device": pick_device(device)})
+
+    def tell(row: dict[str, Any]) -> None:
+        if not as_json:
+            shown = "  ".join(
+                f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
+            )
+            err.print(shown, markup=False)
+
+    weights = run_pretraining(config, out_folder, tell)
+    if as_json:
+        emit({"weights": str(weights), "config": config.model_dump(mode="json")})
+    else:
+        out.print(f"weights: {weights}", markup=False)

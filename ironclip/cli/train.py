@@ -1,0 +1,72 @@
+"""The verb `train`: a run from a method and a few images for each class."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ironclip.cli.common import (
+    Backbone,
+    Classes,
+    Data,
+    Device,
+    Json,
+    Progress,
+    Seed,
+    Weights,
+    app,
+    emit,
+    out,
+    pick_device,
+)
+
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5.")
+]
+
+
+@app.command()
+def train(
+    method: Annotated[str, typer.Argument(help="A method, or several joined by + (ironclip list methods).")],
+    data: Data,
+    backbone: Backbone = "mini",
+    weights: Weights = None,
+    classes: Classes = None,
+    shots: Annotated[int | None, typer.Option(help="Training images a class; 0: all.")] = None,
+    eps: Annotated[str | None, typer.Option(help="Radius of the training attack, such as 4/255.")] = None,
+    norm: Annotated[str | None, typer.Option("--norm", help="Of the training attack: linf, or l2 with an --eps.")] = None,
+    seed: Seed = 1,
+    split_seed: Annotated[int | None, typer.Option(help="Seed that draws the shots; default: that of --seed.")] = None,
+    preset: Annotated[str | None, typer.Option(help="A preset's name (ironclip list presets).")] = None,
+    changes: Set = None,
+    out_folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: a name in runs/.")] = None,
+    device: Device = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Train a defence on a few images a class; the same command goes on where an interrupted one stopped."""
+    given: dict[str, Any] = {"backbone": backbone, "seed": seed, "split_seed": seed if split_seed is None else split_seed}
+    optional = {"weights": weights, "classes": classes, "eps": eps, "norm": norm, "shots": shots}
+    given |= {key: str(value) if isinstance(value, Path) else value for key, value in optional.items() if value is not None}
+    if shots == 0:
+        given["shots"] = None
+    from ironclip.protocols.resolve import resolve
+
+    config = resolve(method, data, preset=preset, given=given, changes=changes or [])
+    if dry_run:
+        emit(config.as_dict())
+        return
+    from ironclip.protocols.few_shot import train as run_training
+
+    progress = Progress(f"train {config.method}", quiet=as_json)
+    if not as_json:
+        out.print(f"[bold]{config}[/bold]")
+    run = run_training(config, out=out_folder, device=pick_device(device), callback=progress)
+    flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])
+    if as_json:
+        emit({"run": str(run.path), "status": run.status, "flags": flags, "config": config.as_dict()})
+        return
+    if "collapse" in flags:
+        out.print("[yellow]warning: training collapsed: the outputs are constant. Try a smaller lr, clip_norm or eps[/yellow]")
+    under = f"--eps {eps or '4/255'}" if config.norm == "linf" else f"--norm {config.norm} --eps {config.eps:g}"
+    out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} {under}")

@@ -1,0 +1,29 @@
+"""The verb `verify`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from ironclip.cli.common import Json, app, emit, err, out, run_paths
+from ironclip.core.errors import RunError
+
+
+@app.command()
+def verify(
+    targets: Annotated[list[Path], typer.Argument(help="Runs, audits, or folders of them.")], as_json: Json = False
+) -> None:
+    """Count every record again from its samples and check what was learned; exit status 2 if anything differs."""
+    from ironclip.records.verify import verify as verified
+
+    found = [finding for folder in run_paths(targets) for finding in verified(folder)]
+    if as_json:
+        emit([{"path": str(finding.path), "ok": finding.ok, "text": finding.text} for finding in found])
+    for finding in found:
+        if not as_json:
+            (out if finding.ok else err).print(f"{'ok' if finding.ok else 'WRONG'}  {finding.path}: {finding.text}", markup=False)
+    bad = sum(not finding.ok for finding in found)
+    if bad:
+        raise RunError(f"{bad} of {len(found)} things looked at {'is' if bad == 1 else 'are'} not to be believed; see above")
+    if not as_json:
+        out.print(f"all {len(found)} good", markup=False)

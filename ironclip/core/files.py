@@ -1,0 +1,80 @@
+"""Files that are either the old version or the new one, never half of it."""
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ironclip.core.errors import RunError
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Turn what the operating system says (disk full, no permission, not a directory) into one line that names the path."""
+    try:
+        yield
+    except RunError:
+        raise
+    except OSError as error:
+        raise RunError(f"cannot use {path}: {error.strerror or error}") from error
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it onto `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_text(path, json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n")
+
+
+def append_lines(path: Path, lines: Iterable[str]) -> None:
+    """Add whole lines to the end and flush them to the disk; after an error the file is as long as before.
+
+    A last line without its end, left by a process that was killed, is cut off first.
+    """
+    text = "".join(f"{line}\n" for line in lines).encode()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+", buffering=0) as file:
+        whole = file.seek(0, os.SEEK_END)
+        if whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
+            whole = _whole_length(path.read_bytes())
+            file.truncate(whole)
+        try:
+            left = memoryview(text)
+            while left:
+                left = left[file.write(left) :]
+            os.fsync(file.fileno())
+        except OSError:
+            file.truncate(whole)
+            raise
+
+
+def read_lines(path: Path) -> list[str]:
+    """The whole lines of a file; none if it is not there. A last line without its end is left out."""
+    if not path.exists():
+        return []
+    content = path.read_bytes()
+    return content[: _whole_length(content)].decode().splitlines()
+
+
+def _whole_length(content: bytes) -> int:
+    return content.rfind(b"\n") + 1

@@ -1,0 +1,168 @@
+"""Norms, projection, keyed randomness and ascent on any objective: what every attack is made of."""
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from ironclip.core.errors import NonFinite, UsageError
+from ironclip.core.options import check_choice
+from ironclip.core.threat import NORMS
+
+
+def key(*parts: int) -> int:
+    """A 63-bit seed from any integers; neighbouring parts give unrelated seeds."""
+    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+def generator(*parts: int) -> torch.Generator:
+    """A CPU generator keyed by integers, e.g. (seed, dataset index, restart)."""
+    return torch.Generator().manual_seed(key(*parts))
+
+
+def keyed_uniform(shape: Sequence[int], seed: int, indices: Sequence[int], restart: int = 0) -> Tensor:
+    """[len(indices), *shape] uniform in [-1, 1), each row from its own generator (seed, index, restart), on the CPU."""
+    rows = [torch.rand(tuple(shape), generator=generator(seed, int(index), restart)) for index in indices]
+    return torch.stack(rows).mul_(2).sub_(1) if rows else torch.empty(0, *shape)
+
+
+def per_image(values: Tensor, like: Tensor) -> Tensor:
+    """values [B] viewed so that they broadcast over like [B, ...]."""
+    return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def norm(delta: Tensor, kind: str) -> Tensor:
+    """[B] length of each row of delta [B, ...]; UsageError for an unknown norm."""
+    check_choice("norm", kind, NORMS)
+    flat = delta.flatten(1)
+    return flat.abs().amax(1) if kind == "linf" else flat.norm(dim=1)
+
+
+def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box: bool = True) -> Tensor:
+    """The point of ball(images, eps) and [0, 1] for each adv; ball first, then box.
+
+    Exact for l-infinity. For l2 the box is applied to the scaled point, which stays in the ball because the box is
+    convex and contains the centre. Without `box` only the ball is enforced. UsageError for an unknown norm.
+    """
+    check_choice("norm", kind, NORMS)
+    if kind == "linf":
+        inside = torch.minimum(torch.maximum(adv, images - eps), images + eps)
+    else:
+        delta = adv - images
+        scale = (eps / norm(delta, "l2").clamp_min(1e-12)).clamp_max(1.0)
+        inside = images + delta * per_image(scale, delta)
+    return inside.clamp(0, 1) if box else inside
+
+
+def steepest(slope: Tensor, kind: str = "linf") -> Tensor:
+    """The direction of unit length in which a linear function with this gradient rises most; UsageError for an unknown norm."""
+    check_choice("norm", kind, NORMS)
+    if kind == "linf":
+        return slope.sign()
+    return slope / per_image(norm(slope, "l2").clamp_min(1e-12), slope)
+
+
+def require_finite(what: str, rows: Tensor, names: Tensor | None = None) -> None:
+    """NonFinite naming the images of rows [B] that are not all true; `names` [B] are their dataset positions."""
+    if not rows.all():
+        bad = (~rows).nonzero().flatten() if names is None else names.to(rows.device)[~rows]
+        some = ", ".join(str(index) for index in bad[:8].tolist()) + (", ..." if len(bad) > 8 else "")
+        raise NonFinite(f"{what} is not finite for images {some}; check the model's output and run it in float32")
+
+
+def value_and_slope(
+    function: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor], Tensor],
+    images: Tensor,
+    names: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(outputs [B, ...], loss values [B], gradient of their sum with respect to the images); touches no other gradient.
+
+    Raises:
+        UsageError: the outputs do not depend on the images on the autograd path.
+        NonFinite: a value or a slope is NaN or infinite; sign(NaN) is 0 and would silently stop an attack.
+    """
+    with torch.enable_grad():
+        leaf = images.detach().requires_grad_()
+        outputs = function(leaf)
+        values = loss(outputs)
+        if not values.requires_grad:
+            raise UsageError("the attacked function has no gradient with respect to the images; use a black-box attack or BPDA")
+        (slope,) = torch.autograd.grad(values.sum(), leaf)
+    values = values.detach()
+    require_finite("the loss or its gradient", values.isfinite() & slope.flatten(1).isfinite().all(1), names)
+    return outputs.detach(), values, slope
+
+
+def ascend(
+    function: Callable[[Tensor], Tensor],
+    loss: Callable[[Tensor], Tensor],
+    start: Tensor,
+    images: Tensor,
+    *,
+    eps: float,
+    step_size: float,
+    steps: int,
+    kind: str = "linf",
+    box: bool = True,
+    observe: Callable[[Tensor, Tensor, Tensor], None] | None = None,
+    direction: Callable[[Tensor], Tensor] | None = None,
+    names: Tensor | None = None,
+) -> Tensor:
+    """The last iterate of projected steepest ascent on loss(function(.)).
+
+    Args:
+        function: images [B, ...] -> outputs [B, ...]; must treat each image alone.
+        loss: outputs -> [B] values to raise.
+        start: [B, ...] first iterate, already inside the ball (and the box).
+        images: [B, ...] centre of the ball.
+        box: iterates stay in [0, 1]. Without it they stay in the ball only; value and slope are those of the clipped iterate.
+        observe: called with every evaluated (clipped) iterate, its outputs and values; not with the returned iterate.
+        direction: gradient -> step of unit length; default: the steepest one.
+        names: [B] dataset positions, for error messages.
+    """
+    adv = start.detach()
+    for _ in range(steps):
+        seen = adv if box else adv.clamp(0, 1)
+        outputs, values, slope = value_and_slope(function, loss, seen, names)
+        if observe is not None:
+            observe(seen, outputs, values)
+        step = steepest(slope, kind) if direction is None else direction(slope)
+        adv = project(adv + step_size * step, images, eps, kind, box=box)
+    return adv
+
+
+def _modules(functions: Iterable[object]) -> list[nn.Module]:
+    """The modules among the functions, and those whose methods they are."""
+    owners = [f if isinstance(f, nn.Module) else getattr(f, "__self__", None) for f in functions]
+    return [owner for owner in owners if isinstance(owner, nn.Module)]
+
+
+@contextmanager
+def frozen(*functions: object) -> Iterator[None]:
+    """Parameters of the modules among `functions` ask for no gradient inside; flags come back as they were."""
+    parameters = [p for module in _modules(functions) for p in module.parameters() if p.requires_grad]
+    for parameter in parameters:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in parameters:
+            parameter.requires_grad_(True)
+
+
+@contextmanager
+def evaluating(*functions: object) -> Iterator[None]:
+    """Modules among `functions` are in eval mode inside; every submodule's own mode comes back."""
+    modules = [m for module in _modules(functions) for m in module.modules() if m.training]
+    for module in modules:
+        module.training = False
+    try:
+        yield
+    finally:
+        for module in modules:
+            module.training = True

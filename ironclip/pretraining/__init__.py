@@ -1,0 +1,1 @@
+"""How the embedded backbones `mini` and `mini-robust` are made: `python -m ironclip.pretraining`."""

@@ -1,0 +1,406 @@
+"""What is counted, whom the attack is handed, and that neither batches nor interruptions change the outcome."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from ironclip.attacks import FGSM, PGD
+from ironclip.core.errors import AttackError, DataError, NonFinite, RunError, UsageError
+from ironclip.core.threat import Threat
+from ironclip.core.types import Batch
+from ironclip.loops.evaluation import Example, constants, evaluate, evaluate_into, settings
+from ironclip.records.folder import RunFolder
+from ironclip.records.record import BackboneFacts, DataFacts, Record, Sample, Setup
+from ironclip.records.summary import summarise
+
+EPS = 8 / 255
+WHITE = Threat(eps=EPS)
+
+
+class HalfSpace(nn.Module):
+    """Two classes on either side of mean(x) = 1/2. The mean of an image is moved by eps at most, and by any attack worth it."""
+
+    classes = ("dark", "light")
+
+    def __init__(self, slope: float = 20.0) -> None:
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(slope))
+
+    def forward(self, images: Tensor) -> Tensor:
+        light = self.slope * (images.flatten(1).mean(1) - 0.5)
+        return torch.stack([-light, light], 1)
+
+
+class Stairs(HalfSpace):
+    """The same decision on logits without a slope: gradients are zero everywhere."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images).sign()
+
+
+MEANS = (0.2, 0.46, 0.48, 0.49, 0.51, 0.52, 0.54, 0.8)
+"""Four images, those within 8/255 = 0.0314 of one half, can be broken."""
+
+
+def batches(size: int = 3, order: list[int] | None = None, wrong: tuple[int, ...] = (0,)) -> list[Batch]:
+    generator = torch.Generator().manual_seed(0)
+    noise = 0.1 * torch.rand(len(MEANS), 3, 4, 4, generator=generator)
+    images = noise - noise.mean((1, 2, 3), keepdim=True) + torch.tensor(MEANS).view(-1, 1, 1, 1)
+    labels = (torch.tensor(MEANS) > 0.5).long()
+    for index in wrong:
+        labels[index] = 1 - labels[index]
+    order = order or list(range(len(MEANS)))
+    parts = [torch.tensor(order[start : start + size]) for start in range(0, len(order), size)]
+    return [Batch(images[part], labels[part], part, HalfSpace.classes) for part in parts]
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Adds a constant to every pixel."""
+
+    by: float
+
+    def __call__(self, function, images, labels, *, indices=None, loss=None):
+        return images + self.by
+
+
+@dataclass(frozen=True)
+class Still:
+    def __call__(self, function, images, labels, *, indices=None, loss=None):
+        return images
+
+
+def setup(**changes) -> Setup:
+    data = DataFacts(name="toy", classes=HalfSpace.classes)
+    return Setup(**{"method": "zero_shot", "backbone": BackboneFacts(name="toy"), "data": data, "threat": WHITE} | changes)
+
+
+def recorded(classifier, attacks, threat=WHITE, surrogates=(), **options) -> Record:
+    found = evaluate(classifier, attacks, batches(), threat, surrogates=surrogates, **options)
+    return summarise(setup(threat=threat), found.samples, constants(classifier, attacks, threat, surrogates))
+
+
+def test_an_image_counts_only_if_it_is_right_clean_and_attacked():
+    record = recorded(HalfSpace(), {"fgsm": FGSM(EPS)})
+    assert (record.clean.count, record.robust.count, record.images) == (7, 3, 8)
+    found = evaluate(HalfSpace(), {"fgsm": FGSM(EPS)}, batches(), WHITE)
+    assert [sample.broken_by for sample in found.samples] == ["clean", None, "fgsm", "fgsm", "fgsm", "fgsm", None, None]
+    assert [sample.robust for sample in found.samples] == [sample.margin < 0 for sample in found.samples]
+
+
+def test_the_margin_is_that_of_the_worst_picture():
+    (sample,) = (s for s in evaluate(HalfSpace(), {"fgsm": FGSM(EPS)}, batches(), WHITE).samples if s.index == 6)
+    assert sample.clean_margin == pytest.approx(-2 * 20 * 0.04, abs=1e-4)
+    assert sample.margin == pytest.approx(-2 * 20 * (0.04 - EPS), abs=1e-4)
+    assert sample.distance == pytest.approx(EPS, abs=1e-6)
+
+
+def test_the_worst_case_over_attacks_is_taken_per_image():
+    attacks = {"up": Shift(EPS), "down": Shift(-EPS)}
+    early, full = (recorded(HalfSpace(), attacks, stop_early=stop) for stop in (True, False))
+    assert early.robust == full.robust
+    assert early.robust.count == 3
+    assert [(a.attacked, a.broken, a.survivors) for a in early.attacks] == [(7, 2, 5), (5, 2, 3)]
+    assert [(a.attacked, a.broken, a.survivors) for a in full.attacks] == [(8, 2, 5), (8, 2, 3)]
+    samples = evaluate(HalfSpace(), attacks, batches(), WHITE, stop_early=False).samples
+    assert all(sample.adversarial.keys() == {"up", "down"} for sample in samples)
+    assert [s.broken_by for s in samples] == ["clean", None, "up", "up", "down", "down", None, None]
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 8])
+def test_neither_the_size_nor_the_order_of_batches_changes_an_outcome(size):
+    attacks = {"pgd": PGD(EPS, steps=2, step_size=EPS / 3, keep="last", seed=3)}
+    one = evaluate(HalfSpace(), attacks, batches(8), WHITE)
+    order = random.Random(size).sample(range(8), 8)
+    other = evaluate(HalfSpace(), attacks, batches(size, order), WHITE)
+    assert [s.index for s in other.samples] == list(range(8))
+    for mine, theirs in zip(one.samples, other.samples):
+        assert theirs.margin == pytest.approx(mine.margin, abs=1e-5)
+        assert theirs.model_copy(update={"margin": 0, "clean_margin": 0, "distance": 0}) == mine.model_copy(
+            update={"margin": 0, "clean_margin": 0, "distance": 0}
+        )
+
+
+def test_more_radius_breaks_no_fewer_images():
+    counts = [recorded(HalfSpace(), {"fgsm": FGSM(k / 255)}, Threat(eps=k / 255)).robust.count for k in (1, 4, 8, 16)]
+    assert counts == [7, 5, 3, 1]
+
+
+@pytest.mark.parametrize(
+    ("attack", "error", "message"),
+    [
+        (Shift(EPS + 1e-4), AttackError, r"attack 'cheat' left the ball: image 1 moved by 0\.0314\d\d in linf, but eps is 8/255"),
+        (lambda f, x, y, indices: (x - 0.03).where(x > 2, x - 0.9), AttackError, r"left the range of pixels \[0, 1\]"),
+        (lambda f, x, y, indices: x * float("nan"), NonFinite, "attack 'cheat' returned NaN or infinity"),
+        (lambda f, x, y, indices: x[:, :1], AttackError, r"returned pictures of shape \(2, 1, 4, 4\) for \(2, 3, 4, 4\)"),
+    ],
+)
+def test_an_attack_that_cheats_is_refused(attack, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(HalfSpace(), {"cheat": attack}, batches(), WHITE)
+
+
+def test_the_l2_ball_is_watched_too():
+    threat = Threat(norm="l2", eps=0.2)
+    recorded(HalfSpace(), {"pgd": PGD(0.2, steps=3, norm="l2")}, threat)
+    with pytest.raises(AttackError, match=r"image 1 moved by 0\.2173\d\d in l2, but eps is 0\.2 = "):
+        evaluate(HalfSpace(), {"shift": Shift(EPS)}, batches(), threat)
+
+
+def test_a_picture_that_is_not_misclassified_breaks_nothing():
+    record = recorded(HalfSpace(), {"still": Still()})
+    assert record.robust == record.clean
+    assert [flag.id for flag in record.flags] == ["nothing_perturbed"]
+
+
+def test_zero_gradients_are_flagged_and_a_surrogate_gets_past_them():
+    masked = recorded(Stairs(), {"fgsm": FGSM(EPS)})
+    assert masked.robust == masked.clean
+    assert {"dead_gradient", "nothing_perturbed"} <= {flag.id for flag in masked.flags}
+    adaptive = recorded(Stairs(), {"fgsm": FGSM(EPS)}, Threat(eps=EPS, knowledge="adaptive"), [HalfSpace()])
+    assert adaptive.robust.count == 3
+    assert [(attack.name, attack.survivors) for attack in adaptive.attacks] == [("fgsm", 7), ("fgsm/surrogate1", 3)]
+
+
+def test_surrogates_that_have_a_name_are_recorded_under_it_once_each():
+    smooth = [HalfSpace() for _ in range(3)]
+    for surrogate in smooth[1:]:
+        surrogate.name = "smooth"
+    record = recorded(Stairs(), {"fgsm": FGSM(EPS)}, Threat(eps=EPS, knowledge="adaptive"), smooth)
+    assert [attack.name for attack in record.attacks] == ["fgsm", "fgsm/surrogate1", "fgsm/smooth", "fgsm/smooth3"]
+
+
+def test_a_static_attack_is_made_on_another_classifier_and_says_so():
+    threat = Threat(eps=EPS, knowledge="static")
+    record = recorded(HalfSpace(), {"fgsm": FGSM(EPS)}, threat, [HalfSpace(-1.0)])
+    assert record.robust == record.clean
+    assert {flag.id: flag.level for flag in record.flags} == {"nothing_broken": "warn", "static": "note"}
+
+    @dataclass(frozen=True)
+    class Spares:
+        """As stored AutoAttack pictures do: what the surrogate gets wrong is handed over as it was."""
+
+        def __call__(self, function, images, labels, *, indices=None, loss=None):
+            return torch.where((indices % 2 == 0).view(-1, 1, 1, 1), images, images + EPS)
+
+    record = recorded(HalfSpace(), {"spares": Spares()}, threat, [HalfSpace()])
+    assert "3 of 7 pictures reached the classifier as they were" in {flag.text for flag in record.flags}
+
+
+@pytest.mark.parametrize(
+    ("knowledge", "surrogates", "message"),
+    [
+        ("static", [], "made on another classifier; hand one in"),
+        ("transfer", [], "made on another classifier"),
+        ("white-box", [HalfSpace()], "surrogates belong to an adaptive"),
+        ("black-box", [], "attack 'fgsm' needs gradients, but the threat is black-box"),
+    ],
+)
+def test_the_threat_decides_whom_the_attack_is_handed(knowledge, surrogates, message):
+    with pytest.raises(UsageError, match=message):
+        evaluate(HalfSpace(), {"fgsm": FGSM(EPS)}, batches(), Threat(eps=EPS, knowledge=knowledge), surrogates=surrogates)
+
+
+def test_an_attack_on_scores_may_be_black_box():
+    def climb(function, images, labels, *, indices=None, loss=None):
+        up, down = function(images + EPS), function(images - EPS)
+        rows = torch.arange(len(labels))
+        return torch.where((up[rows, labels] < down[rows, labels]).view(-1, 1, 1, 1), images + EPS, images - EPS)
+
+    assert recorded(Stairs(), {"climb": climb}, Threat(eps=EPS, knowledge="black-box")).robust.count == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "error", "message"),
+    [
+        (lambda b: Batch(b.images, b.labels + 1, b.indices, b.classes), DataError, r"labels must lie in 0 \.\. 1"),
+        (lambda b: Batch(b.images, b.labels, b.indices, ("light", "dark")), DataError, "classes are not the data's"),
+        (lambda b: Batch(b.images * 255, b.labels, b.indices, b.classes), DataError, r"in \[0, 1\], before normalisation"),
+        (lambda b: Batch(b.images * torch.nan, b.labels, b.indices, b.classes), DataError, "must be finite"),
+        (lambda b: Batch(b.images, b.labels, b.indices * 0, b.classes), DataError, "an image comes twice"),
+        (lambda b: Batch(b.images[:0], b.labels[:0], b.indices[:0], b.classes), DataError, "there is no image"),
+    ],
+)
+def test_data_that_cannot_be_scored_are_refused(change, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(HalfSpace(), {}, [change(batch) for batch in batches()], WHITE)
+
+
+@pytest.mark.parametrize(
+    ("classifier", "error", "message"),
+    [
+        (lambda images: images.flatten(1), DataError, r"2 classes need logits \[3, 2\]; got \[3, 48\]"),
+        (lambda images: images.flatten(1)[:, :2] / 0, NonFinite, "the classifier returned NaN or infinity"),
+    ],
+)
+def test_logits_that_cannot_be_scored_are_refused(classifier, error, message):
+    with pytest.raises(error, match=message):
+        evaluate(classifier, {}, batches(), WHITE)
+
+
+def test_a_threat_at_another_resolution_or_rounding_is_refused():
+    with pytest.raises(UsageError, match="the threat lives at 224 px, but the images have 4"):
+        evaluate(HalfSpace(), {}, batches(), Threat(eps=EPS, resolution=224))
+    with pytest.raises(UsageError, match="quantised=True, but the pictures are rounded: none"):
+        evaluate(HalfSpace(), {}, batches(), Threat(eps=EPS, quantised=True))
+
+
+def test_the_callers_state_is_left_as_found():
+    model = HalfSpace().train()
+    before = torch.get_rng_state(), torch.get_float32_matmul_precision()
+    evaluate(model, {"pgd": PGD(EPS, steps=2)}, batches(), WHITE)
+    assert model.training
+    assert model.slope.requires_grad
+    assert model.slope.grad is None
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert torch.get_float32_matmul_precision() == before[1]
+
+
+def test_the_callers_autocast_does_not_reach_the_pictures():
+    plain = evaluate(HalfSpace(), {"fgsm": FGSM(EPS)}, batches(), WHITE)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.no_grad():
+        cast = evaluate(HalfSpace(), {"fgsm": FGSM(EPS)}, batches(), WHITE)
+    assert cast.samples == plain.samples
+
+
+def test_the_callback_hears_how_it_goes():
+    heard: list[dict] = []
+    evaluate(HalfSpace(), {"fgsm": FGSM(EPS)}, batches(4), WHITE, total=8, callback=heard.append)
+    assert [event["event"] for event in heard] == ["attack", "batch", "attack", "batch"]
+    assert (heard[0]["attack"], heard[0]["attacked"], heard[0]["broken"]) == ("fgsm", 3, 2)
+    assert (heard[1]["done"], heard[1]["clean"], heard[1]["robust"]) == (4, 0.75, 0.25)
+    assert heard[1]["eta"] > 0
+    assert (heard[3]["done"], heard[3]["clean"], heard[3]["robust"], heard[3]["eta"]) == (8, 7 / 8, 3 / 8, 0)
+
+
+def test_the_first_broken_pictures_can_be_kept():
+    found = evaluate(HalfSpace(), {"fgsm": FGSM(EPS)}, batches(), WHITE, keep_examples=3)
+    assert [example.index for example in found.examples] == [2, 3, 4]
+    for example in found.examples:
+        for picture, prediction in ((example.clean, example.clean_prediction), (example.adversarial, example.prediction)):
+            assert int(HalfSpace()(picture[None]).argmax()) == prediction
+
+
+def test_what_is_done_is_not_scored_again():
+    attacks = {"pgd": PGD(EPS, steps=2, step_size=EPS / 3, keep="last")}
+    whole = evaluate(HalfSpace(), attacks, batches(), WHITE)
+    for count in (0, 1, 5, 8):
+        fresh: list[Sample] = []
+        again = evaluate(HalfSpace(), attacks, batches(), WHITE, done=whole.samples[:count], on_batch=partial(keep, fresh))
+        assert again.samples == whole.samples
+        assert [sample.index for sample in fresh] == list(range(count, 8))
+
+
+def keep(place: list[Sample], samples: Sequence[Sample], examples: Sequence[Example]) -> None:
+    place += samples
+
+
+def test_samples_of_another_split_are_refused():
+    done = evaluate(HalfSpace(), {}, batches(), WHITE).samples
+    with pytest.raises(DataError, match="image 3 had label 0 before and has 1 now"):
+        evaluate(HalfSpace(), {}, batches(wrong=(0, 3)), WHITE, done=done)
+
+
+def test_flags_of_numbers_not_to_be_trusted():
+    everything_wrong = tuple(range(8))
+    found = evaluate(HalfSpace(), {}, batches(wrong=everything_wrong), WHITE)
+    data = DataFacts(name="toy", classes=HalfSpace.classes, available=100)
+    record = summarise(setup(data=data), found.samples, {})
+    assert {flag.id: flag.level for flag in record.flags} == {
+        "clean_below_chance": "fail",
+        "no_attack": "warn",
+        "subset": "note",
+    }
+
+
+def test_a_record_names_each_class():
+    record = recorded(HalfSpace(), {"fgsm": FGSM(EPS)})
+    assert [(c.name, c.images, c.clean, c.robust) for c in record.per_class] == [("dark", 3, 3, 1), ("light", 5, 4, 2)]
+    assert record.harmonic == pytest.approx(2 * 7 * 3 / (7 + 3) / 8)
+
+
+CONFIG = {"method": "zero_shot", "dataset": "toy", "backbone": "toy", "shots": 0, "seed": 1}
+ATTACKS = {"pgd": PGD(EPS, steps=3, step_size=EPS / 3, keep="last"), "fgsm": FGSM(EPS)}
+
+
+def record_into(root: Path, pause: float = 0.0) -> Record:
+    """One evaluation in a run folder, one image a batch; the classifier takes its time."""
+
+    class Slow(HalfSpace):
+        def forward(self, images: Tensor) -> Tensor:
+            time.sleep(pause)
+            return super().forward(images)
+
+    run = RunFolder.create(CONFIG, root=root)
+    with run.lock():
+        place = run.evaluation(settings(setup(), ATTACKS))
+        record, _ = evaluate_into(place, setup(), Slow(), ATTACKS, batches(2), keep_examples=2)
+    return record
+
+
+def test_a_finished_evaluation_is_read(tmp_path):
+    record = record_into(tmp_path)
+    run = RunFolder.open(tmp_path / "last")
+    stamp = (run.path / "record.json").stat().st_mtime_ns
+    assert record_into(tmp_path) == record == run.record()
+    assert (run.path / "record.json").stat().st_mtime_ns == stamp
+    assert record.threat.resolution == 4
+    assert record.timing.evaluate_seconds > 0
+
+
+def test_a_part_of_the_split_is_another_evaluation(tmp_path):
+    record_into(tmp_path)
+    run = RunFolder.open(tmp_path / "last")
+    with pytest.raises(RunError, match="holds a record of 8 images, not of 3"):
+        evaluate_into(run, setup(), HalfSpace(), ATTACKS, batches(3)[:1], total=3)
+    part = run.evaluation(settings(setup(), ATTACKS, images=3), "part")
+    record, _ = evaluate_into(part, setup(), HalfSpace(), ATTACKS, batches(3)[:1], total=3)
+    assert record.images == 3
+    assert len(run.evaluations()) == 2
+
+
+def kill_again_and_again(root: Path, kills: int) -> None:
+    """The evaluation in children that are killed at random moments, until one comes through."""
+    for attempt in range(kills + 1):
+        child = os.fork()
+        if child == 0:
+            torch.set_num_threads(1)
+            record_into(root, pause=0.01)
+            os._exit(0)
+        if attempt < kills:
+            time.sleep(random.uniform(0, 0.1))
+            os.kill(child, signal.SIGKILL)
+        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+
+
+def test_a_run_killed_again_and_again_ends_with_the_identical_record(tmp_path):
+    expected = record_into(tmp_path / "calm")
+    # A process of its own: it forks before torch has started any thread.
+    script = f"""
+import sys
+from pathlib import Path
+sys.path.insert(0, {str(Path(__file__).parents[1])!r})
+from loops import test_evaluation
+test_evaluation.kill_again_and_again(Path({str(tmp_path / "killed")!r}), kills=8)
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    statuses = [int(line) for line in done.stdout.split()]
+    assert statuses.count(-signal.SIGKILL) >= 3, done
+    assert statuses[-1] == 0, done
+    run = RunFolder.open(tmp_path / "killed" / "last")
+    record = run.record()
+    assert record is not None
+    assert record.outcome() == expected.outcome()
+    assert sorted(sample.index for sample in run.samples()) == list(range(8))
+    assert not list(run.path.rglob("*.tmp"))

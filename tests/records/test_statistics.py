@@ -1,0 +1,43 @@
+"""Closed forms against scipy, and the numbers the papers print."""
+
+import pytest
+from scipy import stats
+
+from ironclip.core.errors import UsageError
+from ironclip.records.statistics import harmonic, mcnemar, wilson
+
+
+@pytest.mark.parametrize(("count", "of"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 7), (512, 1000), (49_999, 50_000)])
+@pytest.mark.parametrize("confidence", [0.9, 0.95, 0.99])
+def test_wilson_is_scipys(count, of, confidence):
+    expected = stats.binomtest(count, of).proportion_ci(confidence, method="wilson")
+    assert wilson(count, of, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+
+
+@pytest.mark.parametrize(("count", "of"), [(1, 0), (-1, 5), (6, 5)])
+def test_wilson_refuses_what_is_no_proportion(count, of):
+    with pytest.raises(UsageError, match="at least one trial"):
+        wilson(count, of)
+
+
+@pytest.mark.parametrize(("first", "second"), [(0, 0), (1, 0), (3, 9), (10, 10), (120, 88), (5000, 5100)])
+def test_mcnemar_is_the_exact_binomial_test(first, second):
+    expected = stats.binomtest(min(first, second), first + second).pvalue if first + second else 1.0
+    assert mcnemar(first, second) == pytest.approx(expected, rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("accuracies", "printed"),
+    [
+        ((50.98, 36.05), 42.23),  # DEFEAT, H2 of averages
+        ((69.5, 43.6, 50.2, 26.1), 41.9),  # AdvMask, H4
+        ((70.52, 49.58), 58.22),  # CoAPT, base and new
+    ],
+)
+def test_harmonic_means_are_those_of_the_papers(accuracies, printed):
+    digits = len(str(printed).split(".")[1])
+    assert round(harmonic(accuracies), digits) == printed
+
+
+def test_a_term_of_zero_makes_the_harmonic_mean_zero():
+    assert harmonic((0.7, 0.0)) == 0
