@@ -22,7 +22,7 @@ from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.measure import evaluate as measure
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.protocols.sources import check_source
-from ironclip.protocols.targeted import check_rule
+from ironclip.protocols.targeted import check_targeted
 from ironclip.records.folder import RunFolder, is_run
 from ironclip.records.learned import Learned, checksums
 from ironclip.records.record import Record, canonical_hash
@@ -242,9 +242,8 @@ def evaluate(
     names = attack.split(",") if isinstance(attack, str) else list(attack)
     (radius,) = parse_radii(None, norm) if eps is None else [parse_eps(eps, norm)]
     check_source(knowledge, source)
-    if targeted is not None:
-        check_rule(targeted)
     attacks = named_attacks(names, radius, seed, _changes(options), norm=norm, knowledge=knowledge or "white-box")
+    check_targeted(targeted, knowledge or "white-box", attacks.values())
     records = []
     for model in many:
         run, experiment = _measurable(model, data, Path(root))

@@ -3,6 +3,9 @@
 import torch
 from torch import Tensor
 
+from ironclip.core.options import check_choice
+from ironclip.core.threat import NORMS
+
 
 def onto_hyperplane(points: Tensor, normal: Tensor, excess: Tensor, kind: str) -> Tensor:
     """[R, n] shortest d with <normal, points + d> = <normal, points> - excess and points + d in [0, 1].
@@ -16,8 +19,9 @@ def onto_hyperplane(points: Tensor, normal: Tensor, excess: Tensor, kind: str) -
         points: [R, n] in [0, 1].
         normal: [R, n].
         excess: [R] signed; by how much <normal, points> lies above the hyperplane.
-        kind: "linf" or "l2".
+        kind: "linf" or "l2"; UsageError for another.
     """
+    check_choice("norm", kind, NORMS)
     down = -(normal * excess.sign()[:, None]).sign()
     weight = normal.abs()
     speed = torch.ones_like(weight) if kind == "linf" else weight

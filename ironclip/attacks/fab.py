@@ -22,7 +22,7 @@ from ironclip.attacks.apgd import start
 from ironclip.core import tensors
 from ironclip.core.losses import margin_each
 from ironclip.core.options import check_choice, check_number
-from ironclip.core.tensors import per_image, project, require_finite, value_and_slope
+from ironclip.core.tensors import dual, per_image, project, require_finite, value_and_slope
 from ironclip.core.threat import Norm
 from ironclip.core.types import Images
 
@@ -226,7 +226,7 @@ def _boundary(
         for k in range(logits.shape[1]):
             (slope,) = torch.autograd.grad(margins[:, k].sum(), leaf, retain_graph=k + 1 < logits.shape[1])
             require_finite("the output or its gradient", slope.flatten(1).isfinite().all(1) & logits[:, k].isfinite(), names)
-            steepness = slope.flatten(1).abs().sum(1) if kind == "linf" else slope.flatten(1).norm(dim=1)
+            steepness = dual(slope, kind)
             distance = torch.where(labels == k, torch.inf, margins[:, k].detach().abs() / (steepness + 1e-12))
             closer = distance < nearest
             nearest = torch.where(closer, distance, nearest)

@@ -85,18 +85,15 @@ def evaluate(
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
     from ironclip.protocols.sources import check_source
     from ironclip.protocols.suites import open_suite
-    from ironclip.protocols.targeted import aimed, check_rule
+    from ironclip.protocols.targeted import check_targeted
     from ironclip.records.folder import is_run
 
     check_source(knowledge, source)
-    if targeted is not None:
-        check_rule(targeted)
-        for each in named_attacks(attack.split(","), radii[0], seed, (), norm=read_norm(norm)).values():
-            aimed(each)
     names = attack.split(",")
     adapts, rest = test_time_options(test_time, changes or [])
     under: dict[str, Any] = {"norm": norm, "knowledge": knowledge or "white-box"}
     attacks = {radius: named_attacks(names, radius, seed, rest, **under) for radius in radii}
+    check_targeted(targeted, knowledge or "white-box", attacks[radii[0]].values())
     opened, missing = open_suite(suite, [data] if data is not None else ()) if suite else ({}, {})
     if opened:  # a backbone is a run of zero-shot classification on some data
         data = None if is_run(Path(target)) else next(iter(opened))

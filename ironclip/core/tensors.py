@@ -42,6 +42,12 @@ def norm(delta: Tensor, kind: str) -> Tensor:
     return flat.abs().amax(1) if kind == "linf" else flat.norm(dim=1)
 
 
+def dual(slope: Tensor, kind: str) -> Tensor:
+    """[B] how fast a linear function with this gradient rises along its steepest direction of unit length in this norm."""
+    check_choice("norm", kind, NORMS)
+    return slope.flatten(1).abs().sum(1) if kind == "linf" else norm(slope, "l2")
+
+
 def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box: bool = True) -> Tensor:
     """The point of ball(images, eps) and [0, 1] for each adv; ball first, then box.
 

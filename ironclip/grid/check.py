@@ -16,6 +16,7 @@ from ironclip.protocols.few_shot import training_attack
 from ironclip.protocols.resolve import named_attacks, test_time_options
 from ironclip.protocols.sources import check_source
 from ironclip.protocols.suites import SUITES
+from ironclip.protocols.targeted import check_targeted
 
 
 def check_run(config: RunConfig) -> None:
@@ -39,7 +40,9 @@ def built(measure: Measure, eps: float) -> tuple[dict[str, Any], dict[str, Any]]
     adapts, changes = test_time_options(measure.test_time, measure.changes)
     check_source(measure.knowledge, measure.source)
     under: dict[str, Any] = {"norm": measure.norm, "knowledge": measure.knowledge}
-    return named_attacks(measure.attacks, eps, measure.seed, changes, **under), adapts
+    attacks = named_attacks(measure.attacks, eps, measure.seed, changes, **under)
+    check_targeted(measure.targeted, measure.knowledge, attacks.values())
+    return attacks, adapts
 
 
 def check_measures(measures: Sequence[Measure], runs: Sequence[Mapping[str, Any]]) -> None:

@@ -39,6 +39,7 @@ class Measure(BaseModel):
             instead, such as "clean". subset: which of its classes ("all", "base", "new").
         test_time: a test-time method put on the trained classifier.
         distortion: also how far the attacks move the features.
+        targeted: also how often they reach the class that this rule chooses, as in `evaluate --targeted`.
         only: settings of the runs that are measured, such as {dataset: caltech101, shots: [4, 16]}, or their variant ("": none);
             default: all.
     """
@@ -60,13 +61,15 @@ class Measure(BaseModel):
     seed: int = 0
     batch_size: int = Field(default=100, ge=1)
     distortion: bool = False
+    targeted: str | None = None
     methods: tuple[str, ...] = ()
     only: dict[str, Any] = {}
 
     @property
     def unused(self) -> list[str]:
         """Fields that came later and say nothing here: the identity of a cell leaves them out."""
-        return [name for name in ("distortion", "suite", "source") if not getattr(self, name)] + ["norm"] * (self.norm == "linf")
+        later = ("distortion", "suite", "source", "targeted")
+        return [name for name in later if not getattr(self, name)] + ["norm"] * (self.norm == "linf")
 
     @property
     def changes(self) -> list[str]:

@@ -130,11 +130,12 @@ def _evaluate(
         batch_size=measure.batch_size,
         keep_examples=4,
         distortion=measure.distortion,
+        targeted=measure.targeted,
         command=evaluation(
             run, experiment, measure.attacks, eps, norm=measure.norm,
             changes=measure.changes, seed=measure.seed, knowledge=measure.knowledge,
             source=measure.source, split=measure.split, limit=measure.limit, distortion=measure.distortion,
-            batch_size=measure.batch_size,
+            targeted=measure.targeted, batch_size=measure.batch_size,
         ),
     )  # fmt: skip
 

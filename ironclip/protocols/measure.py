@@ -21,7 +21,7 @@ from ironclip.protocols.distortion import perturbing
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import training_attack
 from ironclip.protocols.sources import borrowed
-from ironclip.protocols.targeted import aimed, check_rule, success
+from ironclip.protocols.targeted import check_targeted, success
 from ironclip.records.folder import RunFolder
 from ironclip.records.learned import fingerprint
 from ironclip.records.pictures import Example
@@ -69,14 +69,7 @@ def evaluate(
     if distortion:
         for attack in named.values():
             perturbing(attack)
-    if targeted is not None:
-        check_rule(targeted)
-        if knowledge not in ("white-box", "adaptive"):
-            raise UsageError(
-                f"targeted success is that of attacks on the classifier itself: white-box or adaptive; got {knowledge}"
-            )
-        for attack in named.values():
-            aimed(attack)
+    check_targeted(targeted, knowledge, named.values())
     config, spec = experiment.config, experiment.backbone.spec
     pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
     defense = experiment.defense

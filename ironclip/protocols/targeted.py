@@ -28,6 +28,17 @@ def check_rule(rule: object) -> None:
     check_choice("--targeted (in Python targeted=), the rule that chooses the targets,", rule, RULES)
 
 
+def check_targeted(rule: str | None, knowledge: str, attacks: Iterable[Attack]) -> None:
+    """UsageError where a rule is named that is none, or whose success these attacks cannot have under this knowledge."""
+    if rule is None:
+        return
+    check_rule(rule)
+    if knowledge not in ("white-box", "adaptive"):
+        raise UsageError(f"targeted success is that of attacks on the classifier itself: white-box or adaptive; got {knowledge}")
+    for attack in attacks:
+        aimed(attack)
+
+
 def aimed(attack: Attack) -> Attack:
     """The attack towards the labels that it is handed, on every image.
 

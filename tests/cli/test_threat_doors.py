@@ -61,6 +61,24 @@ def test_no_grid_goes_around_the_threat(ironclip, tmp_path, option, place):
     refused(ironclip("grid", "run", "grid.yaml", "--out", "out", "--device", "cpu"), tmp_path, f"--{option}")
 
 
+@pytest.mark.parametrize(
+    ("measure", "words"),
+    [
+        ({"targeted": "far"}, ("next", "far")),
+        ({"targeted": "next", "attacks": "square"}, ("aim",)),
+        ({"targeted": "next", "attacks": "pgd", "knowledge": "static"}, ("white-box or adaptive", "static")),
+        ({"norm": "l2"}, ("l2", "radius of its own")),
+        ({"norm": "l3", "eps": 0.5}, ("norm", "l3")),
+        ({"source": "mini"}, ("transfer",)),
+        ({"knowledge": "transfer"}, ("--source",)),
+    ],
+)
+def test_measures_of_a_grid_that_cannot_be_meant(ironclip, tmp_path, measure, words):
+    grid = {"name": "g", "runs": [{"method": "zero_shot", "dataset": "shapes"}], "evaluate": [{"limit": 4, **measure}]}
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump(grid))
+    refused(ironclip("grid", "run", "grid.yaml", "--out", "out", "--device", "cpu"), tmp_path, *words)
+
+
 @pytest.mark.parametrize("option", ["norm", "eps", "targeted"])
 def test_no_keyword_in_python_goes_around_the_threat(tmp_path, option):
     backbone, data = library.load("mini"), library.dataset("shapes", shots=1)
@@ -98,6 +116,9 @@ def test_norms_and_radii_that_cannot_be_right(ironclip, tmp_path, verb, argument
         (("--knowledge", "transfer"), ("--source",)),
         (("--source", "mini-robust"), ("--knowledge transfer",)),
         (("--knowledge", "grey"), ("white-box", "grey")),
+        (("--targeted", "true"), ("--targeted", "next")),
+        (("--targeted", "next", "--attack", "square"), ("aim",)),
+        (("--targeted", "next", "--attack", "pgd", "--knowledge", "static"), ("white-box or adaptive", "static")),
     ],
 )
 def test_evaluations_that_cannot_be_meant(ironclip, tmp_path, arguments, words):

@@ -8,15 +8,21 @@ from typing import Any
 import pytest
 import torch
 
-from ironclip.attacks import APGD, DI, FGSM, MIM, PGD, AutoAttack, Square, Transfer
+from ironclip import attacks
+from ironclip.attacks import APGD, CATALOGUE, DI, FGSM, MIM, PGD, AutoAttack, Square, Transfer
+from ironclip.attacks._hyperplane import onto_hyperplane
+from ironclip.attacks.apgd import start
 from ironclip.attacks.eot import Averaged
+from ironclip.attacks.mim import accumulated, begin
 from ironclip.attacks.pgd import pgd
+from ironclip.attacks.square import search
 from ironclip.core.errors import UsageError
 from ironclip.core.permits import check, full, inside
-from ironclip.core.tensors import norm, project, steepest
+from ironclip.core.tensors import dual, norm, project, steepest
 from ironclip.core.threat import Threat
 from ironclip.core.types import Batch
 from ironclip.loops.evaluation import evaluate, settings
+from ironclip.loops.scoring import audit, quantised
 from ironclip.records.record import BackboneFacts, DataFacts, Setup, canonical_hash
 
 EPS = 4 / 255
@@ -141,6 +147,33 @@ def test_an_unknown_norm_is_not_taken_for_l2(kind):
     for call in (lambda: norm(images, kind), lambda: project(images, images, 0.1, kind), lambda: steepest(images, kind)):
         with pytest.raises(UsageError, match="norm must be one of linf, l2"):
             call()
+
+
+LOOSE = {
+    "hyperplane": lambda x, kind: onto_hyperplane(x.flatten(1), x.flatten(1), x.flatten(1).sum(1), kind),
+    "dual": dual,
+    "square's search": lambda x, kind: search(Rows(), x, torch.tensor([0, 1]), torch.arange(2), None, [1], 0.1, norm=kind, early=False),
+    "apgd's start": lambda x, kind: start(x, 0.1, kind, None, 0, torch.arange(2), 0),
+    "mim's start": lambda x, kind: begin(x, 0.1, kind, None, 0, torch.arange(2)),
+    "mim's steps": lambda x, kind: accumulated(1.0, kind)(x),
+    "audit": lambda x, kind: audit("a", x, x, torch.arange(2), SimpleNamespace(norm=kind, eps=0.1)),
+    "rounding": lambda x, kind: quantised(x, x, SimpleNamespace(norm=kind, eps=0.1), "round"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("part", LOOSE)
+def test_no_part_of_an_attack_or_of_the_scores_takes_an_unknown_norm_for_one_it_knows(part):
+    with pytest.raises(UsageError, match="norm must be one of linf, l2; got 'l1'"):
+        LOOSE[part](torch.rand(2, 3, 4, 4), "l1")
+
+
+@pytest.mark.parametrize("name", sorted(CATALOGUE))
+def test_every_attack_refuses_an_unknown_norm_where_its_function_is_called(name):
+    kind = getattr(attacks, CATALOGUE[name][0])
+    images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
+    for wrong in ("l1", "L2", "", None, 2):
+        with pytest.raises((UsageError, TypeError), match="norm"):
+            kind._function(Rows(), images, labels, eps=0.1, norm=wrong)
 
 
 def stored(threat, surrogates=0):

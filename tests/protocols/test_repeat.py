@@ -70,6 +70,7 @@ def asked(made, tmp_path, monkeypatch) -> Asked:
     monkeypatch.setitem(SUITES, "toy", ("shapes", "shapes:sketch"))
     monkeypatch.setattr(measure, "answer_cost", lambda *_: ({}, 0.0))
     monkeypatch.setattr(measure, "feature_distortion", lambda *_: {})
+    monkeypatch.setattr(measure, "success", lambda *_, **__: {})
     monkeypatch.setattr("ironclip.protocols.experiment.load", once)
     seen = Asked()
     monkeypatch.setattr(measure, "evaluate_into", seen)
@@ -113,6 +114,7 @@ KINDS = {
     "static": ["runs/plain", "--knowledge", "static"],
     "adaptive": ["runs/base", "--knowledge", "adaptive"],
     "l2": ["runs/plain", "--norm", "l2", "--eps", "0.5,0.0123456789,3"],
+    "targeted": ["runs/plain", "--attack", "pgd,mim", "--set", "steps=2", "--targeted", "least-likely", "--norm", "l2", "--eps", "1"],
     "transfer": ["runs/base", "--knowledge", "transfer", "--source", "mini"],
     "transfer from a run": ["mini", "--data", "shapes", "--knowledge", "transfer", "--source", "runs/plain"],
     "scores alone": ["runs/plain", "--knowledge", "black-box", "--attack", "square"],
@@ -196,6 +198,8 @@ def test_a_saved_folder_that_was_loaded_has_a_run_to_repeat_it_on(asked, monkeyp
         {"subset": "new", "limit": 4, "seed": 3, "split": "val", "batch_size": 3},
         {"data": "shapes:sketch", "subset": "new", "knowledge": "static"},
         {"suite": "toy", "distortion": True},
+        {"attacks": "pgd", "targeted": "random", "norm": "l2", "eps": [0.5, 2]},
+        {"knowledge": "transfer", "source": "mini", "norm": "l2", "eps": 0.25},
         {"test_time": "ttc", "set": {"ttc.steps": 1, "steps": 2}, "knowledge": "adaptive"},
     ],
 )
@@ -258,6 +262,7 @@ def build(classes):
         ["their net.py:build", "--data", "my photos (2)", "--resolution", "16", "--eps", "0.0123456,2/255"],
         ["runs/plain", "--transfer", "mini", "--eps", "4/255", "--seed", "2", "--split", "val", "--set", "steps=1"],
         ["mini", "--data", "shapes", "--eps", "1/255", "--batch-size", "7", "--attack", "pgd,fgsm"],
+        ["mini", "--data", "shapes", "--norm", "l2", "--eps", "0.5,2", "--set", "steps=2"],
     ],
 )
 def test_the_command_of_an_audit_asks_for_that_audit(asked, monkeypatch, arguments):
