@@ -152,7 +152,7 @@ def test_an_unknown_norm_is_not_taken_for_l2(kind):
 LOOSE = {
     "hyperplane": lambda x, kind: onto_hyperplane(x.flatten(1), x.flatten(1), x.flatten(1).sum(1), kind),
     "dual": dual,
-    "square's search": lambda x, kind: search(Rows(), x, torch.tensor([0, 1]), torch.arange(2), None, [1], 0.1, norm=kind, early=False),
+    "square's search": lambda x, kind: search(Rows(), x, torch.arange(2), torch.arange(2), None, [1], 0.1, norm=kind, early=True),
     "apgd's start": lambda x, kind: start(x, 0.1, kind, None, 0, torch.arange(2), 0),
     "mim's start": lambda x, kind: begin(x, 0.1, kind, None, 0, torch.arange(2)),
     "mim's steps": lambda x, kind: accumulated(1.0, kind)(x),

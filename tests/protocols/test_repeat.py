@@ -114,7 +114,7 @@ KINDS = {
     "static": ["runs/plain", "--knowledge", "static"],
     "adaptive": ["runs/base", "--knowledge", "adaptive"],
     "l2": ["runs/plain", "--norm", "l2", "--eps", "0.5,0.0123456789,3"],
-    "targeted": ["runs/plain", "--attack", "pgd,mim", "--set", "steps=2", "--targeted", "least-likely", "--norm", "l2", "--eps", "1"],
+    "targeted": ["runs/plain", "--attack", "pgd,mim", "--targeted", "least-likely", "--norm", "l2", "--eps", "1"],
     "transfer": ["runs/base", "--knowledge", "transfer", "--source", "mini"],
     "transfer from a run": ["mini", "--data", "shapes", "--knowledge", "transfer", "--source", "runs/plain"],
     "scores alone": ["runs/plain", "--knowledge", "black-box", "--attack", "square"],
