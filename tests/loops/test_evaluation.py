@@ -161,7 +161,7 @@ def test_the_l2_ball_is_watched_too():
 def test_a_picture_that_is_not_misclassified_breaks_nothing():
     record = recorded(HalfSpace(), {"still": Still()})
     assert record.robust == record.clean
-    assert [flag.id for flag in record.flags] == ["nothing_perturbed"]
+    assert [flag.id for flag in record.flags] == ["nothing_perturbed", "one_loss", "resolution"]
 
 
 def test_zero_gradients_are_flagged_and_a_surrogate_gets_past_them():
@@ -185,7 +185,12 @@ def test_a_static_attack_is_made_on_another_classifier_and_says_so():
     threat = Threat(eps=EPS, knowledge="static")
     record = recorded(HalfSpace(), {"fgsm": FGSM(EPS)}, threat, [HalfSpace(-1.0)])
     assert record.robust == record.clean
-    assert {flag.id: flag.level for flag in record.flags} == {"nothing_broken": "warn", "static": "note"}
+    assert {flag.id: flag.level for flag in record.flags} == {
+        "nothing_broken": "warn",
+        "static": "note",
+        "one_loss": "warn",
+        "resolution": "note",
+    }
 
     @dataclass(frozen=True)
     class Spares:
@@ -321,6 +326,7 @@ def test_flags_of_numbers_not_to_be_trusted():
         "clean_below_chance": "fail",
         "no_attack": "warn",
         "subset": "note",
+        "resolution": "note",
     }
 
 

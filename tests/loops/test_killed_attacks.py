@@ -8,16 +8,22 @@ import sys
 from pathlib import Path
 
 import torch
-from loops.test_evaluation import CONFIG, EPS, HalfSpace, batches, setup
+from loops.test_evaluation import CONFIG, EPS, HalfSpace, batches
+from loops.test_evaluation import setup as setup_of
 
 from ironclip.attacks import PGD, AutoAttack
 from ironclip.attacks._options import AttackOptions
+from ironclip.core.threat import Threat
 from ironclip.loops.evaluation import evaluate_into, settings
 from ironclip.records.folder import RunFolder
-from ironclip.records.record import Record
+from ironclip.records.record import Record, Setup
 
 SMALL = EPS / 100  # every image that is right withstands it and meets every attack
 ATTACKS = {"pgd": PGD(SMALL, steps=6, mode="compact"), **AutoAttack(SMALL, steps=6, queries=20).members}
+
+
+def setup() -> Setup:
+    return setup_of(threat=Threat(eps=SMALL))
 
 
 def record_into(root: Path) -> Record:

@@ -105,8 +105,8 @@ KINDS = {
     "several attacks": ["runs/plain", "--attack", "pgd, fgsm,square", "--set", "steps=3", "--set", "queries=7"],
     "autoattack": ["runs/plain", "--attack", "autoattack", "--set", "steps=3", "--set", "queries=7"],
     "a member": ["runs/plain", "--attack", "apgd-t", "--seed", "4"],
-    "several radii": ["runs/plain", "--eps", "1/255,0.5/255,0.0156862745,0.0123456789,0,3e-3"],
-    "values": ["runs/plain", "--set", "step_size=0.5/255", "--set", "loss=margin", "--set", "restarts=2", "--set", "keep=last"],
+    "several radii": ["runs/plain", "--eps", "1/255,0.5/255,0.0156862745,0.0123456789,3e-3"],
+    "values": ["runs/plain", "--attack", "pgd", "--set", "step_size=0.5/255", "--set", "loss=margin", "--set", "restarts=2", "--set", "keep=last"],
     "limit": ["runs/plain", "--limit", "7"],
     "seed": ["runs/plain", "--seed", "3"],
     "split": ["runs/plain", "--split", "val"],
@@ -134,7 +134,7 @@ KINDS = {
     "test-time in the run": ["runs/ttc", "--attack", "pgd", "--set", "steps=1"],
     "test-time in the run, one knowledge": ["runs/ttc", "--knowledge", "adaptive"],
     "test-time on top": ["runs/base", "--test-time", "ttc"],
-    "test-time with options": ["runs/base", "--test-time", "ttc", "--set", "ttc.steps=1", "--set", "steps=2", "--limit", "5"],
+    "test-time with options": ["runs/base", "--test-time", "ttc", "--attack", "pgd", "--set", "ttc.steps=1", "--set", "steps=2"],
     "test-time, white-box": ["runs/base", "--test-time", "ttc", "--knowledge", "white-box", "--data", "shapes:sketch"],
     "a path for the shell": ["my runs [1] $x/it's", "--data", "my photos (2)", "--attack", "pgd,cw"],
 }  # fmt: skip
@@ -168,6 +168,8 @@ def test_an_option_of_the_test_time_method_in_python_has_the_command_of_the_comm
     )
     here, asked.seen = asked.seen, []
     words = [
+        "--attack",
+        "pgd",
         "--test-time",
         "ttc",
         "--set",
@@ -200,7 +202,7 @@ def test_a_saved_folder_that_was_loaded_has_a_run_to_repeat_it_on(asked, monkeyp
         {"suite": "toy", "distortion": True},
         {"attacks": "pgd", "targeted": "random", "norm": "l2", "eps": [0.5, 2]},
         {"knowledge": "transfer", "source": "mini", "norm": "l2", "eps": 0.25},
-        {"test_time": "ttc", "set": {"ttc.steps": 1, "steps": 2}, "knowledge": "adaptive"},
+        {"attacks": "pgd", "test_time": "ttc", "set": {"ttc.steps": 1, "steps": 2}, "knowledge": "adaptive"},
     ],
 )
 def test_a_cell_of_a_grid_has_the_command_of_the_command_line(asked, monkeypatch, values):

@@ -275,7 +275,7 @@ def test_adversarial_pictures_are_made_on_the_defended_model(mini, seen, tmp_pat
 def test_the_facade_attacks_what_it_is_told(mini, seen, tmp_path, knowledge):
     experiment = experiment_of("advmask", mini)
     model = Model(experiment, saved(experiment, tmp_path / "run"))
-    evaluate_model(model, knowledge=knowledge, limit=LIMIT, root=tmp_path)
+    evaluate_model(model, attack="pgd", knowledge=knowledge, limit=LIMIT, root=tmp_path)
     check(seen, named_in_the_docs(experiment, knowledge))
 
 
@@ -283,7 +283,7 @@ def test_the_facade_attacks_a_test_time_method_both_ways_by_itself(mini, seen, t
     run = saved(experiment_of("advmask", mini), tmp_path / "run")
     experiment = experiment_of("advmask", mini, "rtpt")
     experiment.defense.load_learned(run.load_learned(mini.spec.sha256).tensors)
-    evaluate_model(Model(experiment, run), limit=LIMIT, root=tmp_path)
+    evaluate_model(Model(experiment, run), attack="pgd", limit=LIMIT, root=tmp_path)
     check(seen, [*named_in_the_docs(experiment, "static", "rtpt"), *named_in_the_docs(experiment, "adaptive", "rtpt")])
 
 

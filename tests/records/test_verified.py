@@ -178,18 +178,21 @@ def test_samples_that_are_gone_or_no_text_are_one_line(tmp_path):
     refused(place, "stands without its samples.jsonl", "measure again")
 
 
+FLAGS = ["one_loss", "resolution", "subset"]
+
+
 def test_a_flag_that_was_struck_out_comes_back(tmp_path):
     place = written(tmp_path)
-    assert [flag.id for flag in place.record().flags] == ["subset"]
+    assert [flag.id for flag in place.record().flags] == FLAGS
     edit(place, lambda value: value.update(flags=[]), seal=None)
-    assert [flag.id for flag in place.record().flags] == ["subset"]
+    assert [flag.id for flag in place.record().flags] == FLAGS
 
 
 def test_a_flag_that_only_the_file_knows_is_kept(tmp_path):
     place = written(tmp_path)
     own = Flag(id="by_hand", level="warn", text="looked at")
     place.save_record(place.record().model_copy(update={"flags": (own,)}))
-    assert [flag.id for flag in place.record().flags] == ["subset", "by_hand"]
+    assert [flag.id for flag in place.record().flags] == [*FLAGS, "by_hand"]
 
 
 def test_samples_of_another_evaluation_are_refused(tmp_path):
