@@ -4,19 +4,38 @@ CMYK, grey, 16-bit grey (65535 is white) and palette pictures are converted; tra
 shows it; of an animation the first frame counts; the EXIF orientation is applied. Needs no torch.
 """
 
+import io
 import threading
 import warnings
+import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
 
 from ironclip.core.errors import DataError, UsageError, unknown
-from ironclip.data.records import FileSource, Source
+from ironclip.data.budget import MEMORY, SMALL, cost
+from ironclip.data.kinds import HEAD, has_heif, what_it_is
+from ironclip.data.records import FileSource, Source, ZipSource
+from ironclip.data.salvage import without_metadata
 
+T = TypeVar("T")
 MAX_PIXELS = 100_000_000
+BARE_BYTES = 300_000_000  # larger files are not read a second time
+ORIENTATION = 274
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 Preprocess = Literal["crop", "squash"]
 _header_lock = threading.Lock()
 
@@ -54,17 +73,35 @@ def decode(source: Source | Path | str, *, max_pixels: int = MAX_PIXELS) -> Imag
 
 def decode_quietly(source: Source | Path | str, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """`decode` for worker threads: the caller has silenced warnings, which no thread can do for itself alone."""
+    return decode_into(source, lambda image: image, max_pixels)
+
+
+def decode_into(source: Source | Path | str, use: Callable[[Image.Image], T], max_pixels: int = MAX_PIXELS) -> T:
+    """use(the picture as RGB, upright), within the memory that all threads share; errors as in `decode`.
+
+    Threads that decode many pictures take from each what they need in `use`, so that no large picture outlives its share.
+    """
     if isinstance(source, str | Path):
         source = FileSource(Path(), str(source))
+    held = stored_bytes(source) + SMALL
+    while True:
+        with MEMORY.take(held):
+            found = _attempt(source, use, max_pixels, held)
+            if not isinstance(found, _Larger):
+                return found
+        held = found.bytes
+
+
+@dataclass(frozen=True)
+class _Larger:
+    """A picture that needs more memory than was held for it."""
+
+    bytes: int
+
+
+def _attempt(source: Source, use: Callable[[Image.Image], T], max_pixels: int, held: int) -> T | _Larger:
     try:
-        with _opened(source) as image:
-            width, height = image.size
-            if width * height > max_pixels:
-                raise BadPicture(
-                    source.name,
-                    f"{width} x {height} pixels are more than the limit of {max_pixels / 1e6:g} million; make it smaller",
-                )
-            return _rgb(ImageOps.exif_transpose(image), source.name)
+        rgb = _read(source, max_pixels, held)
     except DataError:
         raise
     except FileNotFoundError:
@@ -72,24 +109,90 @@ def decode_quietly(source: Source | Path | str, max_pixels: int = MAX_PIXELS) ->
     except KeyError as problem:
         raise BadPicture(source.name, f"not in the archive: {problem}") from None
     except Exception as problem:  # decoders raise almost anything on damaged bytes, and a run must not end there
-        raise BadPicture(source.name, _reason(problem)) from problem
+        try:
+            rgb = _bare(source, max_pixels, held)
+        except DataError:
+            raise
+        except Exception:
+            raise BadPicture(source.name, _reason(problem, source)) from problem
+    return rgb if isinstance(rgb, _Larger) else use(rgb)
 
 
-def _opened(source: Source) -> Image.Image:
+def _read(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
+    with _opened(source.open) as image:
+        return _upright(image, source, max_pixels, held)
+
+
+def _bare(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
+    """The picture once more, without the metadata that may have been the trouble."""
+    bare = None
+    if isinstance(source, FileSource | ZipSource) and source.size() <= BARE_BYTES:
+        bare = without_metadata(source.content(BARE_BYTES))
+    if bare is None:
+        raise ValueError("the same bytes would fail again")
+    with _opened(lambda: Image.open(io.BytesIO(bare))) as image:
+        return _upright(image, source, max_pixels, held)
+
+
+def _upright(image: Image.Image, source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
+    width, height = image.size
+    if width * height > max_pixels:
+        raise BadPicture(
+            source.name,
+            f"{width} x {height} pixels are more than the limit of {max_pixels / 1e6:g} million; make it smaller",
+        )
+    needed = stored_bytes(source) + cost(width, height, image.mode)
+    if needed > held:
+        return _Larger(needed)
+    image.load()
+    turn = TURNS.get(_orientation(image))
+    rgb = _rgb(image, source.name)
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def stored_bytes(source: Source) -> int:
+    """The size of a picture as it is stored, as far as that is known without opening it."""
+    try:
+        return source.size() if isinstance(source, FileSource | ZipSource) else 0
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return 0  # opening it says what is wrong
+
+
+@lru_cache(maxsize=1)
+def _learn_heif() -> None:
+    """Let PIL read the pictures of Apple's phones, where the library for that is installed."""
+    if has_heif():
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation; 1 where the EXIF block is damaged, for then nothing is known and the pixels count."""
+    try:
+        found = image.getexif().get(ORIENTATION, 1)
+        return found if isinstance(found, int) else 1
+    except Exception:
+        return 1
+
+
+def _opened(opener: Callable[[], Image.Image]) -> Image.Image:
     """The picture with its header read; PIL's own global size limit, which warns, gives way to ours meanwhile."""
+    _learn_heif()
     with _header_lock:
         limit = Image.MAX_IMAGE_PIXELS
         Image.MAX_IMAGE_PIXELS = None
         try:
-            return source.open()
+            return opener()
         finally:
             Image.MAX_IMAGE_PIXELS = limit
 
 
-def _reason(problem: Exception) -> str:
+def _reason(problem: Exception, source: Source) -> str:
     text = " ".join(str(problem).split()) or type(problem).__name__
-    if "cannot identify" in text:
-        return "not a picture, or of an unknown format"
+    if "cannot identify" in text or isinstance(problem, EOFError):
+        head = source.content(HEAD) if isinstance(source, FileSource | ZipSource) else b"?"
+        return what_it_is(head) or "not a picture, or of an unknown format"
     return f"damaged: {text}" if "truncated" in text or "broken" in text else f"unreadable: {text}"
 
 

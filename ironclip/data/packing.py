@@ -21,7 +21,7 @@ from PIL import Image
 
 from ironclip.core.errors import DataError
 from ironclip.core.files import write_json, write_whole
-from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
+from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_into
 from ironclip.data.records import Item, digest
 
 Cache = Path | str | Literal[False] | None
@@ -139,7 +139,7 @@ def _decode_all(
 
     def one(item: Item) -> np.ndarray | BadPicture:
         try:
-            return np.asarray(transform(decode_quietly(item.source, max_pixels)))
+            return decode_into(item.source, lambda image: np.asarray(transform(image)), max_pixels)
         except BadPicture as problem:
             return problem
 

@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import os
+import stat
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -15,9 +16,12 @@ from typing import Protocol
 from PIL import Image
 
 from ironclip.core.errors import DataError, unknown
+from ironclip.data.lists import check_names, text_of
 
 SPLITS = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
+MAX_PICTURE = 600_000_000
+"""Bytes of one picture's file; 100 million pixels of 16 bits in RGB take this much."""
 
 
 class Source(Protocol):
@@ -47,7 +51,21 @@ class FileSource:
         return self.folder / self.name
 
     def open(self) -> Image.Image:
+        self.size()
         return Image.open(self.path)
+
+    def size(self) -> int:
+        """Bytes of the file; OSError where it is a pipe or a device, which may never end."""
+        status = self.path.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("no regular file, but a folder, a pipe or a device")
+        return _bounded(status.st_size)
+
+    def content(self, limit: int) -> bytes:
+        """The first bytes of the file."""
+        self.size()
+        with self.path.open("rb") as file:
+            return file.read(limit)
 
     def stamp(self) -> str:
         try:
@@ -65,7 +83,16 @@ class ZipSource:
     name: str
 
     def open(self) -> Image.Image:
-        return Image.open(io.BytesIO(self._opened().read(self.name)))
+        return Image.open(io.BytesIO(self.content(self.size())))
+
+    def size(self) -> int:
+        """Bytes of the picture unpacked, as the archive says; no more are ever unpacked."""
+        return _bounded(self._opened().getinfo(self.name).file_size)
+
+    def content(self, limit: int) -> bytes:
+        """The first bytes of the picture."""
+        with self._opened().open(self.name) as member:
+            return member.read(limit)
 
     def stamp(self) -> str:
         try:
@@ -76,6 +103,12 @@ class ZipSource:
     def _opened(self) -> zipfile.ZipFile:
         status = self.archive.stat()
         return _archive(self.archive, status.st_size, status.st_mtime_ns, os.getpid())
+
+
+def _bounded(size: int) -> int:
+    if size > MAX_PICTURE:
+        raise OSError(f"{size / 1e6:.0f} million bytes are more than the limit of {MAX_PICTURE / 1e6:g} million")
+    return size
 
 
 @lru_cache(maxsize=8)
@@ -115,6 +148,8 @@ class Dataset:
         for split in self.splits:
             if split not in SPLITS:
                 raise unknown("split", split, SPLITS)
+        text_of(self.name, "the data set", "its name")
+        check_names(self.classes, self.name)
         if len(self.classes) < 2:
             raise DataError(f"{self.name}: at least two classes are needed; found {len(self.classes)}: {list(self.classes)}")
         if not any(self.splits.values()):

@@ -1,0 +1,41 @@
+"""Memory for decoding, shared by all threads of a process: many large pictures wait for each other instead of adding up."""
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+TOTAL = 1_600_000_000
+"""Bytes; one picture of the largest size that is read at all takes about this much."""
+SMALL = 16_000_000
+PER_PIXEL = {"I": 28, "F": 28}
+USUAL = 15
+"""Bytes per pixel while a picture becomes RGB: itself, its RGBA form, white paper, the sum, and the RGB picture."""
+
+
+class Budget:
+    """A number of bytes that may be taken at once; who asks for more than there is goes alone."""
+
+    def __init__(self, total: int) -> None:
+        self.total, self.taken = total, 0
+        self._free = threading.Condition()
+
+    @contextmanager
+    def take(self, size: int) -> Iterator[None]:
+        """Wait until so much is free, and hold it. A thread holds one part at a time, so that none waits for itself."""
+        with self._free:
+            self._free.wait_for(lambda: self.taken == 0 or self.taken + size <= self.total)
+            self.taken += size
+        try:
+            yield
+        finally:
+            with self._free:
+                self.taken -= size
+                self._free.notify_all()
+
+
+MEMORY = Budget(TOTAL)
+
+
+def cost(width: int, height: int, mode: str) -> int:
+    """Bytes that decoding a picture takes, roughly."""
+    return width * height * PER_PIXEL.get(mode[:1], USUAL)
