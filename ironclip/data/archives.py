@@ -4,12 +4,13 @@
 "items": [{"file": "Faces/1.jpg", "label": 0, "split": "train"}, ...]}; `templates` (a list) may be given.
 """
 
-import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 from ironclip.core.errors import DataError
 from ironclip.data.catalogue import templates_of
+from ironclip.data.lists import label_of, list_of, path_of, read_json, shown, text_of
 from ironclip.data.names import prompt_name
 from ironclip.data.records import SPLITS, Dataset, Source, ZipSource, enumerate_items
 
@@ -24,10 +25,42 @@ def archive_classes(folder: Path) -> int | None:
     if not is_archive(folder):
         return None
     try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        return len(index["classes"]) if index["items"][0]["label"] is not None else None
-    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        index = _index(folder / "index.json")
+    except DataError:
         return None
+    labelled = index["items"] and isinstance(index["items"][0], dict) and index["items"][0].get("label") is not None
+    return len(index["classes"]) if labelled else None
+
+
+def _index(file: Path) -> dict[str, Any]:
+    """The index, with `classes` and `items` as lists.
+
+    Raises:
+        DataError: not such a file.
+    """
+    index = read_json(file, "index")
+    if not isinstance(index, dict) or not all(isinstance(index.get(key), list) for key in ("classes", "items")):
+        what = f"its keys are {shown(list(index))}" if isinstance(index, dict) else f"got {shown(index)}"
+        raise DataError(f"{file}: expected JSON with 'classes' (id, name) and 'items' (file, label, split); {what}")
+    return index
+
+
+def _field(value: Any, key: str, where: str) -> Any:
+    if not isinstance(value, dict) or key not in value:
+        raise DataError(f"{where}: expected an object with {key!r}; got {shown(value)}")
+    return value[key]
+
+
+def _classes(index: dict[str, Any], file: Path) -> tuple[str, ...]:
+    """The class names, whose ids are 0 to K - 1."""
+    named: dict[int, str] = {}
+    for k, each in enumerate(index["classes"]):
+        where = f"{file}, class {k}"
+        label = label_of(_field(each, "id", where), where, len(index["classes"]))
+        if label in named:
+            raise DataError(f"{where}: the id {label} is there twice")
+        named[label] = prompt_name(text_of(_field(each, "name", where), where, "a class name"))
+    return tuple(named[label] for label in sorted(named))
 
 
 def open_archive(folder: Path, templates: tuple[str, ...] | None = None) -> Dataset:
@@ -36,35 +69,39 @@ def open_archive(folder: Path, templates: tuple[str, ...] | None = None) -> Data
     Raises:
         DataError: the zip file or the index is damaged, or they do not belong together.
     """
-    archive = folder / "images.zip"
-    try:
-        index = json.loads((folder / "index.json").read_text(encoding="utf-8"))
-        classes = tuple(prompt_name(entry["name"]) for entry in sorted(index["classes"], key=lambda entry: entry["id"]))
-        rows = [(item["file"], item["label"], item["split"]) for item in index["items"]]
-    except (ValueError, KeyError, TypeError) as problem:
-        raise DataError(
-            f"{folder / 'index.json'}: expected JSON with 'classes' (id, name) and 'items' (file, label, split); "
-            f"{type(problem).__name__}: {problem}"
-        ) from problem
-    try:
-        with zipfile.ZipFile(archive) as opened:
-            members = set(opened.namelist())
-    except (zipfile.BadZipFile, OSError) as problem:
-        raise DataError(f"{archive}: not a readable zip file ({problem}); copy it again") from problem
-    missing = [name for name, _, _ in rows if name not in members]
-    if missing:
-        raise DataError(f"{archive}: {len(missing)} of {len(rows)} pictures of index.json are missing, e.g. {missing[0]}")
+    archive, file = folder / "images.zip", folder / "index.json"
+    index = _index(file)
+    classes = _classes(index, file)
     pairs: dict[str, list[tuple[Source, int]]] = {split: [] for split in SPLITS}
-    for name, label, split in rows:
-        if split not in pairs:
-            raise DataError(f"{folder / 'index.json'}: split {split!r} of {name}; expected {', '.join(SPLITS)}")
+    for k, item in enumerate(index["items"]):
+        where = f"{file}, item {k}"
+        name = path_of(_field(item, "file", where), where)
+        label = label_of(_field(item, "label", where), where)
+        split = _field(item, "split", where)
+        if not isinstance(split, str) or split not in pairs:
+            raise DataError(f"{where}: split {shown(split)} of {name}; expected {', '.join(SPLITS)}")
         pairs[split].append((ZipSource(archive, name), label))
-    name = index.get("dataset", folder.name)
-    given = index.get("templates")
+    _check_members(archive, [source.name for found in pairs.values() for source, _ in found])
+    name = text_of(index.get("dataset", folder.resolve().name), f"{file}, dataset", "a name")
+    given = tuple(
+        text_of(each, f"{file}, templates", "a template") for each in list_of(index.get("templates", []), str(file), "templates")
+    )
     return Dataset(
         name=name,
         classes=classes,
-        templates=templates or (tuple(given) if given else templates_of(name)),
+        templates=templates or given or templates_of(name),
         splits={split: enumerate_items(found) for split, found in pairs.items()},
-        origin=index.get("splits_from", "index.json"),
+        origin=text_of(index.get("splits_from", "index.json"), f"{file}, splits_from", "a text"),
     )
+
+
+def _check_members(archive: Path, names: list[str]) -> None:
+    """DataError where the archive is damaged or lacks pictures."""
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            members = set(opened.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError) as problem:
+        raise DataError(f"{archive}: not a readable zip file ({problem}); copy it again") from problem
+    missing = [name for name in names if name not in members]
+    if missing:
+        raise DataError(f"{archive}: {len(missing)} of {len(names)} pictures of index.json are missing, e.g. {missing[0]}")

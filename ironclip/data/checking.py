@@ -8,14 +8,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
 from ironclip.core.errors import DataError, UsageError, unknown
 from ironclip.data.archives import archive_classes, is_archive
 from ironclip.data.catalogue import Entry, catalogue
 from ironclip.data.coop import split_file
-from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_quietly
+from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_into
 from ironclip.data.opening import Root, data_roots, open_dataset
 from ironclip.data.packing import Progress, cache_folder, in_order
 from ironclip.data.records import SPLITS, Dataset, Item
+from ironclip.data.remarks import too_few
 
 
 @dataclass(frozen=True)
@@ -73,7 +76,8 @@ def _look(entry: Entry, roots: Sequence[Path]) -> Availability:
 @dataclass(frozen=True)
 class Report:
     """What a check found. counts: pictures of each split; bad: split -> pictures that cannot be used; problems: what is wrong
-    with the set as a whole; repeated: pictures with identical pixels in two splits or under two classes."""
+    with the set as a whole; repeated: pictures with identical pixels in two splits (what is learned is measured) or under two
+    classes."""
 
     name: str
     problems: tuple[str, ...] = ()
@@ -88,8 +92,8 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether a run can start without anything to repair."""
-        return not self.problems and not any(self.bad.values())
+        """Whether a run can start, and its numbers mean something, without anything to repair."""
+        return not self.problems and not any(self.bad.values()) and not self.repeated
 
 
 def check(
@@ -98,6 +102,7 @@ def check(
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
     decode: bool = True,
+    shots: int | None = None,
     **options: Any,
 ) -> Report:
     """Everything wrong with a set: what is missing, pictures that cannot be used with reasons, pictures in two splits.
@@ -106,6 +111,7 @@ def check(
         dataset: a set, or its name or path with the options of `open_dataset`; a set that cannot be opened is a problem in
             the report, an unknown name an error.
         decode: read every picture; otherwise only the lists are checked.
+        shots: training pictures wanted of each class; too few in a class are a problem.
         progress: called with (pictures done, pictures in all).
 
     Raises:
@@ -121,9 +127,11 @@ def check(
     expected = catalogue()[dataset.name].counts if dataset.name in catalogue() else None
     if expected is not None and tuple(counts.values()) != expected:
         notes += (f"{_slashed(counts.values())} pictures (train / val / test); the benchmark has {_slashed(expected)}",)
+    problems = too_few(dataset, shots) if shots is not None else ()
     bad, repeated = _read_all(dataset, max_pixels, progress) if decode else ({}, ())
     return Report(
         name=dataset.name,
+        problems=problems,
         notes=notes,
         origin=dataset.origin,
         sha256=dataset.sha256,
@@ -146,10 +154,9 @@ def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[st
 
     def one(row: tuple[str, Item]) -> bytes | BadPicture:
         try:
-            image = decode_quietly(row[1].source, max_pixels)
+            return decode_into(row[1].source, _pixels, max_pixels)
         except BadPicture as problem:
             return problem
-        return hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.size).encode()).digest()
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -166,6 +173,10 @@ def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[st
         if len({(split, item.label) for split, item in group}) > 1
     )
     return {split: tuple(found) for split, found in bad.items()}, repeated
+
+
+def _pixels(image: Image.Image) -> bytes:
+    return hashlib.blake2b(image.tobytes(), digest_size=16, key=str(image.size).encode()).digest()
 
 
 @dataclass(frozen=True)

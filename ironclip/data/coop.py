@@ -5,17 +5,18 @@ the compact form {"classes": [...], "train": [[path, label], ...], ...}, plain o
 its own text lists.
 """
 
-import gzip
-import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from ironclip.core.errors import DataError
 from ironclip.data.catalogue import Entry
-from ironclip.data.folders import file_sources, pictures, subfolders
+from ironclip.data.folders import file_sources
+from ironclip.data.lists import check_names, inside, label_of, list_of, path_of, read_json, read_text, shown, text_of
 from ironclip.data.names import prompt_name, shipped_classes
 from ironclip.data.records import SPLITS, Dataset, FileSource, Source, enumerate_items
 from ironclip.data.sampling import stratified_split
+from ironclip.data.walk import pictures, subfolders
 
 OWN_FRACTIONS = (0.5, 0.2, 0.3)  # the shares of the lists that CoOp's authors drew
 
@@ -29,26 +30,54 @@ def read_split(file: Path) -> Lists:
     Raises:
         DataError: not such a file, or labels and class names contradict each other.
     """
-    try:
-        raw = file.read_bytes()
-        found = json.loads(gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw)
-        lists = {split: [(str(row[0]), int(row[1])) for row in found[split]] for split in SPLITS}
-        if "classes" in found:
-            return tuple(prompt_name(name) for name in found["classes"]), lists
-        name_of: dict[int, str] = {}
-        for path, label, name in (row for split in SPLITS for row in found[split]):
-            if name_of.setdefault(label, name) != name:
-                raise DataError(f"{file}: label {label} is {name_of[label]!r} and, for {path}, {name!r}")
-    except DataError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError) as problem:
-        raise DataError(
-            f"{file}: expected JSON with train, val and test lists of [path, label, class name]; "
-            f"{type(problem).__name__}: {problem}"
-        ) from problem
+    found = read_json(file, "split file")
+    if not isinstance(found, dict) or not all(isinstance(found.get(split), list) for split in ("train", "test")):
+        what = f"its keys are {shown(list(found))}" if isinstance(found, dict) else f"got {shown(found)}"
+        raise DataError(f"{file}: expected JSON with train, val and test lists of [path, label, class name]; {what}")
+    named = found.get("classes")
+    if named is not None:
+        check_names(list_of(named, str(file), "'classes'"), str(file))
+    lists: dict[str, list[tuple[str, int]]] = {}
+    name_of: dict[int, str] = {}
+    for split in SPLITS:
+        rows = list_of(found.get(split, []), f"{file}, {split}", "rows")
+        lists[split] = [_row(row, f"{file}, {split} {k}", named, name_of) for k, row in enumerate(rows)]
+    if named is not None:
+        return tuple(map(prompt_name, named)), lists
     if sorted(name_of) != list(range(len(name_of))):
         raise DataError(f"{file}: labels are not 0 to {len(name_of) - 1} without a gap")
     return tuple(prompt_name(name_of[label]) for label in range(len(name_of))), lists
+
+
+def _row(row: Any, where: str, named: Sequence[str] | None, name_of: dict[int, str]) -> tuple[str, int]:
+    """(path, label) of one picture; its class name goes to `name_of` where the file has no list of classes."""
+    fields = 2 if named is not None else 3
+    if not isinstance(row, list) or len(row) < fields:
+        form = "[path, label]" if named is not None else "[path, label, class name]"
+        raise DataError(f"{where}: expected JSON with train, val and test lists of {form}; got {shown(row)}")
+    path, label = path_of(row[0], where), label_of(row[1], where, None if named is None else len(named))
+    if named is None:
+        name = text_of(row[2], where, "a class name")
+        if name_of.setdefault(label, name) != name:
+            raise DataError(f"{where}: label {label} is {name_of[label]!r} and, for {path}, {name!r}")
+    return path, label
+
+
+def open_lists(file: Path, templates: tuple[str, ...], roots: Sequence[Path] = (), name: str | None = None) -> Dataset:
+    """The set of CoOp's lists under any name: pictures lie beside the file, or in a folder beside it.
+
+    Raises:
+        DataError: not such lists, pictures that lie elsewhere, or none of the first pictures exists.
+    """
+    classes, lists = read_split(file)
+    first = [path for split in SPLITS for path, _ in lists[split][:20]]
+    places = [file.parent, *subfolders(file.parent)]
+    base = next((place for place in places if any((place / path).is_file() for path in first)), None)
+    if base is None:
+        example = f", e.g. {file.parent / first[0]}" if first else ""
+        raise DataError(f"{file}: none of the first pictures exists{example}; paths are relative to {file.parent}")
+    title = name or file.name.removesuffix(".gz").removesuffix(".json")
+    return _listed(title, classes, lists, base, templates, file.name, roots)
 
 
 def image_folder(entry: Entry, roots: Sequence[Path]) -> Path | None:
@@ -108,16 +137,20 @@ def open_coop(
     return _listed(entry.name, classes, lists, folder, templates, file.name)
 
 
-def _listed(name: str, classes: tuple[str, ...], lists: dict, folder: Path, templates: tuple[str, ...], origin: str) -> Dataset:
-    return Dataset(
-        name=name,
-        classes=classes,
-        templates=templates,
-        splits={
-            split: enumerate_items([(FileSource(folder, path), label) for path, label in rows]) for split, rows in lists.items()
-        },
-        origin=origin,
-    )
+def _listed(
+    name: str,
+    classes: tuple[str, ...],
+    lists: dict[str, list[tuple[str, int]]],
+    folder: Path,
+    templates: tuple[str, ...],
+    origin: str,
+    roots: Sequence[Path] = (),
+) -> Dataset:
+    splits = {
+        split: enumerate_items([(FileSource(*inside(path, f"{origin}, {split}", folder, roots)), label) for path, label in rows])
+        for split, rows in lists.items()
+    }
+    return Dataset(name=name, classes=classes, templates=templates, splits=splits, origin=origin)
 
 
 def _own_split(entry: Entry, folder: Path, templates: tuple[str, ...], seed: int) -> Dataset:
@@ -160,17 +193,15 @@ def open_aircraft(entry: Entry, roots: Sequence[Path], templates: tuple[str, ...
     folder = image_folder(entry, roots)
     if folder is None:
         raise DataError(f"{entry.name} is not here; looked for {looked_for(entry, roots)}. To get it: {entry.how()}")
-    try:
-        classes = tuple((folder / "variants.txt").read_text(encoding="utf-8").split("\n"))
-        classes = tuple(name.strip() for name in classes if name.strip())
-        lists: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
-        for split in SPLITS:
-            for line in (folder / f"images_variant_{split}.txt").read_text(encoding="utf-8").splitlines():
-                number, _, variant = line.strip().partition(" ")
-                if number:
-                    lists[split].append((f"images/{number}.jpg", classes.index(variant)))
-    except OSError as problem:
-        raise DataError(f"{entry.name}: the official list {problem.filename} cannot be read: {problem.strerror}") from problem
-    except ValueError:
-        raise DataError(f"{entry.name}: images_variant_{split}.txt names {variant!r}, which variants.txt does not") from None
+    what = f"official list of {entry.name}"
+    classes = tuple(name.strip() for name in read_text(folder / "variants.txt", what).split("\n") if name.strip())
+    label_of_name = {name: label for label, name in enumerate(classes)}
+    lists: dict[str, list[tuple[str, int]]] = {split: [] for split in SPLITS}
+    for split in SPLITS:
+        for line in read_text(folder / f"images_variant_{split}.txt", what).split("\n"):
+            number, _, variant = line.strip().partition(" ")
+            if number and variant not in label_of_name:
+                raise DataError(f"{entry.name}: images_variant_{split}.txt names {variant!r}, which variants.txt does not")
+            if number:
+                lists[split].append((f"images/{number}.jpg", label_of_name[variant]))
     return _listed(entry.name, tuple(map(prompt_name, classes)), lists, folder, templates, "official lists images_variant_*.txt")

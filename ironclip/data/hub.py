@@ -5,9 +5,10 @@ from typing import Any
 
 from ironclip.core.errors import DataError, UsageError
 from ironclip.data.catalogue import choose_templates
-from ironclip.data.folders import ALIASES, FRACTIONS
-from ironclip.data.names import doubts, prompt_name
+from ironclip.data.folders import FRACTIONS
+from ironclip.data.names import prompt_name
 from ironclip.data.records import SPLITS, Dataset, Source, enumerate_items
+from ironclip.data.roles import roles
 from ironclip.data.sampling import stratified_split
 from ironclip.data.torchvision_sets import IndexedSource
 
@@ -49,10 +50,11 @@ def open_hub(
         folders = sorted({str(value) for column in values.values() for value in column})
         values = {split: [folders.index(str(value)) for value in column] for split, column in values.items()}
     found: dict[str, list[tuple[Source, int]]] = {split: [] for split in SPLITS}
+    meant = roles(parts)
+    notes = [f"the split {split!r} of {len(part)} pictures is left out" for split, part in parts.items() if split not in meant]
     for split, part in parts.items():
-        if ALIASES.get(split) is None:
-            continue
-        found[ALIASES[split]] += [(IndexedSource(part, k, f"{split}/{k:06d}", picture), v) for k, v in enumerate(values[split])]
+        if split in meant:
+            found[meant[split]] += [(IndexedSource(part, k, f"{split}/{k:06d}", picture), v) for k, v in enumerate(values[split])]
     origin = f"hub {name}"
     if found["val"] and not found["test"]:
         found["test"], found["val"] = found["val"], []
@@ -67,7 +69,7 @@ def open_hub(
         templates=choose_templates(name, templates),
         splits={split: enumerate_items(pairs) for split, pairs in found.items()},
         origin=origin,
-        notes=doubts(folders, classes),
+        notes=tuple(notes),
     )
 
 

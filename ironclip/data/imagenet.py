@@ -10,9 +10,11 @@ from pathlib import Path
 from ironclip.core.errors import DataError, UsageError
 from ironclip.data.catalogue import Entry
 from ironclip.data.coop import image_folder, looked_for
-from ironclip.data.folders import file_sources, pictures, subfolders
+from ironclip.data.folders import file_sources
+from ironclip.data.lists import read_text, shown
 from ironclip.data.names import imagenet_names, prompt_name
 from ironclip.data.records import Dataset, FileSource, Source, enumerate_items
+from ironclip.data.walk import pictures, subfolders
 
 
 def open_imagenet(entry: Entry, roots: Sequence[Path], templates: tuple[str, ...], *, label_space: int | None = None) -> Dataset:
@@ -59,7 +61,7 @@ def open_imagenet(entry: Entry, roots: Sequence[Path], templates: tuple[str, ...
 def _names(folder: Path) -> dict[str, str]:
     for file in (folder / "classnames.txt", folder.parent / "classnames.txt"):
         if file.is_file():
-            lines = [line.strip().partition(" ") for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+            lines = [line.strip().partition(" ") for line in read_text(file, "list of names").split("\n") if line.strip()]
             return {wnid: name for wnid, _, name in lines}
     return imagenet_names()
 
@@ -86,16 +88,16 @@ def _by_number(folder: Path, count: int) -> list[tuple[Source, int]]:
 
 def _tiny(entry: Entry, folder: Path, templates: tuple[str, ...]) -> Dataset:
     """Train folders `<wnid>/images`, validation pictures (the test split) with labels in `val_annotations.txt`."""
-    try:
-        wnids = sorted((folder / "wnids.txt").read_text(encoding="utf-8").split())
-        words = dict(
-            line.split("\t", 1) for line in (folder / "words.txt").read_text(encoding="utf-8").splitlines() if "\t" in line
-        )
-        rows = [line.split("\t") for line in (folder / "val" / "val_annotations.txt").read_text(encoding="utf-8").splitlines()]
-    except OSError as problem:
-        raise DataError(f"{entry.name}: {problem.filename} cannot be read: {problem.strerror}") from problem
+    what = f"list of {entry.name}"
+    wnids = sorted(read_text(folder / "wnids.txt", what).split())
+    words = dict(line.strip().split("\t", 1) for line in read_text(folder / "words.txt", what).split("\n") if "\t" in line)
+    file = folder / "val" / "val_annotations.txt"
+    rows = [line.strip().split("\t") for line in read_text(file, what).split("\n") if line.strip()]
     curated = imagenet_names()
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
+    odd = next((row for row in rows if len(row) < 2 or row[1] not in label_of), None)
+    if odd is not None:
+        raise DataError(f"{file}: expected lines <picture><TAB><WordNet id of wnids.txt>; got {shown(odd)}")
     test: list[tuple[Source, int]] = [(FileSource(folder, f"val/images/{row[0]}"), label_of[row[1]]) for row in sorted(rows)]
     return Dataset(
         name=entry.name,

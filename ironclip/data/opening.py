@@ -7,10 +7,14 @@ from pathlib import Path
 from ironclip.core.errors import DataError, IronclipError, UsageError, unknown
 from ironclip.data.archives import archive_classes, is_archive, open_archive
 from ironclip.data.catalogue import Entry, catalogue, choose_templates
-from ironclip.data.coop import image_folder, open_aircraft, open_coop
-from ironclip.data.folders import FRACTIONS, open_folder, open_table
+from ironclip.data.coop import image_folder, open_aircraft, open_coop, open_lists
+from ironclip.data.folders import FRACTIONS, open_folder
+from ironclip.data.given import given_split
 from ironclip.data.names import read_classes
 from ironclip.data.records import Dataset
+from ironclip.data.remarks import remarks
+from ironclip.data.roles import Layout, parse_layout
+from ironclip.data.tables import open_table
 
 Root = Path | str | Sequence[Path | str] | None
 
@@ -25,6 +29,11 @@ def data_roots(root: Root = None) -> tuple[Path, ...]:
     return tuple(Path(part).expanduser() for part in named.split(os.pathsep) if part) or (Path("data"),)
 
 
+def named_roots(root: Root = None) -> tuple[Path, ...]:
+    """The data roots that the user named; none where ./data is only looked at by default."""
+    return data_roots(root) if root or os.environ.get("IRONCLIP_DATA") else ()
+
+
 def open_dataset(
     name: str | Path,
     *,
@@ -36,17 +45,20 @@ def open_dataset(
     fractions: tuple[float, float, float] = FRACTIONS,
     allow_own_split: bool = False,
     download: bool = False,
+    layout: str = "auto",
 ) -> Dataset:
     """The data set with this name or at this path.
 
     Names: those of `catalogue()`; `shapes:sketch`; `imagenet_a:1000` (scored over all of ImageNet's classes);
     `torchvision:dtd` (torchvision's split instead of CoOp's); `hf:owner/name`; a folder below a data root. Paths: a folder
-    for each class (with `train`, `val`, `test` or without), a CSV table, a folder with `images.zip` and `index.json`, a
-    folder in CoOp's layout.
+    for each class (with split folders or without), a CSV table, CoOp's lists (JSON), a folder with `images.zip` and
+    `index.json`, a folder in CoOp's layout. What a user should know about the set stands in its `notes`.
 
     Args:
         root: where sets are looked for by name; default IRONCLIP_DATA, else ./data.
         split_file: CoOp's split file, if it does not lie beside the pictures.
+        layout: what the folders mean where that is not clear: `classes`, `splits`, `class/split`, or `NAME=train,NAME=test`
+            (folders, or values of a table's column).
         classes_file: a file with names for the classes, or "imagenet" for folders named by WordNet ids; see `names.read_classes`.
         templates: one or several prompts with {}, or a kind: `single` (default), `ensemble`, `tecoa`.
         seed, fractions: of a split made here, where the set has none.
@@ -57,9 +69,10 @@ def open_dataset(
         UsageError: unknown name.
         DataError: the set is missing, empty, damaged or not what it should be.
     """
-    options = (root, split_file, classes_file, templates, seed, fractions, allow_own_split, download)
+    options = (root, split_file, classes_file, templates, seed, fractions, allow_own_split, download, parse_layout(layout))
     try:
-        return _open(str(name), *options)
+        found = _open(str(name), *options)
+        return found.changed(notes=(*found.notes, *remarks(found)))
     except OSError as problem:  # no permission, a name too long, a disk that is gone
         raise DataError(f"cannot read {problem.filename or name}: {problem.strerror or problem}") from problem
 
@@ -74,6 +87,7 @@ def _open(
     fractions: tuple[float, float, float],
     allow_own_split: bool,
     download: bool,
+    layout: Layout,
 ) -> Dataset:
     roots = data_roots(root)
     prefix, _, rest = name.partition(":")
@@ -98,13 +112,10 @@ def _open(
         path = next((base / name for base in roots if (base / name).exists()), Path(name).expanduser())
         if not path.exists():
             raise _no_such(name, roots)
-        return _open_path(path, templates, classes_file, seed, fractions)
-    return found if classes_file is None else _renamed(found, classes_file)
-
-
-def _renamed(dataset: Dataset, classes_file: Path | str) -> Dataset:
-    """The set with names from a file: those for its own names, or one for each label."""
-    return dataset.changed(classes=read_classes(classes_file, dataset.classes))
+        return _open_path(path, templates, classes_file, seed, fractions, layout, named_roots(root))
+    if layout.kind != "auto":
+        raise UsageError(f"a layout says what folders mean; {name!r} has its own")
+    return _named(found, classes_file)
 
 
 def _no_such(name: str, roots: Sequence[Path]) -> IronclipError:
@@ -158,19 +169,34 @@ def _open_path(
     classes_file: Path | str | None,
     seed: int,
     fractions: tuple[float, float, float],
+    layout: Layout,
+    roots: Sequence[Path],
 ) -> Dataset:
     chosen = choose_templates(path.stem if path.is_file() else path.name, templates)
-    if path.is_file():
+    own = {"classes_file": classes_file, "templates": chosen, "seed": seed, "fractions": fractions, "layout": layout}
+    if not path.is_dir():
+        if path.name.lower().endswith((".json", ".json.gz")):
+            return _named(open_lists(path, chosen, roots), classes_file)
         if path.suffix.lower() not in (".csv", ".tsv"):
-            raise DataError(f"{path}: expected a folder of pictures or a table (.csv); got a {path.suffix or 'file'}")
-        return open_table(path, classes_file=classes_file, templates=chosen, seed=seed, fractions=fractions)
-    known = next((entry for entry in catalogue().values() if entry.split and (path / entry.split).is_file()), None)
+            raise DataError(
+                f"{path}: expected a folder of pictures or a table (.csv); got a {path.suffix or 'file'}"
+                + ("; unpack it first" if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar") else "")
+            )
+        return open_table(path, roots=roots, **own)  # type: ignore[arg-type]
     if is_archive(path):
-        found = open_archive(path, None if templates is None else chosen)
-    elif known is not None:
+        return _named(open_archive(path, None if templates is None else chosen), classes_file)
+    known = next((entry for entry in catalogue().values() if entry.split and (path / entry.split).is_file()), None)
+    if known is not None:
         places = (path.joinpath(*Path(images).parts[1:]) for images in known.images)
         folder = next((place for place in places if place.is_dir()), path)
-        found = open_coop(known, (), choose_templates(known.name, templates), folder=folder, split=path / str(known.split))
-    else:
-        return open_folder(path, classes_file=classes_file, templates=chosen, seed=seed, fractions=fractions)
-    return found if classes_file is None else _renamed(found, classes_file)
+        known_templates = choose_templates(known.name, templates)
+        return _named(open_coop(known, (), known_templates, folder=folder, split=path / str(known.split)), classes_file)
+    lists = given_split(path) if layout.kind == "auto" else None
+    if lists is not None:
+        return _named(open_lists(lists, chosen, roots, name=path.resolve().name), classes_file)
+    return open_folder(path, **own)  # type: ignore[arg-type]
+
+
+def _named(found: Dataset, classes_file: Path | str | None) -> Dataset:
+    """The set, with names from a file if one is given: those for its own names, or one for each label."""
+    return found if classes_file is None else found.changed(classes=read_classes(classes_file, found.classes))

@@ -112,19 +112,23 @@ def subset(items: Sequence[Item], limit: int | None, seed: int = 0) -> tuple[Ite
     Raises:
         UsageError: limit below 1.
     """
+    return tuple(items[position] for position in spread([item.label for item in items], limit, seed))
+
+
+def spread(labels: Sequence[int], limit: int | None, seed: int = 0) -> list[int]:
+    """Positions of `limit` of these labels in rising order, each label in proportion; None: all. Errors as in `subset`."""
     if limit is None:
-        return tuple(items)
+        return list(range(len(labels)))
     if limit < 1:
         raise UsageError(f"limit is a number of pictures, at least 1; got {limit}")
     rng = random.Random(seed)
     members: dict[int, list[int]] = defaultdict(list)
-    for position, item in enumerate(items):
-        members[item.label].append(position)
+    for position, label in enumerate(labels):
+        members[label].append(position)
     turn: dict[int, float] = {}
     for label in sorted(members):
         positions = members[label]
         offset = rng.random()
         for rank, position in enumerate(rng.sample(positions, len(positions))):
             turn[position] = (rank + offset) / len(positions)
-    first = sorted(turn, key=lambda position: (turn[position], position))[:limit]
-    return tuple(items[position] for position in sorted(first))
+    return sorted(sorted(turn, key=lambda position: (turn[position], position))[:limit])

@@ -4,7 +4,7 @@ import zipfile
 import pytest
 
 from ironclip.core.errors import DataError
-from ironclip.data import decode, few_shot, open_dataset
+from ironclip.data import available, decode, few_shot, open_dataset
 from ironclip.data.checking import check
 from ironclip.data.records import SPLITS
 
@@ -52,7 +52,7 @@ def test_known_sets_get_their_template(packed):
     ("change", "message"),
     [
         ({"classes": 3}, r"index\.json: expected JSON with 'classes'"),
-        ({"items": [{"file": "a/0.png"}]}, "KeyError: 'label'"),
+        ({"items": [{"file": "a/0.png"}]}, "item 0: expected an object with 'label'"),
         (
             {"items": [{"file": "a/9.png", "label": 0, "split": "test"}]},
             r"1 of 1 pictures of index\.json are missing, e\.g\. a/9",
@@ -60,6 +60,25 @@ def test_known_sets_get_their_template(packed):
         ({"items": [{"file": "a/0.png", "label": 0, "split": "dev"}]}, r"split 'dev' of a/0\.png; expected train, val, test"),
         ({"items": [{"file": "a/0.png", "label": 2, "split": "test"}]}, "label 2 of 'a/0.png'"),
         ({"items": []}, "found no picture"),
+        ({"items": 3}, "expected JSON with 'classes'"),
+        ({"items": [7]}, "item 0: expected an object with 'file'; got 7"),
+        ({"items": [{"file": None, "label": 0, "split": "test"}]}, "item 0: expected a picture's path .* got None"),
+        ({"items": [{"file": "a/0.png", "label": "0", "split": "test"}]}, "expected a label .* got '0'"),
+        ({"items": [{"file": "a/0.png", "label": 0.5, "split": "test"}]}, "expected a label .* got 0.5"),
+        ({"items": [{"file": "a/0.png", "label": False, "split": "test"}]}, "expected a label .* got False"),
+        ({"items": [{"file": "a/0.png", "label": 0, "split": ["test"]}]}, r"split \['test'\] of a/0\.png; expected train"),
+        ({"items": [{"file": "a/0.png", "label": 0, "split": None}]}, "split None of"),
+        ({"classes": [{"id": 0, "name": 5}, {"id": 1, "name": "b"}]}, "class 0: expected a class name .* got 5"),
+        ({"classes": [{"id": 0, "name": ""}, {"id": 1, "name": "b"}]}, "class 0: a class name is empty"),
+        ({"classes": [{"id": 0, "name": "\ud800"}, {"id": 1, "name": "b"}]}, "holds signs that are no text"),
+        ({"classes": [{"id": 0, "name": "a"}, {"id": 0, "name": "b"}]}, "the id 0 is there twice"),
+        ({"classes": [{"id": "0", "name": "a"}, {"id": 1, "name": "b"}]}, "expected a label .* got '0'"),
+        ({"classes": ["a", "b"]}, "expected an object with 'id'; got 'a'"),
+        ({"dataset": 5}, "expected a name .* got 5"),
+        ({"dataset": "\udfff"}, "holds signs that are no text"),
+        ({"templates": "{}"}, "expected templates"),
+        ({"templates": [None]}, "expected a template .* got None"),
+        ({"splits_from": {}}, "expected a text"),
     ],
 )
 def test_an_index_that_does_not_fit(packed, change, message):
@@ -76,7 +95,7 @@ def test_a_damaged_zip_or_index_is_named(packed):
     with pytest.raises(DataError, match=r"images\.zip: not a readable zip file"):
         open_dataset(folder)
     (folder / "index.json").write_text("{")
-    with pytest.raises(DataError, match=r"index\.json: expected JSON"):
+    with pytest.raises(DataError, match=r"index\.json: not JSON"):
         open_dataset(folder)
 
 
@@ -124,3 +143,20 @@ def test_few_shot_pictures_never_show_up_in_the_test_split(shared, name):
     assert len(set(checksums["train"])) == len(checksums["train"]) == 16 * len(full.classes)
     for first, second in (("train", "test"), ("val", "test"), ("train", "val")):
         assert not set(checksums[first]) & set(checksums[second])
+
+
+def test_one_index_that_is_nested_too_deeply_does_not_hide_the_other_sets(packed, tmp_path):
+    other = tmp_path / "data" / "deep"
+    other.mkdir()
+    (other / "images.zip").write_bytes(b"")
+    (other / "index.json").write_text('{"a":' * 100_000)
+    assert "birds" in [entry.name for entry in available(tmp_path / "data")]
+    with pytest.raises(DataError, match="nested too deeply"):
+        open_dataset(other)
+
+
+def test_a_member_that_unpacks_to_more_than_a_picture_may_take_is_never_unpacked(packed, monkeypatch):
+    monkeypatch.setattr("ironclip.data.records.MAX_PICTURE", 100)
+    report = check(open_dataset(packed[0]))
+    assert len(report.bad["train"]) == 4
+    assert "million bytes are more than the limit" in report.bad["train"][0].reason

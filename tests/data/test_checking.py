@@ -62,7 +62,7 @@ def test_identical_pictures_in_two_splits_or_classes_are_reported(tmp_path, pain
     paint(tmp_path / "set" / "train" / "owl" / "again.png", 53)  # twice in one class and split: harmless
     report = check(tmp_path / "set")
     assert report.repeated == (("train: train/fox/0.png", "test: test/fox/copy.png"),)
-    assert report.ok
+    assert not report.ok
 
 
 def test_what_cannot_be_opened_is_a_problem_and_an_unknown_name_an_error(tmp_path):

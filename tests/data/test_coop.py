@@ -136,19 +136,67 @@ def test_compact_lists_are_read_plain_and_gzipped(coop, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({"train": [], "val": []}, "expected JSON with train, val and test lists .* KeyError"),
+        ({"train": [], "val": []}, r"expected JSON with train, val and test lists .* its keys are \['train', 'val'\]"),
         ([], "expected JSON with train, val and test lists"),
         ({"train": [["a", 0]], "val": [], "test": []}, "expected JSON with train"),
         ({"train": [["a", 0, "x"], ["b", 0, "y"]], "val": [], "test": []}, "label 0 is 'x' and, for b, 'y'"),
         ({"train": [["a", 0, "x"], ["b", 2, "y"]], "val": [], "test": []}, "labels are not 0 to 1 without a gap"),
+        ({"train": [["a", "0", "x"]], "test": []}, r"train 0: expected a label \(a whole number from 0\); got '0'"),
+        ({"train": [["a", 1.5, "x"]], "test": []}, "expected a label .* got 1.5"),
+        ({"train": [["a", True, "x"]], "test": []}, "expected a label .* got True"),
+        ({"train": [["a", None, "x"]], "test": []}, "expected a label .* got None"),
+        ({"train": [["a", -1, "x"]], "test": []}, "label -1 is out of range"),
+        ({"train": [["a", 10**400, "x"]], "test": []}, "without a gap"),
+        ({"train": [[3, 0, "x"]], "test": []}, "train 0: expected a picture's path .* got 3"),
+        ({"train": [["", 0, "x"]], "test": []}, "expected a picture's path"),
+        ({"train": [["a\0", 0, "x"]], "test": []}, "zero byte"),
+        ({"train": [["\ud800", 0, "x"]], "test": []}, "is no text"),
+        ({"train": [["a", 0, 7]], "test": []}, "expected a class name .* got 7"),
+        ({"train": [["a", 0, "\ud800"]], "test": []}, "holds signs that are no text"),
+        ({"train": ["abc"], "test": []}, "train 0: expected JSON with train"),
+        ({"train": [["a", 0, "x"]], "val": 3, "test": []}, r"val: expected rows \(a list\); got 3"),
+        ({"classes": "ab", "train": [["a", 0]], "test": []}, "expected 'classes' .* got 'ab'"),
+        ({"classes": ["a", None], "train": [["a", 0]], "test": []}, "class 1: expected a class name"),
+        ({"classes": ["a", "b"], "train": [["a", 2]], "test": []}, "label 2 is out of range; 2 classes"),
     ],
 )
 def test_split_files_that_do_not_fit(tmp_path, rows, message):
     with pytest.raises(DataError, match=message):
         read_split(write_split(tmp_path / "split.json", rows))
     (tmp_path / "broken.json").write_bytes(b"\x1f\x8bnothing")
-    with pytest.raises(DataError, match="expected JSON"):
+    with pytest.raises(DataError, match=r"cannot read the split file .*Compressed file ended"):
         read_split(tmp_path / "broken.json")
+
+
+def test_lists_of_any_name_are_read_by_path(coop, tmp_path):
+    root = coop("dtd")
+    expected = open_dataset("dtd", root=root)
+    file = root / "dtd" / "split_zhou_DescribableTextures.json"
+    for name in ("my_split.json", "benchmark.JSON"):
+        file = file.rename(file.with_name(name))
+        found = open_dataset(file)
+        assert (found.classes, found.sha256, found.origin) == (expected.classes, expected.sha256, name)
+        assert open_dataset(root / "dtd").sha256 == expected.sha256  # and is never ignored beside the pictures
+
+
+@pytest.mark.parametrize("path", ["../../secret.png", "/etc/passwd", "Other/../../../secret.png"])
+def test_paths_that_leave_the_folder_are_refused_unless_a_data_root_holds_them(coop, tmp_path, paint, path, monkeypatch):
+    root = coop("dtd")
+    paint(tmp_path / "secret.png")
+    rows = {"train": [["Other/train.png", 0, "a"], [path, 1, "b"]], "test": []}
+    file = write_split(root / "dtd" / "images" / "mine.json", rows)
+    with pytest.raises(DataError, match=r"mine\.json, train: the path .* leads out of"):
+        open_dataset(file)
+    if "secret" in path:
+        monkeypatch.setenv("IRONCLIP_DATA", str(tmp_path))
+        assert len(open_dataset(file).splits["train"]) == 2
+
+
+def test_a_list_that_unpacks_to_gigabytes_takes_bounded_memory(tmp_path, monkeypatch):
+    monkeypatch.setattr("ironclip.data.lists.MAX_BYTES", 1000)
+    (tmp_path / "split.json.gz").write_bytes(gzip.compress(b" " * 100_000))
+    with pytest.raises(DataError, match=r"more than 0\.001 million"):
+        read_split(tmp_path / "split.json.gz")
 
 
 def test_the_official_lists_have_the_sizes_of_the_benchmark(shared):
@@ -178,5 +226,5 @@ def test_aircraft_comes_with_its_own_lists(tmp_path, paint, folder):
     with pytest.raises(DataError, match=r"images_variant_val\.txt names 'Zeppelin', which variants\.txt does not"):
         open_dataset("fgvc_aircraft", root=tmp_path)
     (base / "images_variant_val.txt").unlink()
-    with pytest.raises(DataError, match=r"images_variant_val\.txt cannot be read: No such file"):
+    with pytest.raises(DataError, match=r"cannot read the official list .*images_variant_val\.txt: No such file"):
         open_dataset("fgvc_aircraft", root=tmp_path)

@@ -140,9 +140,10 @@ def test_tables_that_do_not_fit(photos, rows, header, message):
 
 
 def test_a_table_that_is_no_text(tmp_path):
-    (tmp_path / "list.csv").write_bytes(b"\xff\xfe\x00\x81")
-    with pytest.raises(DataError, match="cannot read the table"):
-        open_dataset(tmp_path / "list.csv")
+    for content in (b"\xff\xfe\x00", b"path,label\ncaf\xe9.png,owl\n", b"p\0a\0t\0h\0"):
+        (tmp_path / "list.csv").write_bytes(content)
+        with pytest.raises(DataError, match=r"cannot read the table .* save"):
+            open_dataset(tmp_path / "list.csv")
 
 
 def test_file_names_need_not_be_text(photos):

@@ -1,9 +1,10 @@
 import json
+import os
 
 import pytest
 
 from ironclip.core.errors import DataError
-from ironclip.data.names import doubts, imagenet_names, looks_like_id, prompt_name, read_classes, shipped_classes
+from ironclip.data.names import class_list, doubts, imagenet_names, looks_like_id, prompt_name, read_classes, shipped_classes
 
 
 def test_underscores_become_spaces():
@@ -21,14 +22,25 @@ def test_words_are_not_ids(name):
 
 
 def test_doubts_offer_a_classes_file():
-    (note,) = doubts(["n01855672", "n01440764"], ["n01855672", "n01440764"])
+    (note,) = doubts(["n01855672", "n01440764"])
     assert "look like ids (n01855672, n01440764)" in note
     assert "folder<TAB>name" in note
     assert "'imagenet'" in note
-    assert "'imagenet'" not in doubts(["0", "1"], ["0", "1"])[0]
-    assert doubts(["a", "b"], ["goose", "owl"]) == ()
-    assert "2 class names" not in doubts(["a", "b", "c"], ["owl", "owl", "fox"])[0]
-    assert "more than one class, e.g. 'owl'" in doubts(["a", "b", "c"], ["owl", "owl", "fox"])[0]
+    assert "'imagenet'" not in doubts(["0", "1"])[0]
+    assert doubts(["goose", "owl", "boeing 747"]) == ()
+    assert "1 of 4 class names look like ids (class_3)" in doubts(["goose", "owl", "fox", "class_3"])[0]
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("owl", "owl"), ("Cat", "cat"), ("café", "cafe\u0301"), ("red_fox", "red  fox"), ("salt &amp; pepper", "salt & pepper")],
+)
+def test_names_that_a_text_tower_cannot_tell_apart_are_noted_with_the_remedy(one, other):
+    (note,) = doubts([one, other, "fox"])
+    assert note.startswith("1 class names stand for more than one class")
+    assert repr(one) in note
+    assert repr(other) in note
+    assert "classes file" in note
 
 
 @pytest.mark.parametrize(
@@ -39,6 +51,10 @@ def test_doubts_offer_a_classes_file():
         ("names.txt", "red fox\nbarn owl"),
         ("names.json", json.dumps({"owl": "barn owl", "fox": "red fox"})),
         ("names.json", json.dumps(["red_fox", "barn owl"])),
+        ("names.txt", json.dumps(["red_fox", "barn owl"])),
+        ("names.csv", "fox,red_fox\nowl,barn owl\n"),
+        ("names.csv", "folder,name\r\nowl,barn owl\r\nfox,red_fox\r\n"),
+        ("names.txt", "\ufefffox\tred fox\r\n  # ours\r\nowl\tbarn owl\r\n"),
     ],
 )
 def test_every_kind_of_classes_file(tmp_path, file, text):
@@ -56,6 +72,23 @@ def test_every_kind_of_classes_file(tmp_path, file, text):
         ("a.json", '{"fox": "red fox"}', "no name for 1 of 2 classes"),
         ("a.json", "3", "expected a JSON object .* or a list of names"),
         ("a.txt", b"\xff\xfe\x00", "cannot read the classes file"),
+        ("a.txt", b"caf\xe9\nowl\n", "line 1 is not UTF-8 text; save the file as UTF-8"),
+        ("a.txt", "", "no class name in it"),
+        ("a.txt", "# fox\n\n", "no class name in it"),
+        ("a.txt", "fox\tred fox\nowl\t\n", "line 2: 'owl' has no folder"),
+        ("a.txt", "fox\tred fox\n => owl\n", "line 2: expected 'folder<TAB>name'"),
+        ("a.txt", "fox\tred\tfox\nowl\tbarn owl", "line 1: expected 'folder<TAB>name'"),
+        ("a.txt", "fox => red => fox\nowl => owl", "line 1: expected 'folder<TAB>name'"),
+        ("a.txt", "fox\tred fox\nowl\towl\nfox\tgrey fox", "line 3: 'fox' is 'grey fox' here and 'red fox' before"),
+        ("a.txt", "fox,red fox\nbarn owl\n", "line 2: 'barn owl' is no 'folder,name'"),
+        ("a.txt", "fox,red fox\nowel,barn owl\n", "line 2: 'owel,barn owl' is no 'folder,name'"),
+        ("a.txt", "__\nowl", "line 1: '__' is no name"),
+        ("a.json", '{"fox": 3, "owl": "owl"}', r"a\.json, 'fox': expected a name \(text\); got 3"),
+        ("a.json", '["fox", null]', r"a\.json, name 2: expected a name \(text\); got None"),
+        ("a.json", '["fox", " "]', r"a\.json, name 2: a name is empty"),
+        ("a.json", '["fox", "\\ud800"]', "holds signs that are no text"),
+        ("a.json", "[" * 100_000, "nested too deeply"),
+        ("a.txt", '{"fox": NaN}', "not JSON: NaN is no JSON number"),
     ],
 )
 def test_classes_files_that_do_not_fit(tmp_path, file, text, message):
@@ -83,3 +116,49 @@ def test_shipped_names_are_those_of_the_lists(shared):
         names = json.loads(gzip.decompress(file.read_bytes()))["classes"]
         assert shipped_classes(file.name.removesuffix(".json.gz")) == tuple(map(prompt_name, names))
     assert shipped_classes("food101") is None
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-16-be-bom"])
+def test_byte_order_marks_are_read(tmp_path, encoding):
+    text = "fox\tred fox\r\nowl\tbarn owl\r\n"
+    content = b"\xfe\xff" + text.encode("utf-16-be") if encoding == "utf-16-be-bom" else text.encode(encoding)
+    (tmp_path / "names.txt").write_bytes(content)
+    assert read_classes(tmp_path / "names.txt", ["fox", "owl"]) == ("red fox", "barn owl")
+
+
+def test_names_with_commas_are_names_where_no_folder_is_meant(tmp_path):
+    (tmp_path / "names.txt").write_text("tench, Tinca tinca\ngoose\n")
+    assert read_classes(tmp_path / "names.txt", ["n01440764", "n01855672"]) == ("tench, Tinca tinca", "goose")
+
+
+def test_folders_are_found_however_their_accents_are_written(tmp_path):
+    (tmp_path / "names.txt").write_text("caf\u00e9\tcoffee house\nowl\tbarn owl\n")
+    assert read_classes(tmp_path / "names.txt", ["cafe\u0301", "owl"]) == ("coffee house", "barn owl")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("red_fox\n# ours\nbarn owl\n", ("red fox", "barn owl")),
+        ("fox\tred fox\nowl\tbarn owl\n", ("red fox", "barn owl")),
+        ("n01440764,tench\nn01855672,goose", ("tench", "goose")),
+        ('["red_fox", "owl, barn"]', ("red fox", "owl, barn")),
+        ('{"fox": "red fox", "owl": "barn owl"}', ("red fox", "barn owl")),
+    ],
+)
+def test_without_folders_the_same_file_gives_the_names_alone(tmp_path, text, expected):
+    (tmp_path / "names.txt").write_text(text)
+    assert class_list(tmp_path / "names.txt").alone() == expected
+
+
+@pytest.mark.parametrize("text", ["cat,dog,bird\n", "fox\ncat,a small cat\n"])
+def test_without_folders_a_comma_may_mean_anything_and_is_refused_with_its_line(tmp_path, text):
+    (tmp_path / "names.txt").write_text(text)
+    with pytest.raises(DataError, match=rf"line {text.count(chr(10))}: .* JSON list for names with commas"):
+        class_list(tmp_path / "names.txt").alone()
+
+
+def test_a_pipe_is_refused_and_never_waited_for(tmp_path):
+    os.mkfifo(tmp_path / "names.txt")
+    with pytest.raises(DataError, match="it is no regular file"):
+        class_list(tmp_path / "names.txt")

@@ -1,0 +1,44 @@
+"""What a user should know about a set before a run: names that mean nothing or the same, splits that measure nothing."""
+
+from collections import Counter
+
+from ironclip.data.names import doubts
+from ironclip.data.records import SPLITS, Dataset, FileSource
+
+
+def remarks(dataset: Dataset) -> tuple[str, ...]:
+    """Notes on the class names and on what the splits can measure."""
+    return (*doubts(dataset.classes), *gaps(dataset), *_shared(dataset))
+
+
+def gaps(dataset: Dataset) -> tuple[str, ...]:
+    """What the splits cannot train or measure."""
+    notes = []
+    if not dataset.splits["train"] or not dataset.splits["test"]:
+        empty = "training" if not dataset.splits["train"] else "test"
+        what = "nothing can be trained on it" if empty == "training" else "nothing can be measured on it"
+        notes.append(f"there is no {empty} picture: {what}")
+    for split, what in (("train", "training"), ("test", "test")):
+        counts = dataset.counts(split)
+        absent = [name for name, count in zip(dataset.classes, counts) if not count]
+        if dataset.splits[split] and absent:
+            so = "" if split == "train" else ": their accuracy cannot be measured"
+            notes.append(f"{len(absent)} classes have no {what} picture, e.g. {absent[0]!r}{so}")
+    return tuple(notes)
+
+
+def too_few(dataset: Dataset, shots: int) -> tuple[str, ...]:
+    """Which classes have fewer training pictures than shots."""
+    few = [(name, count) for name, count in zip(dataset.classes, dataset.counts("train")) if count < shots]
+    if not few:
+        return ()
+    name, count = min(few, key=lambda pair: pair[1])
+    remedy = f"ask for at most {count} shots, or add pictures" if count else "add pictures"
+    return (f"{len(few)} classes have fewer training pictures than {shots} shots, e.g. {name!r} has {count}; {remedy}",)
+
+
+def _shared(dataset: Dataset) -> tuple[str, ...]:
+    """Files that two splits list: what is learned from them is measured on them."""
+    files = [{item.source for item in dataset.splits[split] if isinstance(item.source, FileSource)} for split in SPLITS]
+    twice = [source.name for source, count in Counter(source for each in files for source in each).items() if count > 1]
+    return (f"{len(twice)} pictures are listed in more than one split, e.g. {twice[0]!r}",) if twice else ()
