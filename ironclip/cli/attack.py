@@ -5,7 +5,20 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Device, Json, Limit, Norm, Progress, app, emit, out, pick_device
+from ironclip.cli.common import (
+    Classes,
+    Device,
+    Json,
+    Layout,
+    Limit,
+    Norm,
+    Progress,
+    app,
+    emit,
+    out,
+    pick_device,
+    print_notes,
+)
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import Threat, format_eps, parse_radii, read_norm
 
@@ -18,6 +31,8 @@ def attack(
     eps: Annotated[str | None, typer.Option("--eps", help="Radius; default: 4/255 for linf, none for l2.")] = None,
     norm: Norm = "linf",
     data: Annotated[str | None, typer.Option("--data", help="For a backbone: the data set.")] = None,
+    classes: Classes = None,
+    layout: Layout = "auto",
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     limit: Limit = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Options of the attack, e.g. steps=100.")] = None,
@@ -36,7 +51,8 @@ def attack(
     (made, *members) = named_attacks([name], radius, seed, changes or [], norm=threat.norm).values()
     if members:
         raise UsageError(f"pictures are written for one attack; {name} stands for several, name one of them")
-    _, experiment = open_target(target, data, device=pick_device(device))
+    _, experiment = open_target(target, data, device=pick_device(device), classes=classes, layout=layout)
+    print_notes(experiment.dataset.notes, quiet=as_json)
     shown = Progress(f"attack {name}", quiet=as_json)
     manifest = write_adversarial(experiment, made, threat, save, split=split, limit=limit, progress=shown.count)
     if as_json:

@@ -5,7 +5,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Device, Json, Limit, Norm, Progress, app, emit, out, pick_device, table
+from ironclip.cli.common import (
+    Classes,
+    Device,
+    Json,
+    Layout,
+    Limit,
+    Norm,
+    Progress,
+    app,
+    emit,
+    out,
+    pick_device,
+    print_notes,
+    table,
+)
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import format_eps, parse_radii, read_norm
 
@@ -19,6 +33,8 @@ def audit(
         typer.Argument(help="A run's folder, a backbone, or module:function: class names -> classifier."),
     ],
     data: Annotated[str | None, typer.Option("--data", help="The data set; a run knows its own.")] = None,
+    classes: Classes = None,
+    layout: Layout = "auto",
     eps: Annotated[
         str | None, typer.Option("--eps", help=f"Radii, separated by commas; default: {RADII} for linf, none for l2.")
     ] = None,
@@ -64,7 +80,10 @@ def audit(
     from ironclip.protocols.audit_target import open_target
 
     where = pick_device(device)
-    opened = open_target(target, data, device=where, resolution=resolution, transfer=_names(transfer))
+    opened = open_target(
+        target, data, device=where, resolution=resolution, transfer=_names(transfer), classes=classes, layout=layout
+    )
+    print_notes(opened.dataset.notes, quiet=as_json)
     shown: dict[str, Progress] = {}
 
     def tell(what: str, event: dict[str, Any]) -> None:
@@ -89,6 +108,7 @@ def audit(
         command=repeat.audit(
             target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed,
             transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
+            classes=classes, layout=layout,
         ),
         progress=tell,
     )  # fmt: skip

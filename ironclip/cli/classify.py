@@ -6,7 +6,21 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Weights, app, emit, err, out, pick_device, table
+from ironclip.cli.common import (
+    Classes,
+    Device,
+    Json,
+    Limit,
+    Progress,
+    Weights,
+    app,
+    emit,
+    err,
+    out,
+    pick_device,
+    print_notes,
+    table,
+)
 from ironclip.core.errors import UsageError
 
 PAGE = 100
@@ -38,19 +52,23 @@ def classify(
 ) -> None:
     """Label pictures with a trained run, or zero-shot with class names."""
     from ironclip import testtime
-    from ironclip.protocols.classify import classifier_of, predict, read_names
+    from ironclip.data.names import class_list, doubts
+    from ironclip.protocols.classify import classifier_of, predict
     from ironclip.protocols.config import values_of
     from ironclip.serve.opening import open_shipped
 
     where = pick_device(device)
     if (model is None) == (classes is None and names is None):
         raise UsageError("give either --model RUN, or class names by --classes FILE or --names a,b,c")
-    given = [name.strip() for name in names.split(",") if name.strip()] if names else read_names(classes) if classes else []
+    given = [name.strip() for name in (names or "").split(",") if name.strip()]
+    if classes is not None:
+        given = list(class_list(classes).alone())
     if changes and test_time is None:
         raise UsageError("--set gives options of --test-time; name a test-time method")
     above = None if test_time is None else testtime.build(test_time, values_of(changes or []))
     shipped = None if model is None else open_shipped(model, device=where, weights=weights, test_time=above)
     classifier = shipped or classifier_of(model, backbone, weights, given, where, above)
+    print_notes(doubts(classifier.classes), quiet=as_json)
     shown = Progress("classify", quiet=as_json)
     size = 64 if above is None else 4  # so that progress shows
     photos: list[Any] = []

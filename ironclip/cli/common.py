@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -33,7 +34,14 @@ Data = Annotated[
 ]
 Backbone = Annotated[str, typer.Option("--backbone", help="mini, mini-robust, ViT-B-32/openai, hf-hub:..., or a file.")]
 Weights = Annotated[Path | None, typer.Option("--weights", help="Local file with the backbone's weights.")]
-Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names, one a line.")]
+Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names: one a line, folder<TAB>name, or JSON.")]
+Layout = Annotated[
+    str,
+    typer.Option(
+        "--layout",
+        help="What folders mean where that is not clear: classes, splits, class/split, or NAME=train,NAME=test,NAME=skip.",
+    ),
+]
 Limit = Annotated[int | None, typer.Option("--limit", help="Images to use, classes in proportion; default: all.")]
 Eps = Annotated[
     str | None,
@@ -45,6 +53,12 @@ Norm = Annotated[str, typer.Option("--norm", help="linf, or l2 with radii such a
 def emit(value: Any) -> None:
     """One JSON value on standard output."""
     print(json.dumps(value, indent=1, sort_keys=True))
+
+
+def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
+    """What a user should know about the data, each note in one line on standard error."""
+    for note in () if quiet else notes:
+        err.print(f"note: {note}", markup=False, soft_wrap=True)
 
 
 def run_paths(targets: list[Path]) -> list[Path]:

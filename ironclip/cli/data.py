@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Classes, Json, Progress, app, emit, err, out, table
+from ironclip.cli.common import Classes, Json, Layout, Progress, app, emit, err, out, table
 
 data_app = typer.Typer(help="What data is there, what is wrong with it, and how to get it.", no_args_is_help=True)
 
@@ -33,14 +33,20 @@ def data_list(as_json: Json = False) -> None:
 
 @data_app.command("check")
 def data_check(
-    names: Annotated[list[str], typer.Argument(help="Names or paths.")], classes: Classes = None, as_json: Json = False
+    names: Annotated[list[str], typer.Argument(help="Names or paths.")],
+    classes: Classes = None,
+    layout: Layout = "auto",
+    shots: Annotated[
+        int | None, typer.Option(help="Also whether each class has so many training images (16 shots need about 27 a class).")
+    ] = None,
+    as_json: Json = False,
 ) -> None:
-    """Open every picture and say what is missing, unreadable or listed twice; exit status 1 if anything is."""
+    """Open every picture and say what is missing, unreadable, in two splits or under two labels; exit status 1 if anything is."""
     from dataclasses import asdict
 
     from ironclip.data.checking import check
 
-    reports = [check(name, classes_file=classes) for name in names]
+    reports = [check(name, classes_file=classes, layout=layout, shots=shots) for name in names]
     if as_json:
         emit([asdict(report) | {"ok": report.ok} for report in reports])
     else:
@@ -60,13 +66,16 @@ def data_check(
 
 @data_app.command("prepare")
 def data_prepare(
-    name: Name, resolution: Annotated[int, typer.Option(help="Pixels a side of the backbone.")] = 224, as_json: Json = False
+    name: Name,
+    resolution: Annotated[int, typer.Option(help="Pixels a side of the backbone.")] = 224,
+    layout: Layout = "auto",
+    as_json: Json = False,
 ) -> None:
     """Fetch a data set where a library can, and decode its pictures into the cache."""
     from ironclip.data.checking import prepare
 
     shown = Progress(f"prepare {name}", quiet=as_json)
-    made = prepare(name, resolution=resolution, progress=lambda done, total: shown.count(done, total))
+    made = prepare(name, resolution=resolution, layout=layout, progress=lambda done, total: shown.count(done, total))
     if as_json:
         dropped = {split: [bad.name for bad in many] for split, many in made.dropped.items()}
         emit({"name": made.dataset.name, "cache": str(made.cache), "decoded": made.decoded, "dropped": dropped})

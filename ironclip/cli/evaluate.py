@@ -8,9 +8,11 @@ import typer
 
 from ironclip.attacks import DEFAULT
 from ironclip.cli.common import (
+    Classes,
     Device,
     Eps,
     Json,
+    Layout,
     Limit,
     Norm,
     Progress,
@@ -19,6 +21,7 @@ from ironclip.cli.common import (
     err,
     out,
     pick_device,
+    print_notes,
     print_record,
     table,
 )
@@ -36,6 +39,8 @@ def evaluate(
     eps: Eps = None,
     norm: Norm = "linf",
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
+    classes_file: Classes = None,
+    layout: Layout = "auto",
     suite: Annotated[
         str | None,
         typer.Option("--suite", help="A list of data sets: tecoa, clean, coop, cross, fine-grained, shift; --data: one of them."),
@@ -97,7 +102,12 @@ def evaluate(
     opened, missing = open_suite(suite, [data] if data is not None else ()) if suite else ({}, {})
     if opened:  # a backbone is a run of zero-shot classification on some data
         data = None if is_run(Path(target)) else next(iter(opened))
-    run, experiment = open_target(target, data, None if opened else subset, device=pick_device(device))
+    if suite is not None and (classes_file is not None or layout != "auto"):
+        raise UsageError("the data sets of a suite have their own class names and folders; leave out --classes and --layout")
+    where = {"device": pick_device(device), "classes": classes_file, "layout": layout}
+    run, experiment = open_target(target, data, None if opened else subset, **where)  # type: ignore[arg-type]
+    if not opened:
+        print_notes(experiment.dataset.notes, quiet=as_json)
     classes: Any = subset or "all"
     moved = [transferred(experiment, name, classes, opened=found, suite=suite or "") for name, found in opened.items()]
     moved = moved or [experiment]

@@ -11,6 +11,7 @@ from ironclip.cli.common import (
     Data,
     Device,
     Json,
+    Layout,
     Progress,
     Seed,
     Weights,
@@ -18,6 +19,7 @@ from ironclip.cli.common import (
     emit,
     out,
     pick_device,
+    print_notes,
 )
 
 Set = Annotated[
@@ -32,6 +34,7 @@ def train(
     backbone: Backbone = "mini",
     weights: Weights = None,
     classes: Classes = None,
+    layout: Layout = "auto",
     shots: Annotated[int | None, typer.Option(help="Training images a class; 0: all.")] = None,
     eps: Annotated[str | None, typer.Option(help="Radius of the training attack, such as 4/255.")] = None,
     norm: Annotated[str | None, typer.Option("--norm", help="Of the training attack: linf, or l2 with an --eps.")] = None,
@@ -50,18 +53,23 @@ def train(
     given |= {key: str(value) if isinstance(value, Path) else value for key, value in optional.items() if value is not None}
     if shots == 0:
         given["shots"] = None
+    if layout != "auto":
+        given["layout"] = layout
     from ironclip.protocols.resolve import resolve
 
     config = resolve(method, data, preset=preset, given=given, changes=changes or [])
     if dry_run:
         emit(config.as_dict())
         return
+    from ironclip.protocols.experiment import open_experiment
     from ironclip.protocols.few_shot import train as run_training
 
     progress = Progress(f"train {config.method}", quiet=as_json)
     if not as_json:
         out.print(f"[bold]{config}[/bold]")
-    run = run_training(config, out=out_folder, device=pick_device(device), callback=progress)
+    experiment = open_experiment(config, device=pick_device(device))
+    print_notes(experiment.dataset.notes, quiet=as_json)
+    run = run_training(config, out=out_folder, callback=progress, experiment=experiment)
     flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])
     if as_json:
         emit({"run": str(run.path), "status": run.status, "flags": flags, "config": config.as_dict()})

@@ -146,7 +146,7 @@ def _experiment(config: RunConfig, device: str) -> Experiment:
         config,
         device=device,
         backbone=_backbone(config.backbone, config.weights, device),
-        dataset=_dataset(config.dataset, config.classes, templates),
+        dataset=_dataset(config.dataset, config.classes, templates, config.layout),
     )
 
 
@@ -156,5 +156,6 @@ def _backbone(name: str, weights: str | None, device: str) -> ClipBackbone:
 
 
 @lru_cache(maxsize=4)
-def _dataset(name: str, classes: str | None, templates: str | tuple[str, ...]) -> Dataset:
-    return open_dataset(name, classes_file=classes, templates=list(templates) if isinstance(templates, tuple) else templates)
+def _dataset(name: str, classes: str | None, templates: str | tuple[str, ...], layout: str) -> Dataset:
+    texts = list(templates) if isinstance(templates, tuple) else templates
+    return open_dataset(name, classes_file=classes, templates=texts, layout=layout)

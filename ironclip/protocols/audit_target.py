@@ -58,12 +58,20 @@ class Target:
 
 
 def open_target(
-    name: str, data: str | None, *, device: str = "cpu", resolution: int = 224, transfer: Sequence[str] = ()
+    name: str,
+    data: str | None,
+    *,
+    device: str = "cpu",
+    resolution: int = 224,
+    transfer: Sequence[str] = (),
+    classes: Path | str | None = None,
+    layout: str = "auto",
 ) -> Target:
     """The target of this name.
 
     Args:
         resolution: pixels a side for a foreign classifier that does not say its own.
+        classes: file with the class names of the data. layout: what their folders mean.
         transfer: backbones on which transfer pictures are made besides.
 
     Raises:
@@ -71,9 +79,9 @@ def open_target(
     """
     where, _, attribute = name.rpartition(":")
     if attribute.isidentifier() and where and not Path(name).exists() and not name.startswith("hf-hub:"):
-        target = _foreign(name, where, attribute, data, device, resolution)
+        target = _foreign(name, where, attribute, data, device, resolution, classes, layout)
     else:
-        target = _own(name, data, device)
+        target = _own(name, data, device, classes, layout)
     sources = []
     with torch.no_grad():
         for other in transfer:
@@ -85,16 +93,17 @@ def open_target(
     return replace(target, sources=(*target.sources, *sources))
 
 
-def _own(name: str, data: str | None, device: str) -> Target:
+def _own(name: str, data: str | None, device: str, classes: Path | str | None, layout: str) -> Target:
     path = Path(name)
     if path.exists() and is_run(path):
-        if data is not None:
-            raise UsageError("a run knows its data set; leave out --data")
+        if data is not None or classes is not None or layout != "auto":
+            raise UsageError("a run knows its data set and its class names; leave out --data, --classes and --layout")
         experiment = open_run(path, device=device)[1]
     elif data is None:
         raise UsageError(f"{name!r} is no run; for a backbone or module:function add --data")
     else:
-        experiment = open_experiment(resolve("zero_shot", data, given={"backbone": name}), device=device)
+        given = {"backbone": name, "classes": None if classes is None else str(classes), "layout": layout}
+        experiment = open_experiment(resolve("zero_shot", data, given=given), device=device)
     classifier = experiment.classifier
     surrogates, sources, base = _beside(experiment, classifier)
     config, spec = experiment.config, experiment.backbone.spec
@@ -124,12 +133,21 @@ def _beside(
     return (*method.surrogates(classifier), base, *experiment.defense.surrogates(base)), plain, base
 
 
-def _foreign(name: str, where: str, attribute: str, data: str | None, device: str, resolution: int) -> Target:
+def _foreign(
+    name: str,
+    where: str,
+    attribute: str,
+    data: str | None,
+    device: str,
+    resolution: int,
+    classes: Path | str | None,
+    layout: str,
+) -> Target:
     if data is None:
         raise UsageError(f"{name!r} is somebody else's classifier; name the data with --data")
     home = Path(where).parent if where.endswith(".py") else Path.cwd()
     found = _imported(where, attribute, home)
-    dataset = open_dataset(data)
+    dataset = open_dataset(data, classes_file=classes, layout=layout)
     function = found if isinstance(found, nn.Module) else _made(name, found, dataset.classes, home)
     with guarded(f"{name}: its attributes cannot be read", home):
         if isinstance(function, nn.Module):

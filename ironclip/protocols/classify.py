@@ -11,7 +11,8 @@ from ironclip.backbones import ClipBackbone, assemble, load
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.types import Classifier, TestTime
 from ironclip.data import BadPicture, decode, fit
-from ironclip.data.folders import pictures
+from ironclip.data.sampling import spread
+from ironclip.data.walk import pictures
 from ironclip.protocols.few_shot import open_run
 
 
@@ -21,13 +22,6 @@ class Prediction:
 
     name: str
     ranked: tuple[tuple[str, float], ...]
-
-
-def read_names(file: Path) -> list[str]:
-    """Class names, one a line; empty lines are left out."""
-    if not file.is_file():
-        raise DataError(f"{file}: no such file; expected class names, one a line")
-    return [line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def classifier_of(
@@ -64,6 +58,7 @@ def predict(
     """(predictions, pictures that cannot be read with the reason).
 
     Args:
+        limit: pictures to take, folders in proportion, as a folder for each class wants it.
         observe: gets the predictions of each batch and its images [B, 3, S, S], on the classifier's device.
 
     Raises:
@@ -74,7 +69,8 @@ def predict(
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         files += pictures(path) if path.is_dir() else [path]
-    files = files[:limit]
+    number = {folder: k for k, folder in enumerate(sorted({file.parent for file in files}))}
+    files = [files[k] for k in spread([number[file.parent] for file in files], limit)]
     if not files:
         raise DataError(f"found no picture in {', '.join(map(str, paths))}; expected .jpg, .png, .webp or similar files")
     side, device = _input(classifier)

@@ -46,6 +46,7 @@ class RunConfig(BaseModel):
 
     Args:
         dataset: a name or a path; classes: file with class names for a folder; subset: classes that are used.
+        layout: what its folders mean, where that is not clear (`data.roles.parse_layout`).
         shots: training images a class; None: all.
         strict_shots: refuse a class with fewer images than shots (CoOp takes what there is).
         split_seed: draws the shots; seed: draws everything else.
@@ -61,6 +62,7 @@ class RunConfig(BaseModel):
     weights: str | None = None
     dataset: str
     classes: str | None = None
+    layout: str = "auto"
     subset: Literal["all", "base", "new"] = "all"
     shots: int | None = Field(default=16, ge=1)
     strict_shots: bool = True
@@ -81,8 +83,9 @@ class RunConfig(BaseModel):
         return parse_eps(value, info.data.get("norm", "linf"))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values; the norm that every run had before there was a choice is left out, for the values name the run."""
-        return self.model_dump(mode="json", exclude={"norm"} if self.norm == "linf" else None)
+        """JSON values; norm and layout that every run had before there was a choice are left out, for the values name the run."""
+        usual = {"norm": "linf", "layout": "auto"}
+        return self.model_dump(mode="json", exclude={key for key, value in usual.items() if getattr(self, key) == value})
 
     def __str__(self) -> str:
         shots = "all images" if self.shots is None else f"{self.shots} shots"

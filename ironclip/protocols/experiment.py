@@ -71,7 +71,7 @@ def open_experiment(
         UsageError, DataError, CheckpointError: a name, an option, a split or a file that cannot be used.
     """
     if dataset is None:
-        dataset = open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
+        dataset = open_configured(config)
     trained, above = methods.split(config.method)
     _, adapts = methods.divide(config.method, config.options)
     parts = [defenses.method(name) for name in trained.split("+")]
@@ -83,6 +83,11 @@ def open_experiment(
     defense = build_defense(config, backbone, dataset.classes, dataset.templates)
     test_time = testtime.build(above, adapts, dataset=dataset.name) if above else None
     return Experiment(config, dataset, backbone, defense, test_time)
+
+
+def open_configured(config: RunConfig) -> Dataset:
+    """The data set that a configuration names, whole."""
+    return open_dataset(config.dataset, classes_file=config.classes, templates=config.templates, layout=config.layout)
 
 
 def build_defense(config: RunConfig, backbone: ClipBackbone, classes: Sequence[str], templates: Sequence[str]) -> Defense:
@@ -118,6 +123,8 @@ def transferred(
     name: str | None = None,
     subset: Literal["all", "base", "new"] = "all",
     *,
+    classes: str | None = None,
+    layout: str = "auto",
     opened: Dataset | None = None,
     suite: str = "",
 ) -> Experiment:
@@ -125,16 +132,22 @@ def transferred(
 
     Args:
         name: another data set; None: the one trained on.
-        subset: which of its classes. opened: that data set, as a suite has it.
+        subset: which of its classes. classes: file with their names; default: as trained, for other data those of the data.
+        layout: what its folders mean. opened: that data set, as a suite has it.
 
     Raises:
         UsageError: no such data, or a defence that fits the classes alone for which it was learned.
     """
     trained = experiment.config
     config = trained.model_copy(
-        update={"dataset": name or trained.dataset, "classes": None if name else trained.classes, "subset": subset}
+        update={
+            "dataset": name or trained.dataset,
+            "classes": classes or (None if name else trained.classes),
+            "layout": layout if name or layout != "auto" else trained.layout,
+            "subset": subset,
+        }
     )
-    dataset = opened or open_dataset(config.dataset, classes_file=config.classes, templates=config.templates)
+    dataset = opened or open_configured(config)
     if subset != "all":
         dataset = base_to_new(dataset)[0 if subset == "base" else 1]
     # Built for its own classes, so that a defence which depends on them notices; the prompts are those of the other data.

@@ -16,6 +16,7 @@ from ironclip.data import EvalSet
 from ironclip.loops.evaluation import evaluate_into, settings
 from ironclip.loops.scoring import full_precision
 from ironclip.protocols import methods
+from ironclip.protocols.distinct import check_distinct
 from ironclip.protocols.distortion import distortion as feature_distortion
 from ironclip.protocols.distortion import perturbing
 from ironclip.protocols.experiment import Experiment
@@ -71,6 +72,7 @@ def evaluate(
             perturbing(attack)
     check_targeted(targeted, knowledge, named.values())
     config, spec = experiment.config, experiment.backbone.spec
+    check_distinct(experiment.backbone, experiment.dataset)
     pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
     defense = experiment.defense
     parameters = sum(p.numel() for p in defense.parameters())

@@ -49,7 +49,9 @@ def evaluation(
     options = {key: value for key, value in config.options.items() if added and key.startswith(f"{added}.")}
     options |= {key: value for key, value in values_of(changes).items() if not (above and key.startswith(f"{above}."))}
     moved = bool(experiment.trained_on)
-    elsewhere = moved and (config.dataset != trained["dataset"] or config.classes != trained.get("classes"))
+    other = {key: getattr(config, key) for key in ("classes", "layout")}
+    named = {key: value for key, value in other.items() if value != trained.get(key, "auto" if key == "layout" else None)}
+    elsewhere = moved and (config.dataset != trained["dataset"] or bool(named))
     return _line(
         ["evaluate", str(run.path)],
         {
@@ -58,6 +60,8 @@ def evaluation(
             "eps": exact(eps, norm),
             "suite": experiment.suite,
             "data": config.dataset if elsewhere or experiment.suite else None,
+            "classes": config.classes if elsewhere else None,
+            "layout": config.layout if elsewhere and config.layout != "auto" else None,
             "subset": config.subset if moved and not (elsewhere and config.subset == "all") else None,
             "test-time": added,
             "knowledge": knowledge if above or knowledge != "white-box" else None,
@@ -73,7 +77,16 @@ def evaluation(
     )
 
 
-AUDIT = {"resolution": 224, "diagnostics": 256, "steps": 100, "split": "test", "batch_size": 50, "seed": 0, "limit": None}
+AUDIT = {
+    "resolution": 224,
+    "diagnostics": 256,
+    "steps": 100,
+    "split": "test",
+    "batch_size": 50,
+    "seed": 0,
+    "limit": None,
+    "layout": "auto",
+}
 """What `ironclip audit` takes where nothing is said; left out of its command."""
 
 

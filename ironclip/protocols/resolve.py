@@ -103,7 +103,15 @@ def test_time_options(name: str | None, changes: Sequence[str]) -> tuple[dict[st
     return found, [change for change in changes if change not in mine]
 
 
-def open_target(target: str, dataset: str | None, subset: Any = None, *, device: str) -> tuple[RunFolder, Any]:
+def open_target(
+    target: str,
+    dataset: str | None,
+    subset: Any = None,
+    *,
+    device: str,
+    classes: Path | str | None = None,
+    layout: str = "auto",
+) -> tuple[RunFolder, Any]:
     """A run, on the data and classes it was trained on or on others, or zero-shot classification by a backbone (which is a run of
     the method zero_shot).
 
@@ -114,11 +122,14 @@ def open_target(target: str, dataset: str | None, subset: Any = None, *, device:
     from ironclip.protocols.few_shot import open_run, train
 
     path = Path(target)
+    names = None if classes is None else str(classes)
     if path.exists() and is_run(path):
         run, experiment = open_run(path, device=device)
-        return run, experiment if dataset is None and subset is None else transferred(experiment, dataset, subset or "all")
+        if dataset is None and subset is None and names is None and layout == "auto":
+            return run, experiment
+        return run, transferred(experiment, dataset, subset or "all", classes=names, layout=layout)
     if dataset is None:
         raise UsageError(f"{target!r} is no run; for zero-shot classification by a backbone of this name add --data")
-    run = train(resolve("zero_shot", dataset, given={"backbone": target}), device=device)
+    run = train(resolve("zero_shot", dataset, given={"backbone": target, "classes": names, "layout": layout}), device=device)
     run, experiment = open_run(run.path, device=device)
     return run, experiment if subset is None else transferred(experiment, None, subset)

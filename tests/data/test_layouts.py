@@ -229,5 +229,5 @@ def test_class_names_that_no_record_can_hold_are_refused_before_anything_runs(tm
     root = build(tmp_path / "set", [f"{PAIR}/"])
     raw = b"caf\xe9".decode("utf-8", "surrogateescape")
     (root / "owl").rename(root / raw)
-    with pytest.raises(DataError, match="class 0: a class name .* holds signs that are no text; rename it"):
+    with pytest.raises(DataError, match=r"class 0: a class name .* holds signs that are no text; rename it"):
         open_dataset(root)
