@@ -2,12 +2,13 @@
 
 import json
 from itertools import product
+from operator import attrgetter
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Json, app, emit, out, run_paths, table
+from ironclip.cli.common import Json, app, emit, err, out, run_paths, table
 from ironclip.core.errors import UsageError
 
 
@@ -73,8 +74,13 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
 
     results: list[dict[str, Any]] = []
     ours, theirs = ([found for place in run.evaluations() if (found := place.measured()) is not None] for run in (first, second))
+    apart: dict[str, None] = {}
     for (record, samples), (other, others) in product(ours, theirs):
-        if _compared(record) != _compared(other) or _labels(samples) != _labels(others):
+        if _labels(samples) != _labels(others) or (differ := _differences(record, other)):
+            if _pictures(record) == _pictures(other):
+                apart[f"not paired: {record.threat_words} and {other.threat_words}: {'; '.join(differ or ['other labels'])}"] = (
+                    None
+                )
             continue
         for what in ("right", "robust"):
             a = {sample.index: getattr(sample, what) for sample in samples}
@@ -82,7 +88,10 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
             same = {"threat": record.threat_words, "attacks": _attacks(record)}
             results.append({**same, "what": "clean" if what == "right" else what, **paired(a, b)})
     if not results:
-        raise UsageError("the two runs have no evaluation on the same pictures under the same threat model and attacks")
+        reason = f"; {next(iter(apart))}" if apart else ""
+        raise UsageError(f"the two runs have no evaluation on the same pictures under the same threat model and attacks{reason}")
+    for line in apart:
+        err.print(line, markup=False, soft_wrap=True)
     if as_json:
         emit(results)
         return
@@ -103,10 +112,31 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
             out.print(f"{threat}: {name} ({said})", markup=False)
 
 
-def _compared(record: Any) -> tuple[Any, ...]:
-    """What two records must share: the pictures, the whole threat model and every constant of every attack."""
-    data = (record.data.name, record.data.split, record.data.classes, record.images)
-    return data, record.threat, record.quantise, record.precision, _attacks(record)
+def _pictures(record: Any) -> tuple[Any, ...]:
+    return record.data.name, record.data.split, record.data.classes
+
+
+def _differences(record: Any, other: Any) -> list[str]:
+    """What two records do not share of the pictures, the threat model and the constants of the attacks, with both values."""
+    found = []
+    for what in ("data.name", "data.split", "data.split_hash", "data.classes", "data.preprocessing", "images", "quantise",
+                 "precision", "threat.norm", "threat.eps", "threat.knowledge", "threat.resolution", "threat.quantised",
+                 "threat.source"):  # fmt: skip
+        one, two = attrgetter(what)(record), attrgetter(what)(other)
+        if one != two:
+            found.append(f"{what.rpartition('.')[2]} {one} and {two}")
+    ours, theirs = _attacks(record), _attacks(other)
+    for name in ours | theirs:
+        if (name in ours) != (name in theirs):
+            found.append(f"{name} in {'the first' if name in ours else 'the second'} alone")
+            continue
+        for key in dict.fromkeys([*ours[name], *theirs[name]]):
+            one, two = (constants[name].get(key, "not stated") for constants in (ours, theirs))
+            if one != two and key != "derived":
+                found.append(f"{name} {key} {one} and {two}")
+        if ours[name] != theirs[name] and not any(each.startswith(f"{name} ") for each in found):
+            found.append(f"{name} derived constants")
+    return found
 
 
 def _attacks(record: Any) -> dict[str, dict[str, Any]]:

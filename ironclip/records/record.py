@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from ironclip.core.threat import Threat
 from ironclip.records.bounds import mark, one_loss
 from ironclip.records.statistics import harmonic, wilson
+from ironclip.records.usual import words
 
 Quantise = Literal["none", "round", "floor"]
 
@@ -241,10 +242,11 @@ class Record(Setup):
         return self.model_dump(mode="json", exclude={"timing"})
 
     def __str__(self) -> str:
-        names = ", ".join(attack.name for attack in self.attacks) or "no attack"
+        names = ", ".join(words(attack.name, attack.constants) for attack in self.attacks) or "no attack"
         threat = f"{self.threat_words}; {names}; n={self.images}"
         method = f"{self.method} from {self.trained_on}" if self.trained_on else self.method
-        return f"{method} on {self.data.name}: clean {self.clean}, robust {self.bound}{self.robust} ({threat})"
+        split = "" if self.data.split == "test" else f" ({self.data.split} split)"
+        return f"{method} on {self.data.name}{split}: clean {self.clean}, robust {self.bound}{self.robust} ({threat})"
 
 
 def describe(attack: object) -> dict[str, Any]:

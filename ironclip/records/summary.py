@@ -9,6 +9,8 @@ from ironclip.records.bounds import LEGEND
 from ironclip.records.record import AttackResult, ClassResult, Flag, Proportion, Record, Sample, Setup, Timing, digest
 
 BORROWED = ("static", "transfer")
+SCORES_ALONE = ("square", "transfer")
+"""Attacks that never differentiate the classifier they are handed."""
 COARSE = 50
 """Below so many pictures the record says how much one of them weighs."""
 
@@ -62,6 +64,11 @@ def _class_results(samples: Sequence[Sample], classes: Sequence[str]) -> tuple[C
     )
 
 
+def _blind(attack: AttackResult) -> bool:
+    """Whether it looks at scores at most."""
+    return attack.constants.get("attack") in SCORES_ALONE
+
+
 def resolution(images: int) -> str:
     """How much one picture of so many weighs, in points of accuracy."""
     weight = f"{100 / images:.3g}"
@@ -98,6 +105,14 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
         flag("warn", "one_loss", f"{LEGEND}; a worst case over several losses, such as standard-fast, can only be lower")
     if record.images < COARSE:
         flag("note", "resolution", resolution(record.images))
+    if radius and knowledge in ("white-box", "adaptive") and record.attacks and all(map(_blind, record.attacks)):
+        flag("warn", "no_gradients", f"no attack of this record follows gradients: {knowledge} by name alone")
+    if record.data.split != "test":
+        flag(
+            "warn" if record.data.split == "train" else "note",
+            "split",
+            f"scored on the {record.data.split} split, not on the test pictures",
+        )
     if knowledge in BORROWED:
         on = record.threat.source or "another classifier"
         flag("note", knowledge, f"made on {on} ({knowledge}): says little about an attacker who knows this classifier")

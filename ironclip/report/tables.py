@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ironclip.attacks import DEFAULT, STANDARD_FAST
 from ironclip.records.bounds import BOUND, LEGEND
 from ironclip.records.record import AttackResult, Proportion, Record
+from ironclip.records.usual import unusual
 from ironclip.report.views import is_undefended, radius, standing
 
 DASH = "–"
@@ -134,12 +135,15 @@ def attack_words(attack: AttackResult) -> str:
         parts.append(f"{restarts} restarts")
     if isinstance(loss := constants.get("loss"), str) and loss != "ce":
         parts.append(f"{loss} loss")
+    said = ("steps", "queries", "restarts", "loss")
+    parts += [f"{key} {value}" for key, value in unusual(attack.name, constants).items() if key not in said]
     return f"{attack.name} ({', '.join(parts)})" if parts else attack.name
 
 
 def attacks_words(record: Record) -> str:
     """All attacks of a record: those of the default by its name, for its constants are fixed, else one by one."""
-    if {attack.name.split("/")[0] for attack in record.attacks} == set(STANDARD_FAST):
+    named = {attack.name.split("/")[0] for attack in record.attacks} == set(STANDARD_FAST)
+    if named and not any(unusual(attack.name, attack.constants) for attack in record.attacks):
         return DEFAULT
     return " + ".join(attack_words(attack) for attack in record.attacks) or "no attack"
 
