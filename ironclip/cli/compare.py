@@ -76,11 +76,10 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
     ours, theirs = ([found for place in run.evaluations() if (found := place.measured()) is not None] for run in (first, second))
     apart: dict[str, None] = {}
     for (record, samples), (other, others) in product(ours, theirs):
-        if _labels(samples) != _labels(others) or (differ := _differences(record, other)):
+        differ = _differences(record, other) or ["other labels"] * (_labels(samples) != _labels(others))
+        if differ:
             if _pictures(record) == _pictures(other):
-                apart[f"not paired: {record.threat_words} and {other.threat_words}: {'; '.join(differ or ['other labels'])}"] = (
-                    None
-                )
+                apart[f"not paired: {record.threat_words} and {other.threat_words}: {'; '.join(differ)}"] = None
             continue
         for what in ("right", "robust"):
             a = {sample.index: getattr(sample, what) for sample in samples}

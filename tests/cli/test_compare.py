@@ -1,0 +1,27 @@
+"""Two runs are compared only where the pictures, the threat and every constant of every attack agree; what differs is said."""
+
+import json
+
+EVALUATE = ("--attack", "pgd", "--limit", "4", "--device", "cpu", "--json")
+
+
+def test_one_constant_or_another_norm_keeps_records_apart(ironclip):
+    for seed in ("1", "2"):
+        code, _, said = ironclip("train", "zero_shot", "--data", "shapes", "--seed", seed, "--out", seed, "--device", "cpu")
+        assert code == 0, said
+    assert ironclip("evaluate", "1", *EVALUATE, "--set", "steps=1")[0] == 0
+    assert ironclip("evaluate", "2", *EVALUATE, "--set", "steps=2")[0] == 0
+    code, shown, said = ironclip("compare", "1", "2")
+    assert (code, shown, len(said.strip().splitlines())) == (2, "", 1)
+    assert "pgd steps 1 and 2" in said
+
+    (record,) = json.loads(ironclip("evaluate", "2", *EVALUATE, "--set", "steps=1", "--norm", "l2", "--eps", "0.5")[1])
+    assert (record["threat"]["norm"], record["attacks"][0]["constants"]["norm"]) == ("l2", "l2")
+    assert ironclip("compare", "1", "2")[0] == 2
+
+    assert ironclip("evaluate", "2", *EVALUATE, "--set", "steps=1")[0] == 0
+    code, shown, said = ironclip("compare", "1", "2", "--json")
+    assert code == 0
+    assert {row["threat"].partition(" at ")[0] for row in json.loads(shown)} == {"white-box linf 4/255"}
+    assert "pgd steps 1 and 2" in said
+    assert "norm linf and l2" in said
