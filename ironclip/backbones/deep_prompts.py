@@ -42,24 +42,26 @@ class AppendedPrompts:
 
 @dataclass(frozen=True, eq=False)
 class RenewedPrompts:
-    """An Edit: positions 1 .. P of the text sequence renewed at layers 1 .. J-1.
+    """An Edit: the P positions of the first words of the text sequence renewed at layers 1 .. J-1.
 
     The prompts of layer 0 are the learned context (`Adaptation.context`), to which positions are added.
     Source: MaPLe's text side as in lionel-w2/FAP clip/model.py.
 
     Args:
         prompts: [J-1, P, D].
+        start: position of the first word (`words.first_word`): 1 behind a start token, 0 where the tokenizer has none.
     """
 
     prompts: Tensor
+    start: int
     changes_output: ClassVar[bool] = False
 
     @property
     def reach(self) -> int:
-        return 1 + self.prompts.shape[1]
+        return self.start + self.prompts.shape[1]
 
     def __call__(self, layer: int, tokens: Tensor) -> Tensor:
         if not 1 <= layer <= len(self.prompts):
             return tokens
         fresh = self.prompts[layer - 1].expand(tokens.shape[0], -1, -1)
-        return torch.cat([tokens[:, :1], fresh, tokens[:, self.reach :]], dim=1)
+        return torch.cat([tokens[:, : self.start], fresh, tokens[:, self.reach :]], dim=1)

@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones.text import shared_columns
+from ironclip.backbones.words import PLACEHOLDERS
 from ironclip.core.errors import UsageError
 from ironclip.core.types import Adaptation, Backbone, Context, PromptTokens
 
 DEFAULT_TEMPLATE = "a photo of a {}."
-PLACEHOLDERS = ("X", "Z")
 
 
 def prompt_name(name: str) -> str:

@@ -266,10 +266,12 @@ class Defense(nn.Module, ABC):
     Attributes:
         learns: False says that there is nothing to train, so no training images are drawn.
         transfers: False says that what is learned fits the classes it was learned for alone; `adaptation` refuses others.
+        notes: what differs here from what was asked for or is usual, one sentence each; they stand in every record.
     """
 
     learns: ClassVar[bool] = True
     transfers: ClassVar[bool] = True
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ironclip.backbones.deep_prompts import AppendedPrompts as AppendedPrompts
 from ironclip.backbones.deep_prompts import RenewedPrompts as RenewedPrompts
+from ironclip.backbones.words import word_counts, word_vectors
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_flags
 from ironclip.core.types import Backbone
@@ -63,14 +64,14 @@ def starting_words(
         raise UsageError(f"init must hold at least one word, for example 'a photo of a'; got {init!r}")
     text = init.strip()
     ends = [match.end() for match in re.finditer(r"\w+|[^\w\s]", text)]
-    tokens = backbone.embed_text([text[:end] for end in ends])
-    whole = (tokens.eot - 1 == length).nonzero().flatten().tolist()  # beginnings of `init` that are P tokens
+    counts = word_counts(backbone, [text[:end] for end in ends])
+    whole = [end for end, count in zip(ends, counts, strict=True) if count == length]  # beginnings of `init` that are P tokens
     if length > 4 or not whole:
         return normal(length, backbone.spec.text_width, generator=generator), "{ctx} {}."
-    learned, rest = text[: ends[whole[-1]]], text[ends[whole[-1]] :]
+    learned, rest = text[: whole[-1]], text[whole[-1] :]
     if not literal and "{" in learned:
         raise UsageError(f"the class name of init={init!r} is among its first {length} words, which are learned")
-    context = nn.Parameter(tokens.embeddings[whole[-1], 1 : 1 + length].detach().clone())
+    context = nn.Parameter(word_vectors(backbone, learned))
     if "{}" in rest and not literal:
         return context, "{ctx}" + rest
     return context, "{ctx}" + rest.replace("{}", "{{}}") + " {}."
@@ -108,20 +109,21 @@ class TextPrompts(nn.Module):
     Args:
         depth: J; there are J-1 deeper prompts.
         length: P, tokens a layer.
+        start: position of the first word.
     """
 
     changes_output = False
 
-    def __init__(self, depth: int, length: int, width: int, *, generator: torch.Generator | None = None) -> None:
+    def __init__(self, depth: int, length: int, width: int, *, start: int, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.tokens = normal(depth - 1, length, width, generator=generator)
-        self.reach = 1 + length
+        self.start, self.reach = start, start + length
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor:
         return self.value()(layer, tokens)
 
     def value(self) -> RenewedPrompts:
-        return RenewedPrompts(self.tokens)
+        return RenewedPrompts(self.tokens, self.start)
 
 
 class TokenRefiner(nn.Module):
@@ -174,18 +176,25 @@ class Refiners(nn.Module):
         refiners: one module, or one a layer.
         layers: L of the tower.
         count: refine the first `count` tokens alone (images: class token and patches, never prompts); None: all.
-        skip: text; positions 1 .. skip hold prompts on the first `depth` layers and are not refined there.
+        start, skip: text; `skip` positions from `start` on hold prompts on the first `depth` layers and are not refined there.
     """
 
     changes_output = False
 
     def __init__(
-        self, refiners: list[TokenRefiner], layers: int, *, count: int | None = None, skip: int = 0, depth: int = 0
+        self,
+        refiners: list[TokenRefiner],
+        layers: int,
+        *,
+        count: int | None = None,
+        start: int = 1,
+        skip: int = 0,
+        depth: int = 0,
     ) -> None:
         super().__init__()
         self.refiners = nn.ModuleList(refiners)
-        self.layers, self.count, self.skip, self.depth = layers, count, skip, depth
-        self.reach = 1 + skip
+        self.layers, self.count, self.start, self.skip, self.depth = layers, count, start, skip, depth
+        self.reach = start + skip
 
     def forward(self, layer: int, tokens: Tensor) -> Tensor:
         if not 0 <= layer < self.layers:
@@ -195,7 +204,7 @@ class Refiners(nn.Module):
         refined = self.beyond(layer, tokens)
         if layer >= self.depth or not self.skip:
             return refined
-        return torch.cat([refined[:, :1], tokens[:, 1 : self.reach], refined[:, self.reach :]], dim=1)
+        return torch.cat([refined[:, : self.start], tokens[:, self.start : self.reach], refined[:, self.reach :]], dim=1)
 
     def beyond(self, layer: int, tokens: Tensor) -> Tensor:
         if not 0 <= layer < self.layers:

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ironclip.backbones.words import first_word
 from ironclip.core.errors import UnsupportedEdit
 from ironclip.core.options import check_choice, check_whole
 from ironclip.core.types import Adaptation, Backbone, Context
@@ -64,7 +65,7 @@ class CoupledPrompts(nn.Module):
         if depth is None:
             depth = min(NINE, spec.image_layers, spec.text_layers)
         depth = check_depth(check_depth(depth, spec.text_layers, "text"), spec.image_layers, "image")
-        self.image_layers = spec.image_layers
+        self.image_layers, self.text_start = spec.image_layers, first_word(backbone)
         self.from_text = tuple(map(DIRECTIONS[direction], range(depth)))
         context, self.template = starting_words(backbone, init, length, generator, literal=literal_template)
         self.learned, self.maps = nn.ParameterList(), nn.ModuleList()
@@ -90,7 +91,7 @@ class CoupledPrompts(nn.Module):
         return Adaptation(
             image_edits=(AppendedPrompts(image, self.image_layers),),
             context=Context(text[0], template=self.template),
-            text_edits=(RenewedPrompts(text[1:]),),
+            text_edits=(RenewedPrompts(text[1:], self.text_start),),
         )
 
     @torch.no_grad()

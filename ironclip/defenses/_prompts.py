@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from ironclip.backbones.words import first_word
 from ironclip.core.errors import UnsupportedEdit
 from ironclip.core.options import check_choice, check_whole
 from ironclip.core.types import Adaptation, Backbone, Context
@@ -63,7 +64,7 @@ class IndependentPrompts(nn.Module):
         if sides != "image":
             text = depth_or_nine(depth if text_depth is None else text_depth, spec.text_layers, "text")
             self.context, self.template = starting_words(backbone, init, words, generator)
-            self.text_prompts = TextPrompts(text, words, spec.text_width, generator=generator)
+            self.text_prompts = TextPrompts(text, words, spec.text_width, start=first_word(backbone), generator=generator)
 
     def adaptation(self) -> Adaptation:
         image = () if self.image_prompts is None else (self.image_prompts,)

@@ -33,17 +33,19 @@ class AdvPT(APT):
     """Context words tuned on adversarial features.
 
     Args:
-        length: M, number of learned words; ignored with `init`.
+        length: M, number of learned words; ignored with `init`. Default: 32, or as many as the context holds, as for APT.
         position: "end" puts the class name last, "front" first, "middle" between the halves of the context.
         init: words whose embeddings the context starts from; default N(0, 0.02^2).
     """
+
+    usual_length = 32
 
     def __init__(
         self,
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        length: int = 32,
+        length: int | None = None,
         position: Literal["end", "middle", "front"] = "end",
         init: str | None = None,
         generator: torch.Generator | None = None,

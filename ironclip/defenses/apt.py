@@ -12,13 +12,14 @@ code moves tokens, which differs for names that end in punctuation alone.
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.backbones.words import room_for_words, word_vectors
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Context, Defense, check_classes
@@ -31,7 +32,8 @@ class APT(Defense):
     """Learned context words.
 
     Args:
-        length: M, number of learned words; ignored with `init`.
+        length: M, number of learned words; ignored with `init`. Default: 16, or as many as the context holds beside the
+            longest class name, which `notes` then says.
         position: "end" puts the class name last, "front" first, "middle" between the halves of the context.
         class_specific: one context a class instead of one for all.
         init: words whose embeddings the (unified) context starts from, e.g. "a photo of a"; default N(0, 0.02^2).
@@ -39,12 +41,14 @@ class APT(Defense):
             "perturbed" the current one, which takes an ascent step of size `prompt_step` with every inner step.
     """
 
+    usual_length: ClassVar[int] = 16
+
     def __init__(
         self,
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        length: int = 16,
+        length: int | None = None,
         position: Literal["end", "middle", "front"] = "end",
         class_specific: bool = False,
         init: str | None = None,
@@ -56,6 +60,8 @@ class APT(Defense):
         classes = check_classes(classes)
         check_choice("position", position, ("end", "middle", "front"))
         check_choice("strategy", strategy, ("onfly", "constant", "perturbed"))
+        if length is None:
+            length = self._default_length(backbone, classes) if init is None else 1
         check_whole("length", length, 1)
         check_number("prompt_step", prompt_step, 0)
         if prompt_step and strategy != "perturbed":
@@ -69,13 +75,22 @@ class APT(Defense):
         self.own_classes = classes if class_specific else None
         width = backbone.spec.text_width
         if init is not None:
-            tokens = backbone.embed_text([init])
-            self.context = nn.Parameter(tokens.embeddings[0, 1 : int(tokens.eot[0])].detach().clone())
+            self.context = nn.Parameter(word_vectors(backbone, init))
         else:
             self.context = normal(*([len(classes)] if class_specific else []), length, width, generator=generator)
         self.to(backbone.device, backbone.dtype)
         with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context
             assemble(backbone, classes, self.adaptation(backbone, classes))
+
+    def _default_length(self, backbone: Backbone, classes: Sequence[str]) -> int:
+        room = room_for_words(backbone, classes)
+        if room < 1:
+            raise UsageError(
+                f"{backbone.spec.name} holds {backbone.spec.context_length} tokens: no room for words beside these names"
+            )
+        if room < self.usual_length:
+            self.notes = (f"{room} learned words instead of {self.usual_length}: {backbone.spec.name} holds no more",)
+        return min(room, self.usual_length)
 
     def adaptation(self, backbone: Backbone, classes: Sequence[str]) -> Adaptation:
         if self.own_classes is not None and tuple(classes) != self.own_classes:

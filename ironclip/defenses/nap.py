@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.backbones.words import first_word
 from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Context, Defense, Trace, check_classes
@@ -105,7 +106,7 @@ class NAP(Defense):
         self.image_prompts: ImagePrompts | None = None
         self.text_prompts: TextPrompts | None = None
         self.context: nn.Parameter | None = None
-        self.template, text_depth = f"{init} {{}}.", 0
+        self.template, text_depth, start = f"{init} {{}}.", 0, first_word(backbone)
         if depth != 0:
             image_depth = check_depth(depth, spec.image_layers, "image")
             text_depth = check_depth(depth, spec.text_layers, "text")
@@ -114,7 +115,7 @@ class NAP(Defense):
                 image_depth, length, spec.image_width, layers=spec.image_layers, before_ln_pre=before, generator=generator
             )
             self.context, self.template = starting_words(backbone, init, length, generator)
-            self.text_prompts = TextPrompts(text_depth, length, spec.text_width, generator=generator)
+            self.text_prompts = TextPrompts(text_depth, length, spec.text_width, start=start, generator=generator)
 
         def refiners(side: str, width: int, layers: int, **scope: int) -> Refiners:
             here = refiner_layers > 0 and sides in ("both", side)
@@ -126,7 +127,7 @@ class NAP(Defense):
 
         self.image_refiners = refiners("image", spec.image_width, spec.image_layers, count=self.image_tokens)
         self.text_refiners = refiners(
-            "text", spec.text_width, spec.text_layers, skip=length if text_depth else 0, depth=text_depth
+            "text", spec.text_width, spec.text_layers, start=start, skip=length if text_depth else 0, depth=text_depth
         )
         self.to(backbone.device, backbone.dtype)
         with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context

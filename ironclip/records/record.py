@@ -188,6 +188,7 @@ class Setup(Part):
     trained_on: str = ""
     training_attack: dict[str, Any] | None = None
     training_flags: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     quantise: Quantise = "none"
     precision: str = "float32"
     stop_early: bool = True

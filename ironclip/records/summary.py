@@ -103,6 +103,8 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
         flag("warn", "dead_gradient", f"{dead} of {len(samples)} images have an all-zero or non-finite gradient")
     if record.one_loss:
         flag("warn", "one_loss", f"{LEGEND}; a worst case over several losses, such as standard-fast, can only be lower")
+    for note in record.notes:
+        flag("note", "differs", note)
     if record.images < COARSE:
         flag("note", "resolution", resolution(record.images))
     if radius and knowledge in ("white-box", "adaptive") and record.attacks and all(map(_blind, record.attacks)):

@@ -14,6 +14,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier, splice
 from ironclip.backbones.text import shared_columns
+from ironclip.backbones.words import word_vectors
 from ironclip.core.errors import UsageError
 from ironclip.core.merging import resolve_weights
 from ironclip.core.types import Context, PromptTokens
@@ -39,9 +40,7 @@ class Prompted(AdaptedClassifier):
         if adaptation.context is not None and prompt is not None:
             raise UsageError(f"the base has learned its own context words; leave out prompt={prompt!r}")
         if adaptation.context is None:
-            tokens = backbone.embed_text([prompt or START])
-            words = tokens.embeddings[0, 1 : int(tokens.eot[0])].detach().clone()
-            adaptation = replace(adaptation, context=Context(words), templates=())
+            adaptation = replace(adaptation, context=Context(word_vectors(backbone, prompt or START)), templates=())
         with torch.no_grad():
             super().__init__(backbone, base.classes, adaptation, base.precision)
         assert adaptation.context is not None

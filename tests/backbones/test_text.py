@@ -50,7 +50,7 @@ def refiners(**scope) -> Refiners:
 
 
 def prompts() -> TextPrompts:
-    made = TextPrompts(LAYERS, 2, WIDTH, generator=torch.Generator().manual_seed(4))
+    made = TextPrompts(LAYERS, 2, WIDTH, start=1, generator=torch.Generator().manual_seed(4))
     nn.init.normal_(made.tokens, generator=torch.Generator().manual_seed(5))
     return made
 

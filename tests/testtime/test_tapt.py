@@ -35,7 +35,7 @@ def trained(backbone):
     adaptation = Adaptation(
         image_edits=(AppendedPrompts(torch.randn(2, 2, backbone.spec.image_width, generator=draw).double(), LAYERS),),
         context=Context(torch.randn(2, width, generator=draw).double()),
-        text_edits=(RenewedPrompts(torch.randn(1, 2, width, generator=draw).double()),),
+        text_edits=(RenewedPrompts(torch.randn(1, 2, width, generator=draw).double(), 1),),
     )
     with torch.no_grad():
         return assemble(backbone, CLASSES, adaptation)
@@ -116,7 +116,7 @@ def test_slopes_are_those_of_one_plain_pass_over_all_views(trained, images, batc
         trained.adaptation,
         image_edits=(AppendedPrompts(leaves[0], LAYERS),),
         context=Context(leaves[1]),
-        text_edits=(RenewedPrompts(leaves[2]),),
+        text_edits=(RenewedPrompts(leaves[2], 1),),
     )
     plain = assemble(trained.backbone, CLASSES, twin)
     views = with_views(images, _base.image_keys(images, 0), 11, augmix=False)[1]

@@ -1,0 +1,65 @@
+"""Where the words of a text stand among its tokens, in any tokenizer, and their embeddings alone.
+
+CLIP's tokenizer puts a start token first and the read-out behind the words. SigLIP's has no start token, and SigLIP and CLIPA are
+read out at the padded end. So neither "position 1" nor "up to `eot`" means the words; they are found by two texts that differ in
+one word alone.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ironclip.core.errors import UsageError
+from ironclip.core.types import Backbone
+
+PLACEHOLDERS = ("X", "Z")
+"""Words of one token each, in every tokenizer."""
+ENDS = 2  # tokens that are kept free of words: start and end, or end and padding
+
+
+def first_word(backbone: Backbone) -> int:
+    """The position of a text's first word: 1 behind a start token, 0 where the tokenizer has none."""
+    return _differ(backbone, [""])[0]
+
+
+def word_counts(backbone: Backbone, texts: Sequence[str]) -> list[int]:
+    """Number of tokens of the words of each text; 0 for an empty one.
+
+    Raises:
+        UsageError: a text and one more word do not fit the context.
+    """
+    start = first_word(backbone)
+    return [place - start for place in _differ(backbone, texts)]
+
+
+@torch.no_grad()
+def word_vectors(backbone: Backbone, text: str) -> Tensor:
+    """[M, D] embeddings of the words of a text: no start, no end, no padding.
+
+    Raises:
+        UsageError: the text and one more word do not fit the context.
+    """
+    start, end = first_word(backbone), _differ(backbone, [text])[0]
+    return backbone.embed_text([f"{text} {PLACEHOLDERS[0]}"]).embeddings[0, start:end].detach().clone()
+
+
+def room_for_words(backbone: Backbone, classes: Sequence[str], template: str = "{}.") -> int:
+    """How many further words, of one token each, the context holds beside the longest of these class names in the template.
+
+    Raises:
+        UsageError: a class name alone does not fit.
+    """
+    taken = word_counts(backbone, [template.replace("{}", name.replace("_", " ").strip()) for name in classes])
+    return backbone.spec.context_length - ENDS - max(taken)
+
+
+def _differ(backbone: Backbone, texts: Sequence[str]) -> list[int]:
+    """The first position behind the words of each text: where its tokens depend on the word that follows."""
+    one, other = (backbone.tokenize([f"{text} {word}".strip() for text in texts]) for word in PLACEHOLDERS)
+    apart = one != other
+    if not apart.any(1).all():
+        raise UsageError(
+            f"the tokenizer of {backbone.spec.name} does not tell {' from '.join(PLACEHOLDERS)}; no words can be found"
+        )
+    return apart.int().argmax(1).tolist()
