@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check zoo slow mutants crosscheck live bench benchmark docs clean
+.PHONY: demo test check zoo towers slow mutants crosscheck live bench benchmark docs clean
 
 demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
 	$(BIN)/ironclip demo
@@ -20,6 +20,9 @@ check: $(VENV)/.dev
 
 zoo: $(VENV)/.dev  ## audits masked and honest classifiers at the default sizes; prints misses and false alarms (hours)
 	PYTHONPATH=tests $(BIN)/python -m zoo
+
+towers: $(VENV)/.dev  ## every method on every tower class of open_clip in miniature; resumable; the table of docs/backbones.md
+	PYTHONPATH=tests $(BIN)/python -m towers
 
 slow: $(VENV)/.dev  ## real data and long runs
 	$(BIN)/pytest -m slow

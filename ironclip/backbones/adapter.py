@@ -59,6 +59,7 @@ class ClipBackbone(nn.Module):
             embed_dim=embed_dim,
             grid=image.grid,
             image_tokens=image.tokens,
+            class_token=image.class_token,
             resolution=image.resolution,
             context_length=text.context_length,
             logit_scale=logit_scale,

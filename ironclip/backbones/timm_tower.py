@@ -39,6 +39,7 @@ class TimmTower(Tower):
         self.resolution = visual.image_size[0]
         self.grid = trunk.patch_embed.grid_size[0] if self.has_tokens else 0
         self.tokens = self.prefix + self.grid**2 if self.has_tokens else 0
+        self.class_token = self.has_tokens and trunk.global_pool == "token"
 
     @property
     def weight_names(self) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ class Tower(nn.Module, ABC):
     grid: int
     resolution: int
     tokens: int
+    class_token: bool = False
     net: Any
 
     @abstractmethod

@@ -25,6 +25,7 @@ class VitTower(Tower):
         self.grid = visual.grid_size[0]
         self.resolution = visual.image_size[0]
         self.tokens = len(visual.positional_embedding)
+        self.class_token = visual.attn_pool is None and visual.pool_type == "tok"
         if visual.grid_size != (self.grid, self.grid):
             raise UnsupportedEdit(f"the image tower must take squares; this one takes {visual.image_size[1]} x {self.resolution}")
 
@@ -68,4 +69,4 @@ class VitTower(Tower):
         wanted = trace is not None and (
             trace.grid or (trace.attention and trace.wants(self.layers - 1)) or (trace.tokens and trace.wants(self.layers))
         )
-        return not wanted and self.net.attn_pool is None and self.net.pool_type == "tok" and leaves_output(edits)
+        return not wanted and self.class_token and leaves_output(edits)

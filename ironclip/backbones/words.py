@@ -48,7 +48,7 @@ def room_for_words(backbone: Backbone, classes: Sequence[str], template: str = "
     """How many further words, of one token each, the context holds beside the longest of these class names in the template.
 
     Raises:
-        UsageError: a class name alone does not fit.
+        UsageError: a class name leaves no room for one word.
     """
     taken = word_counts(backbone, [template.replace("{}", name.replace("_", " ").strip()) for name in classes])
     return backbone.spec.context_length - ENDS - max(taken)

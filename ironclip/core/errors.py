@@ -4,7 +4,8 @@ Imports nothing, so that the command line can report them without loading torch.
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 
 class IronclipError(Exception):
@@ -45,6 +46,16 @@ class AttackError(IronclipError, ValueError):
 
 class NonFinite(IronclipError, ArithmeticError):
     """NaN or infinity where a number was needed."""
+
+
+@contextmanager
+def on_behalf_of(method: str) -> Iterator[None]:
+    """Inside, a refusal of the tower (`UnsupportedEdit`) begins with the name of the method that asked."""
+    try:
+        yield
+    except UnsupportedEdit as error:
+        text = str(error)
+        raise UnsupportedEdit(text if text.startswith(f"{method}: ") else f"{method}: {text}") from None
 
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UsageError:

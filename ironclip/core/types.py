@@ -39,6 +39,7 @@ class BackboneSpec:
     """Sizes and constants of a frozen backbone, and the hash of its weights.
 
     `image_tokens` counts class token and patches; 0: no sequence. `*_weights` can be masked, all `*_parameters` be replaced.
+    `class_token` says that the features are read off the first token, not pooled from the patches.
     """
 
     name: str
@@ -62,6 +63,7 @@ class BackboneSpec:
     sha256: str = ""
     image_parameters: tuple[str, ...] = ()
     text_parameters: tuple[str, ...] = ()
+    class_token: bool = True
 
 
 @dataclass(frozen=True)

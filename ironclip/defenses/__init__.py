@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from ironclip.core.errors import UsageError, unknown
+from ironclip.core.errors import UsageError, on_behalf_of, unknown
 from ironclip.core.types import Backbone, Defense
 from ironclip.defenses._stack import Stack
 
@@ -51,6 +51,7 @@ def build(
 
     Raises:
         UsageError: unknown method or option, the same method twice, or values the method refuses.
+        UnsupportedEdit: the method cannot stand on this tower; names both.
     """
     given = dict(given or {})
     known = options(name)
@@ -59,13 +60,15 @@ def build(
             raise unknown(f"option of {name}", key, known)
     names = name.split("+")
     if len(names) == 1:
-        return method(name)(backbone, classes, generator=generator, **given)
+        with on_behalf_of(name):
+            return method(name)(backbone, classes, generator=generator, **given)
     if len(set(names)) < len(names):
         raise UsageError(f"a stack names each method once; got {name!r}")
     parts = {}
     for part in names:
         own = {key.removeprefix(f"{part}."): value for key, value in given.items() if key.startswith(f"{part}.")}
-        parts[part] = method(part)(backbone, classes, generator=generator, **own)
+        with on_behalf_of(part):
+            parts[part] = method(part)(backbone, classes, generator=generator, **own)
     stack = Stack(parts)
     stack.adaptation(backbone, classes)  # a clash shows here, not in the first step
     return stack

@@ -84,10 +84,6 @@ class APT(Defense):
 
     def _default_length(self, backbone: Backbone, classes: Sequence[str]) -> int:
         room = room_for_words(backbone, classes)
-        if room < 1:
-            raise UsageError(
-                f"{backbone.spec.name} holds {backbone.spec.context_length} tokens: no room for words beside these names"
-            )
         if room < self.usual_length:
             self.notes = (f"{room} learned words instead of {self.usual_length}: {backbone.spec.name} holds no more",)
         return min(room, self.usual_length)

@@ -108,7 +108,7 @@ def attention(function: Images, image: Tensor) -> list[list[float]] | None:
     """[G, G] attention of the class token to the patches in the last layer, mean over the heads, largest 1; None where the
     tower keeps none (ResNets, timm towers, exported files)."""
     base = getattr(function, "base", function)
-    if not isinstance(base, AdaptedClassifier) or base.backbone.spec.kind != "vit":
+    if not isinstance(base, AdaptedClassifier) or base.backbone.spec.kind != "vit" or not base.backbone.spec.class_token:
         return None
     spec = base.backbone.spec
     trace = Trace(tokens=False, attention=True, layers=[spec.image_layers - 1])

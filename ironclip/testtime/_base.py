@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from ironclip.backbones import AdaptedClassifier, ScaledCosine
-from ironclip.core.errors import UsageError
+from ironclip.core.errors import UsageError, on_behalf_of
 from ironclip.core.options import check_whole
 from ironclip.core.tensors import key
 from ironclip.core.types import BackboneSpec, Classifier, Images, TestTime
@@ -60,7 +60,8 @@ class TestTimeMethod(TestTime):
     def __call__(self, base: Classifier) -> "AdaptingClassifier":
         if not isinstance(base, AdaptedClassifier):
             raise UsageError(f"a test-time method needs a classifier made by assemble as its base; got {type(base).__name__}")
-        return AdaptingClassifier(self, self.stand(base))
+        with on_behalf_of(type(self).__module__.rpartition(".")[2]):
+            return AdaptingClassifier(self, self.stand(base))
 
     def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
         """The classifier below as the method needs it, such as one with context words in place of templates: what a static

@@ -200,7 +200,7 @@ def attention_map(classifier: nn.Module, images: Tensor) -> Tensor | None:
     if not isinstance(base, AdaptedClassifier):
         return None
     spec = base.backbone.spec
-    if spec.kind not in ("vit", "resnet") or (spec.kind == "vit" and spec.image_layers < 2):
+    if spec.kind not in ("vit", "resnet") or (spec.kind == "vit" and (spec.image_layers < 2 or not spec.class_token)):
         return None
     if (maps := getattr(method, "maps", None)) is not None:
         return maps(base, images)

@@ -105,8 +105,11 @@ class ATPT(RTPT):
         self.passes = self.views + guided + (share(self.select, self.views) if self.ensemble == "tv" else 0)
 
     def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
-        if base.backbone.spec.kind not in ("vit", "resnet"):
-            raise UsageError(f"atpt reads the attention of open_clip's ViT, or RN50; {base.backbone.spec.name} is neither")
+        spec = base.backbone.spec
+        if spec.kind not in ("vit", "resnet"):
+            raise UsageError(f"atpt reads the attention of open_clip's ViT, or RN50; {spec.name} is neither")
+        if spec.kind == "vit" and not spec.class_token:
+            raise UsageError(f"atpt reads where the class token looks; {spec.name} averages all tokens instead")
         return super().stand(base)
 
     def maps(self, base: AdaptedClassifier, views: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
-from ironclip.core.errors import UsageError
+from ironclip.core.errors import UsageError, on_behalf_of
 from ironclip.core.losses import cross_entropy_each
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.tensors import ascend, generator
@@ -90,7 +90,8 @@ class TAPT(ViewTuning):
     def stand(self, base: AdaptedClassifier) -> DeepPrompted:
         plain_head(base, "prompt tuning")
         draw = generator(self.seed, START)
-        return DeepPrompted(base, text=self.design == "vli", length=self.length, depth=self.depth, generator=draw)
+        with on_behalf_of("tapt"):
+            return DeepPrompted(base, text=self.design == "vli", length=self.length, depth=self.depth, generator=draw)
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
         """Source statistics of these pictures, where the option says source="train"; else the pictures are not asked for."""
