@@ -17,6 +17,10 @@ def serve(
     token: Annotated[
         str | None, typer.Option(envvar="IRONCLIP_TOKEN", show_envvar=True, help="Ask for this bearer token.")
     ] = None,
+    insecure: Annotated[bool, typer.Option(help="Listen on a public address without a token.")] = False,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(help="A further host name under which it may be called, as behind a proxy; repeatable.")
+    ] = None,
     max_queue: Annotated[int, typer.Option(help="Images that may wait; more are refused with 503.")] = 256,
     max_batch: Annotated[int, typer.Option(help="Images the model sees at once; 1: one by one.")] = 32,
     max_wait: Annotated[float, typer.Option(help="Milliseconds an image waits for company.")] = 2.0,
@@ -32,9 +36,9 @@ def serve(
     if token is not None and (not token.isascii() or not token.strip() or token != token.strip()):
         raise UsageError("--token is ASCII text without spaces around it")
     try:
+        from ironclip.serve.hosts import is_loopback
         from ironclip.serve.limits import Limits
         from ironclip.serve.model import open_model
-        from ironclip.serve.run import is_loopback
         from ironclip.serve.run import serve as run
     except ModuleNotFoundError as missing:
         raise UsageError(f"serving needs the extra `serve` ({missing.name} is missing); pip install 'ironclip[serve]'") from None
@@ -42,12 +46,12 @@ def serve(
         max_bytes=max_bytes, max_pixels=max_pixels, max_images=max_images, max_queue=max_queue, max_batch=max_batch,
         max_wait=max_wait / 1000, seconds=seconds, attack_seconds=attack_seconds,
     )  # fmt: skip
+    if token is None and not insecure and not is_loopback(host):
+        raise UsageError(f"{host!r} may be reached from the network: set --token (or IRONCLIP_TOKEN), or say --insecure")
     model = open_model(target, device=where)
-    if token is None and not is_loopback(host):
-        err.print(f"warning: {host} may be reached from the network and no --token is set", markup=False)
 
     def ready(address: str) -> None:
         err.print(f"serving {target} at {address} (page), {address}/docs (interface); Ctrl-C or SIGTERM ends it", markup=False)
 
-    accepted, answered = run(model, limits, host=host, port=port, token=token, ready=ready)
+    accepted, answered = run(model, limits, host=host, port=port, token=token, ready=ready, allow=allow_host or ())
     err.print(f"ended: {accepted} images accepted, {answered} answered", markup=False)

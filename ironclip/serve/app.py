@@ -11,6 +11,7 @@ import torch
 from fastapi import Depends, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse, StreamingResponse
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from torch import Tensor
 
@@ -18,21 +19,20 @@ from ironclip.core.errors import UsageError
 from ironclip.core.threat import Norm
 from ironclip.report.pictures import data_uri
 from ironclip.serve import attacking
-from ironclip.serve.gate import LOOPBACK, Gate, refused
+from ironclip.serve.gate import Gate, refused
+from ironclip.serve.hosts import Hosts, hosts_for
 from ironclip.serve.intake import printable
 from ironclip.serve.limits import Busy, Limits, Refusal
 from ironclip.serve.model import DEFENDED, UNDEFENDED, Served
 from ironclip.serve.schema import ATTACK, CLASSIFY, HEALTH, METRICS, MODEL, PICTURE, pictures, refusals
 from ironclip.serve.service import Service
 
-EPS = r"^(\d|[1-9]\d{1,2})(\.\d{1,3})?/255$"
+EPS = r"^([0-9]|[1-9][0-9]{1,2})(\.[0-9]{1,3})?/255$"
 MOST_CLASSES = 1000  # in one answer
 
 
-def create_app(
-    model: Served, limits: Limits | None = None, *, token: str | None = None, hosts: tuple[str, ...] | None = LOOPBACK
-) -> FastAPI:
-    """The application; `token` and `hosts` as of `Gate`. Its `state.service` holds the counters."""
+def create_app(model: Served, limits: Limits | None = None, *, token: str | None = None, hosts: Hosts | None = None) -> FastAPI:
+    """The application; `token` and `hosts` (default: this machine's) as of `Gate`. Its `state.service` holds the counters."""
     limits = limits or Limits()
     service = Service(model, limits)
 
@@ -50,7 +50,7 @@ def create_app(
         description='Classification by a robust CLIP, and attacks on it. Errors are {"error": one line}.',
     )
     app.state.service = service
-    app.add_middleware(Gate, metrics=service.metrics, token=token, hosts=hosts)
+    app.add_middleware(Gate, metrics=service.metrics, token=token, hosts=hosts or hosts_for("localhost"))
 
     @app.post(
         "/classify",
@@ -120,10 +120,17 @@ def create_app(
         """Alive, and how many images wait."""
         return JSONResponse({"status": "ok", "waiting": service.batcher.waiting})
 
+    @app.get("/readyz", responses=HEALTH | refusals(503))
+    async def readyz() -> Any:
+        """Ready to take a classification: a balancer sends no requests while this is refused."""
+        if why := service.unready():
+            raise Busy(f"{why}; ask again later")
+        return JSONResponse({"status": "ready"})
+
     @app.get("/metrics", response_class=PlainTextResponse, responses=METRICS | refusals(401))
     async def metrics() -> Any:
         """Counters for Prometheus."""
-        return PlainTextResponse(service.metrics.text(queue_images=service.batcher.waiting))
+        return PlainTextResponse(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     app.add_api_route("/", _page("page.html"), include_in_schema=False)
     app.add_api_route("/docs", _page("docs.html"), include_in_schema=False)
@@ -166,7 +173,10 @@ async def _refusal(request: Request, problem: Any) -> JSONResponse:
 
 async def _http(request: Request, problem: Any) -> JSONResponse:
     text = {404: "no such path; see /docs", 405: "this path takes another method; see /docs"}.get(problem.status_code)
-    return refused(Refusal(problem.status_code, text or str(problem.detail), problem.headers))
+    headers = dict(problem.headers or {})
+    if headers.get("Allow") == "GET":
+        headers["Allow"] = "GET, HEAD"
+    return refused(Refusal(problem.status_code, text or str(problem.detail), headers))
 
 
 async def _invalid(request: Request, problem: Any) -> JSONResponse:

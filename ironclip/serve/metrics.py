@@ -1,58 +1,36 @@
-"""Counters in the text format of Prometheus, written by hand: there are few of them."""
+"""What the service counts, for Prometheus."""
 
-import threading
-from collections import Counter
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
-PREFIX = "ironclip_"
-HELP = {
-    "requests_total": ("counter", "Requests answered, by path and status."),
-    "images_total": ("counter", "Images the model classified."),
-    "batches_total": ("counter", "Calls of the model."),
-    "batch_seconds_total": ("counter", "Seconds spent in calls of the model."),
-    "attacks_total": ("counter", "Attacks by how they ended."),
-    "accepted_images_total": ("counter", "Images taken into the queue."),
-    "answered_images_total": ("counter", "Images taken into the queue that got an answer."),
-    "queue_images": ("gauge", "Images that wait for the model."),
-    "request_seconds": ("histogram", "Seconds from the arrival of a classification to its answer."),
-}
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 
 class Metrics:
-    """Thread-safe counters; `text` is what a scraper reads."""
+    """Thread-safe counters of one service; `text` is what a scraper reads."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._values: Counter[tuple[str, str]] = Counter()
+        self.registry = registry = CollectorRegistry()
+        ProcessCollector(registry=registry)
+        self.requests = Counter(
+            "ironclip_requests", "Requests answered, by path and status.", ("path", "status"), registry=registry
+        )
+        self.images = Counter("ironclip_images", "Images the model classified.", registry=registry)
+        self.batches = Counter("ironclip_batches", "Calls of the model.", registry=registry)
+        self.batch_seconds = Counter("ironclip_batch_seconds", "Seconds spent in calls of the model.", registry=registry)
+        self.attacks = Counter("ironclip_attacks", "Attacks by how they ended.", ("ended",), registry=registry)
+        self.accepted = Counter("ironclip_accepted_images", "Images taken into the queue.", registry=registry)
+        self.answered = Counter("ironclip_answered_images", "Images taken into the queue that got an answer.", registry=registry)
+        self.queue = Gauge("ironclip_queue_images", "Images that wait for the model.", registry=registry)
+        self.seconds = Histogram(
+            "ironclip_request_seconds", "Seconds from the arrival of a classification to its answer.",
+            registry=registry, buckets=BUCKETS,
+        )  # fmt: skip
 
-    def add(self, name: str, value: float = 1, **labels: object) -> None:
-        with self._lock:
-            self._values[name, _labels(labels)] += value  # type: ignore[assignment]
+    def value(self, name: str) -> int:
+        """A counter without labels, by its full name."""
+        return int(self.registry.get_sample_value(name) or 0)
 
-    def observe(self, name: str, seconds: float) -> None:
-        """One more value of a histogram."""
-        with self._lock:
-            for bound in BUCKETS:
-                self._values[f"{name}_bucket", _labels({"le": bound})] += seconds <= bound
-            self._values[f"{name}_bucket", _labels({"le": "+Inf"})] += 1
-            self._values[f"{name}_sum", ""] += seconds  # type: ignore[assignment]
-            self._values[f"{name}_count", ""] += 1
-
-    def get(self, name: str, **labels: object) -> float:
-        with self._lock:
-            return self._values[name, _labels(labels)]
-
-    def text(self, **gauges: float) -> str:
-        with self._lock:
-            values = dict(self._values)
-        values |= {(name, ""): value for name, value in gauges.items()}  # type: ignore[misc]
-        lines = []
-        for name, (kind, what) in HELP.items():
-            family = (name, *(f"{name}_{part}" for part in ("bucket", "sum", "count"))) if kind == "histogram" else (name,)
-            lines += [f"# HELP {PREFIX}{name} {what}", f"# TYPE {PREFIX}{name} {kind}"]
-            lines += [f"{PREFIX}{key}{labels} {value:g}" for (key, labels), value in values.items() if key in family]
-        return "\n".join(lines) + "\n"
-
-
-def _labels(labels: dict[str, object]) -> str:
-    return "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}" if labels else ""
+    def text(self) -> bytes:
+        return prometheus_client.generate_latest(self.registry)

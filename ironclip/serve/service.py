@@ -28,11 +28,13 @@ class Service:
             model.functions, device=model.device, max_batch=limits.max_batch, max_wait=limits.max_wait,
             max_queue=limits.max_queue, observe=self._batch,
         )  # fmt: skip
+        self.metrics.queue.set_function(lambda: self.batcher.waiting)
         self.attacker = ThreadPoolExecutor(1, "ironclip-attack")
         self.decoders = ThreadPoolExecutor(2, "ironclip-decode")
         self.readers = asyncio.Semaphore(limits.max_readers)
         self.twin = cache(model.twin)
         self.under_way = {"classify": 0, "attack": 0}
+        self.closing = False
 
     @contextmanager
     def admitted(self, what: str, most: int) -> Iterator[None]:
@@ -56,7 +58,7 @@ class Service:
     async def logits(self, wanted: list[tuple[str, Tensor]]) -> list[Tensor]:
         """[K] logits of each (function, image), batched with those of other requests."""
         futures = [asyncio.wrap_future(future) for future in self.batcher.submit(wanted)]
-        self.metrics.add("accepted_images_total", len(wanted))
+        self.metrics.accepted.inc(len(wanted))
         try:
             return await asyncio.gather(*futures)
         except NonFinite as problem:
@@ -64,7 +66,7 @@ class Service:
         finally:
             for future in futures:
                 future.cancel()
-            self.metrics.add("answered_images_total", len(wanted))
+            self.metrics.answered.inc(len(wanted))
 
     async def attack(self, request: Request, wanted: attacking.Order) -> AsyncIterator[str]:
         """Lines of JSON about an attack that is under way: progress, then the result or an error."""
@@ -86,22 +88,31 @@ class Service:
             """Free the place and count first: who has read the last event may ask again, and finds both done."""
             end = attacking.failure("stopped", "the service stops") if future.cancelled() else future.result()
             leave.close()
-            self.metrics.add("attacks_total", ended=end.how)
+            self.metrics.attacks.labels(ended=end.how).inc()
             events.put_nowait(end.last)
 
         running.add_done_callback(ended)
         return _lines(events, stop)
 
+    def unready(self) -> str:
+        """Why a further classification would be refused just now; empty: it would not."""
+        if self.closing:
+            return "the service is shutting down"
+        if self.batcher.waiting >= self.limits.max_queue or self.under_way["classify"] >= self.limits.max_queue:
+            return "the queue is full"
+        return ""
+
     def close(self) -> None:
         """Finish what was accepted, then stop the threads."""
+        self.closing = True
         self.batcher.close()
         self.attacker.shutdown()
         self.decoders.shutdown()
 
     def _batch(self, images: int, seconds: float) -> None:
-        self.metrics.add("images_total", images)
-        self.metrics.add("batches_total")
-        self.metrics.add("batch_seconds_total", seconds)
+        self.metrics.images.inc(images)
+        self.metrics.batches.inc()
+        self.metrics.batch_seconds.inc(seconds)
 
 
 async def _lines(events: "asyncio.Queue[attacking.Event]", stop: threading.Event) -> AsyncIterator[str]:

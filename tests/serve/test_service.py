@@ -101,8 +101,8 @@ def test_overload_is_refused_at_once_and_nothing_accepted_is_lost(model):
     assert sorted(answer.status_code for answer in answers) == [200] * 4 + [503] * 36
     assert slow.seen == 4
     assert slow.largest <= 2
-    assert "ironclip_accepted_images_total 4\n" in text
-    assert "ironclip_answered_images_total 4\n" in text
+    assert "ironclip_accepted_images_total 4.0\n" in text
+    assert "ironclip_answered_images_total 4.0\n" in text
     assert 'ironclip_requests_total{path="/classify",status="503"} 36' in text
 
 
@@ -155,7 +155,7 @@ def test_a_request_that_waits_too_long_is_told_so_and_the_service_goes_on(model)
 
 def test_the_token_guards_all_but_the_page_and_the_pulse(model):
     with client(model, token="secret") as http:
-        for path in ("/", "/docs", "/openapi.json", "/healthz"):
+        for path in ("/", "/docs", "/openapi.json", "/healthz", "/readyz"):
             assert http.get(path).status_code == 200
         for path, headers in (("/model", {}), ("/metrics", {"Authorization": "Bearer wrong"}), ("/classify", {}), ("/none", {})):
             answer = http.get(path, headers=headers)
@@ -273,7 +273,7 @@ def test_who_has_read_the_last_event_finds_the_place_free_and_the_attack_counted
         for number in range(1, 21):
             *_, last = events(http.post("/attack?steps=1", files={"images": ("a.png", png(5))}))
             assert last["event"] == "result"
-            assert f'ironclip_attacks_total{{ended="done"}} {number}\n' in http.get("/metrics").text
+            assert f'ironclip_attacks_total{{ended="done"}} {number}.0\n' in http.get("/metrics").text
 
 
 def test_too_many_attacks_are_refused(model):

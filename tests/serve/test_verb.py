@@ -8,9 +8,10 @@ import pytest
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 
 from ironclip.core.errors import CheckpointError, IronclipError, UsageError
+from ironclip.serve.hosts import is_loopback
 from ironclip.serve.limits import Limits, Refusal
 from ironclip.serve.model import of_experiment, open_model
-from ironclip.serve.run import is_loopback, serve
+from ironclip.serve.run import serve
 
 
 @pytest.mark.parametrize(
@@ -44,6 +45,26 @@ def test_what_is_no_run_and_no_exported_file(tmp_path: Path) -> None:
 def test_which_hosts_are_this_machine() -> None:
     assert all(map(is_loopback, ("127.0.0.1", "127.8.8.8", "::1", "localhost")))
     assert not any(map(is_loopback, ("0.0.0.0", "192.168.1.1", "::", "example.org")))
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "192.168.1.1", "example.org"])
+def test_a_public_address_wants_a_token_or_a_word(host: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from typer.testing import CliRunner
+
+    from ironclip.cli.common import app
+
+    started: list[str] = []
+    monkeypatch.setattr("ironclip.serve.model.open_model", lambda target, device: None)
+    monkeypatch.setattr("ironclip.serve.run.serve", lambda model, limits, *, host, **others: started.append(host) or (0, 0))
+    monkeypatch.delenv("IRONCLIP_TOKEN", raising=False)
+    refused = CliRunner().invoke(app, ["serve", "run", "--host", host])
+    assert isinstance(refused.exception, UsageError)
+    assert "--token" in str(refused.exception)
+    assert "--insecure" in str(refused.exception)
+    assert not started
+    for more in (["--insecure"], ["--token", "secret"]):
+        assert CliRunner().invoke(app, ["serve", "run", "--host", host, *more]).exit_code == 0
+    assert started == [host, host]
 
 
 def test_a_refusal_is_one_line() -> None:
