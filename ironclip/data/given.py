@@ -7,7 +7,7 @@ from ironclip.core.errors import DataError
 from ironclip.data.kinds import is_system_file
 from ironclip.data.lists import MAX_BYTES, read_json
 from ironclip.data.records import SPLITS
-from ironclip.data.roles import roles
+from ironclip.data.roles import roles, words
 from ironclip.data.tables import read_table, split_columns
 
 
@@ -15,7 +15,8 @@ def given_split(folder: Path) -> Path | None:
     """CoOp's lists that lie in a folder of pictures, under any name; None where no file gives a split.
 
     Raises:
-        DataError: a file that gives a split in another form, or several files: which one to take is the user's to say.
+        DataError: a file that gives a split in another form, a damaged one that is named a split, or several files: which one
+            to take is the user's to say.
     """
     lists, others = [], []
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not is_system_file(path.name)]
@@ -47,6 +48,8 @@ def _json(path: Path) -> Any:
     try:
         return read_json(path) if path.stat().st_size <= MAX_BYTES else None
     except DataError:
+        if {"split", "splits"} & set(words(path.stem)):
+            raise
         return None  # another file of the user; nothing says that it gives a split
 
 
