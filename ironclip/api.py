@@ -52,6 +52,7 @@ class Data:
     shots: int | None = 16
     seed: int = 1
     classes_file: str | None = None
+    layout: str = "auto"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -146,15 +147,19 @@ def load(name: str, *, weights: str | Path | None = None, device: str = "cpu") -
     return load_backbone(name, weights=weights, device=device)
 
 
-def dataset(name: str | Path, *, shots: int | None = 16, seed: int = 1, classes: str | Path | None = None) -> Data:
+def dataset(
+    name: str | Path, *, shots: int | None = 16, seed: int = 1, classes: str | Path | None = None, layout: str = "auto"
+) -> Data:
     """Pictures by name, or from a folder with one subfolder a class (see `ironclip data list`).
 
     Args:
         shots: training pictures a class; None: all.
         seed: draws them.
         classes: file with the class names, where the folders' names are none.
+        layout: what the folders mean, where that is not clear: "classes", "splits", "class/split" or "old=train,new=test".
     """
-    return Data(str(name), open_dataset(name, classes_file=classes), shots, seed, None if classes is None else str(classes))
+    found = open_dataset(name, classes_file=classes, layout=layout)
+    return Data(str(name), found, shots, seed, None if classes is None else str(classes), layout)
 
 
 def fit(
@@ -187,6 +192,7 @@ def fit(
         "split_seed": data.seed,
         "shots": data.shots,
         "classes": data.classes_file,
+        "layout": data.layout,
     }
     given |= {key: value for key, value in (("eps", eps), ("norm", norm)) if value is not None}
     config = resolve(method, data.name, preset=preset, given=given, changes=_changes(settings))

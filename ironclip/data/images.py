@@ -39,6 +39,10 @@ TURNS = {
 Preprocess = Literal["crop", "squash"]
 _header_lock = threading.Lock()
 
+# Pillow's own blocks of 16 MB stay in the heap of the thread that freed them, 7 GB after sixteen pictures of 81 million pixels on
+# sixteen threads; blocks above 32 MB go back to the system at once.
+Image.core.set_block_size(64 * 1024 * 1024)
+
 
 class BadPicture(DataError):
     """A picture that cannot be used; `name` says which, `reason` why."""

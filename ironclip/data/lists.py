@@ -8,7 +8,6 @@ import gzip
 import json
 import os
 import stat
-import unicodedata
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -89,13 +88,13 @@ def text_of(value: Any, where: str, what: str) -> str:
     """The value as text that can be written and shown.
 
     Raises:
-        DataError: no text, empty, or with signs that no file of ours can hold (control signs, halves of letters).
+        DataError: no text, empty, or with signs that no record can hold (halves of letters, zero bytes).
     """
     if not isinstance(value, str):
         raise DataError(f"{where}: expected {what} (text); got {shown(value)}")
     if not value.strip():
         raise DataError(f"{where}: {what} is empty")
-    if any(unicodedata.category(sign) == "Cs" or (unicodedata.category(sign) == "Cc" and not sign.isspace()) for sign in value):
+    if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
         raise DataError(f"{where}: {what} {shown(value)} holds signs that are no text; rename it")
     return value
 

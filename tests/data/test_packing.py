@@ -13,8 +13,8 @@ from ironclip.data.packing import cache_folder
 def decodings(monkeypatch):
     """A list that grows with every picture decoded."""
     calls = []
-    original = module.decode_quietly
-    monkeypatch.setattr(module, "decode_quietly", lambda source, limit: calls.append(source.name) or original(source, limit))
+    original = module.decode_into
+    monkeypatch.setattr(module, "decode_into", lambda source, *rest: calls.append(source.name) or original(source, *rest))
     return calls
 
 
