@@ -6,6 +6,8 @@ another folder of the same form. Nothing here imports ironclip.
 
 import json
 import os
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,8 @@ from torch.testing import assert_close
 
 OWN = Path(__file__).resolve().parent / "parity_vectors"
 FOLDER = Path(os.environ.get("IRONCLIP_PARITY", OWN)).resolve()
+if not (FOLDER / "clip" / "case.json").is_file():
+    raise pytest.UsageError(f"IRONCLIP_PARITY: expected a folder with clip/case.json in it, got {FOLDER}")
 SPACING = 2.0**-24  # of float32 numbers below 1
 Case = tuple[dict[str, Tensor], dict[str, Any]]
 
@@ -108,9 +112,18 @@ def words(ids: Tensor) -> str:
     return SimpleTokenizer().decode(ids[1 : int(ids.argmax())].tolist()).strip()
 
 
-def template(ids: Tensor, name: str) -> str:
-    """The template of a prompt [T] that holds this class name, in lower case, with {} in the name's place."""
-    return words(ids).replace(words(SimpleTokenizer()([name.replace("_", " ")])[0]), "{}")
+def template(ids: Tensor, names: Sequence[str]) -> str:
+    """The template of the prompts [K, T] of these classes, in lower case, with {} in the name's place.
+
+    A class name may also be a word of the template: of its places in the first prompt, the one that fits every prompt counts.
+    """
+    prompts = [words(row) for row in ids]
+    plain = [words(SimpleTokenizer()([name.replace("_", " ")])[0]) for name in names]
+    for match in re.finditer(re.escape(plain[0]), prompts[0]):
+        found = prompts[0][: match.start()] + "{}" + prompts[0][match.end() :]
+        if [found.replace("{}", name) for name in plain] == prompts:
+            return found
+    raise ValueError(f"the stored prompts have no common template: {prompts}")
 
 
 def parity_state() -> dict[str, Tensor]:
@@ -120,6 +133,11 @@ def parity_state() -> dict[str, Tensor]:
     table = torch.full((notes_of("clip")["constants"]["vocab_size"], rows.shape[1]), torch.nan)
     table[ids] = rows
     return {**{name: value.float() for name, value in state.items()}, "token_embedding.weight": table}
+
+
+def activation() -> str:
+    """quick_gelu or gelu: what the backbone's notes say, in whatever words."""
+    return "quick_gelu" if "quick" in notes_of("clip")["constants"]["activation"].lower() else "gelu"
 
 
 def parity_clip(dtype: torch.dtype = torch.float64) -> open_clip.CLIP:
@@ -139,8 +157,11 @@ def parity_clip(dtype: torch.dtype = torch.float64) -> open_clip.CLIP:
         heads=sizes["text_heads"],
         layers=sizes["text_layers"],
     )
-    model = open_clip.CLIP(sizes["embed_dim"], vision, text, quick_gelu=True)
+    model = open_clip.CLIP(sizes["embed_dim"], vision, text, quick_gelu=activation() == "quick_gelu")
     model.load_state_dict(parity_state(), strict=True)
+    for part in model.modules():
+        if isinstance(part, nn.LayerNorm):
+            part.eps = sizes["layer_norm_eps"]
     return model.to(dtype).eval()
 
 

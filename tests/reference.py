@@ -2,7 +2,7 @@
 
 import torch
 from open_clip.tokenizer import SimpleTokenizer
-from parity import notes_of, parity_clip
+from parity import activation, notes_of, parity_clip
 
 from ironclip.backbones.adapter import ClipBackbone
 from ironclip.backbones.text import TextTower
@@ -18,7 +18,7 @@ def reference_backbone(dtype: torch.dtype = torch.float64) -> ClipBackbone:
         SimpleTokenizer(context_length=sizes["context_length"]),
         name="reference",
         logit_scale=float(model.logit_scale.detach().exp()),
-        activation="quick_gelu",
+        activation=activation(),
         mean=sizes["pixel_mean"],
         std=sizes["pixel_std"],
         sha256="reference",

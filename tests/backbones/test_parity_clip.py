@@ -3,11 +3,12 @@
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import assert_matches, load_case, notes_of, parity_clip, parity_state
+from open_clip.tokenizer import SimpleTokenizer
+from parity import activation, assert_matches, load_case, notes_of, parity_clip, parity_state, template
 from safetensors.torch import save_file
 
 from ironclip.backbones import assemble, load
-from ironclip.backbones.wrapping import tokenizer_for, wrap
+from ironclip.backbones.wrapping import OPENAI_MEAN, OPENAI_STD, wrap
 from ironclip.core.types import Adaptation, Trace
 
 
@@ -16,13 +17,18 @@ def setting(request):
     """(backbone, case) in one precision."""
     model = parity_clip(request.param)
     case = load_case("clip", request.param)
-    return wrap(model, tokenizer_for("", {}), name="parity", activation="quick_gelu"), case
+    sizes = case[1]["constants"]
+    backbone = wrap(
+        model, SimpleTokenizer(context_length=sizes["context_length"]), name="parity", activation=activation(),
+        mean=sizes["pixel_mean"], std=sizes["pixel_std"],
+    )  # fmt: skip
+    return backbone, case
 
 
-def prompted(notes) -> Adaptation:
+def prompted(case) -> Adaptation:
     """The template of the stored prompts."""
-    sizes = notes["constants"]
-    return Adaptation(templates=(sizes["prompts"][0].replace(sizes["classes"][0].replace("_", " "), "{}"),))
+    tensors, notes = case
+    return Adaptation(templates=(template(tensors["tokens"], notes["constants"]["classes"]),))
 
 
 def test_tokens_of_the_prompts(setting):
@@ -58,7 +64,7 @@ def test_text_tokens_and_features(setting):
 def test_logits_loss_and_pixel_gradient(setting):
     backbone, case = setting
     tensors, notes = case
-    classifier = assemble(backbone, notes["constants"]["classes"], prompted(notes))
+    classifier = assemble(backbone, notes["constants"]["classes"], prompted(case))
     images = tensors["images"].clone().requires_grad_()
     logits = classifier(images)
     loss = F.cross_entropy(logits, tensors["labels"])
@@ -73,9 +79,11 @@ def test_the_reference_weights_load_from_a_file_in_openais_format(tmp_path):
     sizes = notes_of("clip")["constants"]
     if any(sizes[f"{tower}_width"] != 64 * sizes[f"{tower}_heads"] for tower in ("vision", "text")):
         pytest.skip("the format has no number of heads: it stands for heads of width 64")
+    if (activation(), sizes["pixel_mean"], sizes["pixel_std"]) != ("quick_gelu", list(OPENAI_MEAN), list(OPENAI_STD)):
+        pytest.skip("the format has neither activation nor pixel statistics: it stands for OpenAI's")
     state = {name: tensor.nan_to_num(0.0).contiguous() for name, tensor in parity_state().items()}
     save_file({**state, "input_resolution": torch.tensor(sizes["image_size"])}, tmp_path / "reference.safetensors")
     backbone = load(str(tmp_path / "reference.safetensors"))
     assert backbone.spec.activation == "quick_gelu"
     case = load_case("clip", torch.float32)
-    assert_matches(case, "logits", assemble(backbone, sizes["classes"], prompted(case[1]))(case[0]["images"]))
+    assert_matches(case, "logits", assemble(backbone, sizes["classes"], prompted(case))(case[0]["images"]))

@@ -25,7 +25,7 @@ def world(request):
     sizes = notes["constants"]
     backbone = reference_backbone(dtype)
     batch = Batch(tensors["images"].to(dtype), tensors["labels"], torch.arange(len(tensors["labels"])), tuple(sizes["classes"]))
-    words = template(tensors["tokens"][0], batch.classes[0])
+    words = template(tensors["tokens"], batch.classes)
     defense = AdvVPT(backbone, batch.classes, length=sizes["vision_tokens"], depth=sizes["depth"], mix="half", init=words)
     prompts = torch.stack([tensors[f"p.vision_prompt_{layer}"] for layer in range(sizes["depth"])])
     defense.load_state_dict({"prompts.image_prompts.tokens": prompts})

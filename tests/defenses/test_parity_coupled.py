@@ -22,7 +22,7 @@ NAMES = ("fap", "advmaple")
 def learned(name: str) -> dict[str, str]:
     """The stored name of each learned tensor -> ours."""
     ours = {"ctx": "prompts.learned.0"}
-    for layer in range(notes_of(name)["constants"]["depth"]):
+    for layer in range(notes_of(name)["constants"].get("depth", 0)):
         ours |= {f"map{layer}_{part}": f"prompts.maps.{layer}.{part}" for part in ("weight", "bias")}
         ours |= {f"vision_prompt_{layer}": f"prompts.learned.{layer}"} if layer else {}
     return ours

@@ -5,7 +5,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
-from parity import assert_attack_matches, assert_matches, load_case
+from parity import assert_attack_matches, assert_matches, load_case, template
 from reference import reference_backbone
 
 from ironclip.attacks.pgd import PGD
@@ -47,7 +47,7 @@ def learned(world, **options) -> DEFEAT:
     backbone, (tensors, notes), batch = world
     sizes = notes["constants"]
     weights = sizes["weights"]
-    hand = sizes["hand_prompts"][0].replace(batch.classes[0].replace("_", " "), "{}")
+    hand = template(tensors["tokens_hand"], batch.classes)
     official = {"pre_norm": "none", "decay": 0.0, "start": "uniform", "revive_below": 0.0, "decay_all": True}
     defense = DEFEAT(
         backbone, batch.classes, length=sizes["context_tokens"], codes=sizes["codes"], latent_width=sizes["latent_channels"],

@@ -24,7 +24,7 @@ def world(request):
     batch = Batch(
         tensors["images"], tensors["labels"], torch.arange(len(tensors["labels"])), tuple(notes["constants"]["classes"])
     )
-    defense = FARE(backbone, batch.classes, templates=(template(tensors["tokens"][0], batch.classes[0]),))
+    defense = FARE(backbone, batch.classes, templates=(template(tensors["tokens"], batch.classes),))
     with torch.no_grad():
         defense.image.proj += tensors["proj_shift"]
     return backbone, case, batch, defense

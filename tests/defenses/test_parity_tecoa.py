@@ -29,6 +29,12 @@ def world(request):
     return reference_backbone(dtype), case, batch
 
 
+def made(world, **options) -> TeCoA:
+    """The method with the template of the case."""
+    backbone, (_, notes), batch = world
+    return TeCoA(backbone, batch.classes, templates=(notes["constants"]["template"],), **options)
+
+
 def official_attack(case, name: str, found: list):
     """The released attack's constants and its stored start; images are written down."""
     sizes = case[1]["constants"]["pgd" if name == "prompted.pgd" else name]
@@ -44,14 +50,14 @@ def official_attack(case, name: str, found: list):
 
 def test_the_prompts_have_the_stored_tokens(world):
     backbone, (tensors, _), batch = world
-    (template,) = TeCoA(backbone, batch.classes).adaptation(backbone, batch.classes).templates
+    (template,) = made(world).adaptation(backbone, batch.classes).templates
     ids = backbone.tokenize([template.replace("{}", name.replace("_", " ")) for name in batch.classes])
     assert torch.equal(ids, tensors["tokens"])
 
 
 def test_clean_logits_loss_and_pixel_gradient(world):
     backbone, case, batch = world
-    defense, images = TeCoA(backbone, batch.classes, adv_weight=0.0), batch.images.clone().requires_grad_()
+    defense, images = made(world, adv_weight=0.0), batch.images.clone().requires_grad_()
     assert_matches(case, "logits", assemble(backbone, batch.classes, defense.adaptation(backbone, batch.classes))(images))
     loss = defense.loss(backbone, Batch(images, batch.labels, batch.indices, batch.classes), None)["clean_ce"]
     assert_matches(case, "loss_clean", loss)
@@ -61,7 +67,7 @@ def test_clean_logits_loss_and_pixel_gradient(world):
 @pytest.mark.parametrize("name", ATTACKS)
 def test_the_loss_at_the_images_of_the_released_attack(world, name):
     backbone, case, batch = world
-    defense, found = TeCoA(backbone, batch.classes), []
+    defense, found = made(world), []
     loss = defense.loss(backbone, batch, official_attack(case, name, found))["adv_ce"]
     assert_attack_matches(case, f"{name}.delta", found[0], batch.images)
     assert_matches(case, f"{name}.loss", loss)
@@ -92,7 +98,7 @@ def test_the_same_loss_through_a_pixel_frame_and_token_prompts(world):
     framed = lambda images: images + frame * backbone.std  # noqa: E731 - the frame has the unit of normalised pixels
     assert_matches(case, "prompted.normalised_input", (framed(batch.images) - backbone.mean) / backbone.std)
 
-    defense, found = TeCoA(backbone, batch.classes), []
+    defense, found = made(world), []
     own = defense.adaptation(backbone, batch.classes)
     whole = merge(own, Adaptation(pixels=(framed,), image_edits=(prompts,)))
     function = assemble(backbone, batch.classes, whole)

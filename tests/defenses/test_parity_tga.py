@@ -27,7 +27,7 @@ def world(request):
 def shifted(world, **options) -> TGA:
     backbone, (tensors, notes), batch, _ = world
     weights = {key: notes["constants"][key] for key in ("alpha", "beta")}
-    words = template(tensors["tokens"][0], batch.classes[0])
+    words = template(tensors["tokens"], batch.classes)
     defense = TGA(backbone, batch.classes, templates=(words,), **weights, **options)
     with torch.no_grad():
         defense.image.proj += tensors["proj_shift"]

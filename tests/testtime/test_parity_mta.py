@@ -25,7 +25,7 @@ def test_the_stored_mode(monkeypatch, dtype):
         },
     )  # fmt: skip
     monkeypatch.setattr(mta, "TOLERANCE", sizes["tolerance"])
-    prompt = Adaptation(templates=(template(tensors["tokens"][0], sizes["classes"][0]),))
+    prompt = Adaptation(templates=(template(tensors["tokens"], sizes["classes"]),))
     with torch.no_grad():
         base = assemble(backbone, sizes["classes"], prompt)
         features = features_of(base, tensors["views"].to(dtype)[None])
