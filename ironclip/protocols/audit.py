@@ -228,7 +228,7 @@ def _data_facts(target: Target, split: str) -> DataFacts:
 
 
 def _folder(target: Target, setup: Setup, images: Tensor, out: Path | None, root: Path) -> RunFolder:
-    """A run folder of this classifier: told from others by its logits on some images, whatever it is made of."""
+    """A run folder of this classifier: told from others by its logits on some images, and a foreign one by its code as well."""
     with torch.no_grad():
         logits = target.classifier(images)
     print_ = hashlib.sha256(repr([[round(v, 2) for v in row] for row in logits.tolist()]).encode()).hexdigest()
@@ -242,6 +242,7 @@ def _folder(target: Target, setup: Setup, images: Tensor, out: Path | None, root
         "logits": print_,
         "data": setup.data.model_dump(mode="json"),
         "options": canonical_hash(dict(setup.options)),
+        **({"code": target.code} if target.code else {}),
     }
     return RunFolder.create(config, out=out, root=root)
 

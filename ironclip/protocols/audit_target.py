@@ -45,6 +45,7 @@ class Target:
         sources: undefended classifiers, for transfer pictures in the diagnostics.
         base: what a test-time method stands on.
         facts: of the record: method, options, backbone, shots, split_seed, seed.
+        code: sha256 of a foreign target's file and of the Python files beside it; "" for one of ours.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Target:
     sources: tuple[Classifier, ...]
     base: Classifier | None
     facts: Mapping[str, Any]
+    code: str = ""
 
 
 def open_target(
@@ -171,7 +173,21 @@ def _foreign(
         (wrapped(base),) if base is not None else (),
         wrapped(base) if base is not None else None,
         facts,
+        _code(where),
     )
+
+
+def _code(where: str) -> str:
+    """sha256 of the file behind a target and of the Python files beside it: whose text changes is audited again.
+
+    Two versions of a defence may give the same logits on clean images and differ in their gradients only.
+    """
+    module = None if where.endswith(".py") else sys.modules.get(where)
+    file = Path(where) if module is None else Path(module.__file__ or "")
+    digest = hashlib.sha256()
+    for each in sorted(file.resolve().parent.glob("*.py")) if file.is_file() else []:
+        digest.update(each.name.encode() + each.read_bytes())
+    return digest.hexdigest()
 
 
 def _imported(where: str, attribute: str, home: Path) -> Any:

@@ -132,6 +132,22 @@ def test_a_requirement_is_not_met_by_silence(audit, place: str, ending: str) -> 
     assert "usage" not in lines[0]
 
 
+@pytest.mark.parametrize("beside", [False, True], ids=["its own file", "a file beside it"])
+def test_other_gradients_behind_the_same_answers_are_another_audit(audit, tmp_path: Path, beside: bool) -> None:
+    """A detached input changes no logit of a clean image; the record of the version before must not be read."""
+    code = GOOD.replace("images.mean((1, 2, 3))", "bent(images).mean((1, 2, 3))") + "from ways import bent\n"
+    first, second = ("def bent(images):\n    return images\n", "def bent(images):\n    return images.detach() + 0 * images\n")
+    (tmp_path / "ways.py").write_text(first)
+    before = audit(code)
+    if beside:
+        (tmp_path / "ways.py").write_text(second)
+        after = audit(code)
+    else:
+        after = audit(code.replace("from ways import bent", second))
+    assert before[0] == after[0] == 0
+    assert len([path for path in (tmp_path / "audits").iterdir() if path.is_dir()]) == 2
+
+
 def test_what_a_target_prints_does_not_mix_with_the_report(audit) -> None:
     code, said, complaint = audit("print('loading')\n" + GOOD, "--require", "clean>=1", "--json", *QUICK)
     assert code == 0
