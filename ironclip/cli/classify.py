@@ -52,7 +52,9 @@ def classify(
 ) -> None:
     """Label pictures with a trained run, or zero-shot with class names."""
     from ironclip import testtime
+    from ironclip.data.layouts import left_out
     from ironclip.data.names import class_list, doubts
+    from ironclip.data.walk import contents
     from ironclip.protocols.classify import classifier_of, predict
     from ironclip.protocols.config import values_of
     from ironclip.serve.opening import open_shipped
@@ -69,6 +71,8 @@ def classify(
     shipped = None if model is None else open_shipped(model, device=where, weights=weights, test_time=above)
     classifier = shipped or classifier_of(model, backbone, weights, given, where, above)
     print_notes(doubts(classifier.classes), quiet=as_json)
+    for folder in filter(Path.is_dir, images):
+        print_notes(left_out(contents(folder)), quiet=as_json)
     shown = Progress("classify", quiet=as_json)
     size = 64 if above is None else 4  # so that progress shows
     photos: list[Any] = []

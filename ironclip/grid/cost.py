@@ -36,7 +36,8 @@ class Size:
 
 def estimate(plan: Plan, out: Path) -> tuple[list[Cost], float | None]:
     """The cost of every cell, and the seconds one worker needs for what is left (None: no cell is done yet)."""
-    sizes = {name: _size(name) for name in {cell.config.dataset for cell in plan.cells}}
+    layouts = {cell.config.dataset: cell.config.layout for cell in plan.cells}
+    sizes = {name: _size(name, layout) for name, layout in layouts.items()}
     costs = []
     for cell in plan.cells:
         place = Place(out, cell)
@@ -81,6 +82,6 @@ def _steps(attack: str, options: Mapping[str, Any]) -> float:
     return fixed.get(attack, 2 * int(options.get("steps", 100)) * int(options.get("restarts", 1)))
 
 
-def _size(name: str) -> Size:
-    dataset = open_dataset(name)
+def _size(name: str, layout: str) -> Size:
+    dataset = open_dataset(name, layout=layout)
     return Size(len(dataset.items("train")), len(dataset.classes), len(dataset.items("test")))

@@ -63,7 +63,9 @@ def test_names_that_are_the_same_to_the_tower_are_noted_by_all_and_refused_by_ev
     code, _, complaint = ironclip("evaluate", "mini", "--data", str(photos), "--attack", "fgsm", "--limit", "2")
     assert code == 2
     assert "the classes 'Dark' and 'dark' are the same to mini (identical text features)" in " ".join(complaint.split())
-    _, _, complaint = ironclip("classify", str(photos / "dark" / "0.png"), "--names", "Cat,cat")
+    (photos / "dark" / "a.mp4").write_text("")
+    _, _, complaint = ironclip("classify", str(photos / "dark"), "--names", "Cat,cat", "--limit", "1")
+    assert "note: left out: 1 video" in complaint
     assert "note: 1 class names stand for more than one class" in " ".join(complaint.split())
 
 
