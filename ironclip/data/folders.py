@@ -11,6 +11,7 @@ from ironclip.data.sampling import stratified_split
 from ironclip.data.walk import contents
 
 FRACTIONS = (0.6, 0.1, 0.3)
+SPLIT_FOLDERS = "split folders"
 
 Pairs = list[tuple[Source, int]]
 
@@ -51,7 +52,7 @@ def open_folder(
     if parts["val"] and not parts["test"]:
         parts["test"], parts["val"] = parts["val"], []
         notes.append("there is no test folder: val serves as the test split")
-    return dataset_of(name, arranged.classes, parts, classes_file, templates, "split folders", notes)
+    return dataset_of(name, arranged.classes, parts, classes_file, templates, SPLIT_FOLDERS, notes)
 
 
 def own_split(

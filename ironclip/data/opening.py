@@ -8,7 +8,7 @@ from ironclip.core.errors import DataError, IronclipError, UsageError, unknown
 from ironclip.data.archives import archive_classes, is_archive, open_archive
 from ironclip.data.catalogue import Entry, catalogue, choose_templates
 from ironclip.data.coop import image_folder, open_aircraft, open_coop, open_lists
-from ironclip.data.folders import FRACTIONS, open_folder
+from ironclip.data.folders import FRACTIONS, SPLIT_FOLDERS, open_folder
 from ironclip.data.given import given_split
 from ironclip.data.names import read_classes
 from ironclip.data.records import Dataset
@@ -191,7 +191,13 @@ def _open_path(
         folder = next((place for place in places if place.is_dir()), path)
         known_templates = choose_templates(known.name, templates)
         return _named(open_coop(known, (), known_templates, folder=folder, split=path / str(known.split)), classes_file)
-    lists = given_split(path) if layout.kind == "auto" else None
+    try:
+        lists = given_split(path) if layout.kind == "auto" else None
+    except DataError:
+        found = open_folder(path, **own)  # type: ignore[arg-type]
+        if found.origin != SPLIT_FOLDERS:
+            raise
+        return found  # the folders say it already
     if lists is not None:
         return _named(open_lists(lists, chosen, roots, name=path.resolve().name), classes_file)
     return open_folder(path, **own)  # type: ignore[arg-type]

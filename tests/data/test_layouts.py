@@ -49,6 +49,7 @@ READ = {
     "deep classes": (["fox/{red,grey}/", "owl/{barn,snow}/"], ("fox", "owl"), (6, 2, 4)),
     "images in each class": ([f"{PAIR}/images/"], ("fox", "owl"), (4, 0, 2)),
     "test lacks a class": ([f"train/{TEN}/", "test/{a1,b2,c3,d4,e5,f6,g7,h8,i9}/"], None, (30, 0, 27)),
+    "lists beside splits": ([f"{{train,test}}/{PAIR}/", "train.txt", "test.txt"], ("fox", "owl"), (6, 0, 6)),
     "unlabelled pictures beside": ([f"{{seg_train,seg_test}}/{PAIR}/", "seg_pred/"], ("fox", "owl"), (6, 0, 6)),
     "case differs between splits": (["train/{Fox,owl}/", "test/{fox,owl}/"], ("Fox", "owl"), (6, 0, 6)),
     "what desktops leave": (
