@@ -10,18 +10,28 @@ from ironclip.serve.exported import open_exported
 
 
 def open_shipped(
-    target: Path, *, device: str = "cpu", weights: Path | None = None, test_time: TestTime | None = None
+    target: Path,
+    *,
+    device: str = "cpu",
+    backbone: str | None = None,
+    weights: Path | None = None,
+    test_time: TestTime | None = None,
+    trust: bool = False,
 ) -> Classifier | None:
     """The classifier, or None where `target` is a run, or nothing that could have been shipped.
 
+    Args:
+        backbone, weights: of a saved folder, where the caller names them.
+        trust: open a .pt2, which is code.
+
     Raises:
-        UsageError: a test-time method on an exported file, or on a method that holds one.
+        UsageError: a .pt2 without trust, a test-time method on an exported file, or on a method that holds one.
         CheckpointError: damaged, on other frozen weights, or not to be had.
     """
     if target.suffix in SUFFIXES:
         if test_time is not None:
             raise UsageError(f"{target.name} is a fixed graph; a test-time method needs the run or a saved folder")
-        return open_exported(target)
+        return open_exported(target, trust=trust)
     if is_run(target) or not _could_be_saved(target):
         return None
     from ironclip.serve.hub import load_pretrained
