@@ -33,6 +33,7 @@ from ironclip.serve.export import export as export_experiment
 from ironclip.serve.exported import ExportedClassifier, open_exported
 from ironclip.serve.facts import own_records
 from ironclip.serve.hub import Pretrained, copy_saved, load_pretrained, publish, push_to_hub, save_pretrained
+from ironclip.testtime import called
 
 RUNS = Path("runs")
 Callback = Callable[[dict[str, Any]], None]
@@ -213,7 +214,7 @@ def test_time(name: str, model: Model, **options: Any) -> Model:
     Raises:
         UsageError: an unknown name or option, or a model that holds a test-time method already.
     """
-    return Model(with_test_time(model.trained("test_time"), name, options), model.run)
+    return Model(with_test_time(model.trained("test_time"), name, called(options)), model.run)
 
 
 def evaluate(
@@ -268,19 +269,20 @@ def evaluate(
 
 
 def load_classifier(
-    target: str | Path, *, backbone: ClipBackbone | None = None, device: str = "cpu"
+    target: str | Path, *, backbone: ClipBackbone | str | None = None, device: str = "cpu", trust: bool = False
 ) -> Model | ExportedClassifier:
     """A classifier from a run's folder, a folder of `save_pretrained`, a hub id, or an exported .pt2 or .onnx file.
 
     Args:
-        backbone: the frozen model of a saved folder, where it is loaded already.
+        backbone: the frozen model of a saved folder or its name, where the folder must not choose it or it is loaded already.
+        trust: open a .pt2, which is code, because you trust who wrote it.
 
     Raises:
         CheckpointError: not there, damaged, or learned on other frozen weights than these.
     """
     path = Path(target)
     if path.suffix in SUFFIXES:
-        return open_exported(path)
+        return open_exported(path, trust=trust)
     if is_run(path):
         run, experiment = open_run(path, device=device)
         return Model(experiment, run)

@@ -12,6 +12,7 @@ from ironclip.cli.common import (
     Json,
     Limit,
     Progress,
+    Trust,
     Weights,
     app,
     emit,
@@ -34,8 +35,11 @@ def classify(
         typer.Option("--model", help="A run's folder, an exported .pt2 or .onnx file, a saved folder or a hub id."),
     ] = None,
     backbone: Annotated[
-        str, typer.Option("--backbone", help="Without --model: zero-shot with this backbone and --classes.")
-    ] = "mini",
+        str | None,
+        typer.Option(
+            "--backbone", help="Without --model: zero-shot with it and --classes; default: mini. Else a saved folder's own."
+        ),
+    ] = None,
     weights: Weights = None,
     classes: Classes = None,
     names: Annotated[str | None, typer.Option("--names", help="Class names separated by commas, instead of --classes.")] = None,
@@ -47,6 +51,7 @@ def classify(
         Path | None,
         typer.Option("--report", help=f"HTML page of the first {PAGE} pictures: attention, kept views with their weights."),
     ] = None,
+    trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -67,9 +72,11 @@ def classify(
         given = list(class_list(classes).alone())
     if changes and test_time is None:
         raise UsageError("--set gives options of --test-time; name a test-time method")
-    above = None if test_time is None else testtime.build(test_time, values_of(changes or []))
-    shipped = None if model is None else open_shipped(model, device=where, weights=weights, test_time=above)
-    classifier = shipped or classifier_of(model, backbone, weights, given, where, above)
+    above = None if test_time is None else testtime.build(test_time, testtime.called(values_of(changes or [])))
+    shipped = None
+    if model is not None:
+        shipped = open_shipped(model, device=where, backbone=backbone, weights=weights, test_time=above, trust=trust)
+    classifier = shipped or classifier_of(model, backbone or "mini", weights, given, where, above)
     print_notes(doubts(classifier.classes), quiet=as_json)
     for folder in filter(Path.is_dir, images):
         print_notes(left_out(contents(folder)), quiet=as_json)

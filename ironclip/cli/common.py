@@ -34,6 +34,7 @@ Data = Annotated[
 ]
 Backbone = Annotated[str, typer.Option("--backbone", help="mini, mini-robust, ViT-B-32/openai, hf-hub:..., or a file.")]
 Weights = Annotated[Path | None, typer.Option("--weights", help="Local file with the backbone's weights.")]
+Trust = Annotated[bool, typer.Option("--trust", help="Open a .pt2, which is code: only if you trust who wrote it.")]
 Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names: one a line, folder<TAB>name, or JSON.")]
 Layout = Annotated[
     str,

@@ -92,10 +92,12 @@ def evaluate(
     from ironclip.protocols.suites import open_suite
     from ironclip.protocols.targeted import check_targeted
     from ironclip.records.folder import is_run
+    from ironclip.testtime import called
 
     check_source(knowledge, source)
     names = attack.split(",")
     adapts, rest = test_time_options(test_time, changes or [])
+    adapts = called(adapts)
     under: dict[str, Any] = {"norm": norm, "knowledge": knowledge or "white-box"}
     attacks = {radius: named_attacks(names, radius, seed, rest, **under) for radius in radii}
     check_targeted(targeted, knowledge or "white-box", attacks[radii[0]].values())

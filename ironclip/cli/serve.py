@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Device, app, err, pick_device
+from ironclip.cli.common import Device, Trust, app, err, pick_device
 from ironclip.core.errors import UsageError
 
 
@@ -29,6 +29,7 @@ def serve(
     max_pixels: Annotated[int, typer.Option(help="Pixels of one picture.")] = 25_000_000,
     seconds: Annotated[float, typer.Option(help="Time for one classification.")] = 30.0,
     attack_seconds: Annotated[float, typer.Option(help="Time for one attack.")] = 60.0,
+    trust: Trust = False,
     device: Device = "auto",
 ) -> None:
     """Serve a trained run: classification over HTTP with batching, and a page that shows what an attack does."""
@@ -48,7 +49,7 @@ def serve(
     )  # fmt: skip
     if token is None and not insecure and not is_loopback(host):
         raise UsageError(f"{host!r} may be reached from the network: set --token (or IRONCLIP_TOKEN), or say --insecure")
-    model = open_model(target, device=where)
+    model = open_model(target, device=where, trust=trust)
 
     def ready(address: str) -> None:
         err.print(f"serving {target} at {address} (page), {address}/docs (interface); Ctrl-C or SIGTERM ends it", markup=False)

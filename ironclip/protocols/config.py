@@ -12,6 +12,7 @@ from ironclip.core.errors import UsageError, unknown
 from ironclip.core.permits import refuse_reserved
 from ironclip.core.schedule import Schedule
 from ironclip.core.threat import Norm, format_eps, parse_eps
+from ironclip.protocols.outside import refuse_code
 
 M = TypeVar("M", bound=BaseModel)
 FRACTION = r"\d+(\.\d+)?/\d+"
@@ -76,6 +77,12 @@ class RunConfig(BaseModel):
     attack: AttackConfig = AttackConfig()
     preset: str = ""
     source: str = ""
+
+    @field_validator("options")
+    @classmethod
+    def _no_code(cls, options: dict[str, Any]) -> dict[str, Any]:
+        refuse_code(options)
+        return options
 
     @field_validator("eps", mode="before")
     @classmethod

@@ -63,9 +63,14 @@ class Experiment:
 
 
 def open_experiment(
-    config: RunConfig, *, device: str = "cpu", backbone: ClipBackbone | None = None, dataset: Dataset | None = None
+    config: RunConfig,
+    *,
+    device: str = "cpu",
+    backbone: ClipBackbone | None = None,
+    dataset: Dataset | None = None,
+    test_time: TestTime | None = None,
 ) -> Experiment:
-    """Load what the configuration names; fails before any work is done.
+    """Load what the configuration names, but for what is handed in; fails before any work is done.
 
     Raises:
         UsageError, DataError, CheckpointError: a name, an option, a split or a file that cannot be used.
@@ -81,7 +86,7 @@ def open_experiment(
         dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
     backbone = backbone or load(config.backbone, weights=config.weights, device=device)
     defense = build_defense(config, backbone, dataset.classes, dataset.templates)
-    test_time = testtime.build(above, adapts, dataset=dataset.name) if above else None
+    test_time = test_time or (testtime.build(above, adapts, dataset=dataset.name) if above else None)
     return Experiment(config, dataset, backbone, defense, test_time)
 
 
@@ -113,7 +118,7 @@ def with_test_time(experiment: Experiment, name: str, given: Mapping[str, Any] |
         raise UsageError(f"{config.method} holds a test-time method already; leave out {name!r}")
     method = testtime.build(name, given, dataset=experiment.dataset.name)
     options = config.options if "+" in config.method else {f"{config.method}.{k}": v for k, v in config.options.items()}
-    options = options | {f"{name}.{k}": v for k, v in (given or {}).items()}
+    options = options | {f"{name}.{k}": v for k, v in testtime.worded(given or {}).items()}
     config = config.model_copy(update={"method": f"{config.method}+{name}", "options": options})
     return replace(experiment, config=config, test_time=method)
 
@@ -153,8 +158,9 @@ def transferred(
     # Built for its own classes, so that a defence which depends on them notices; the prompts are those of the other data.
     own = replace(experiment.dataset, templates=dataset.templates)
     moved = open_experiment(
-        trained.model_copy(update={"shots": None, "subset": "all"}), backbone=experiment.backbone, dataset=own
-    )
+        trained.model_copy(update={"shots": None, "subset": "all"}),
+        backbone=experiment.backbone, dataset=own, test_time=experiment.test_time,
+    )  # fmt: skip
     moved.defense.load_learned(experiment.defense.learned())
     with torch.no_grad():
         moved.defense.adaptation(experiment.backbone, dataset.classes)

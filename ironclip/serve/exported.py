@@ -10,6 +10,7 @@ from torch import Tensor
 from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.core.types import Images
 from ironclip.protocols.classify import Prediction, predict
+from ironclip.serve import onnx_bytes
 from ironclip.serve.facts import KEY, Facts, read_facts
 
 
@@ -100,22 +101,40 @@ def _open_onnx(path: Path) -> tuple[Facts, Images]:
         import onnxruntime
     except ImportError:
         raise UsageError("an .onnx file needs onnxruntime; pip install 'ironclip[export]'") from None
+    content = path.read_bytes()
+    try:
+        text = onnx_bytes.metadata(content).get(KEY)
+        if text is None:
+            raise CheckpointError(f"{path} was not written by `ironclip export`: it holds no {KEY}")
+        facts = read_facts(text, path)
+        onnx_bytes.check(content)
+    except (onnx_bytes.NotOnnx, UnicodeDecodeError) as error:
+        raise CheckpointError(f"{path} is damaged or no model of `ironclip export`: {_first(error)}") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
     options.log_severity_level = 3
     try:
-        session: Any = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session: Any = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own classes, all of them private
         raise CheckpointError(f"{path} is damaged or no ONNX model: {_first(error)}") from None
-    text = session.get_modelmeta().custom_metadata_map.get(KEY)
-    if text is None:
-        raise CheckpointError(f"{path} was not written by `ironclip export`: it holds no {KEY}")
+    side, classes = facts.resolution, len(facts.classes)
+    (given, *more), (made, *others) = session.get_inputs(), session.get_outputs()
+    if (
+        more
+        or others
+        or (given.name, made.name) != ("images", "logits")
+        or given.shape[1:] != [3, side, side]
+        or made.shape[1:] != [classes]
+    ):
+        raise CheckpointError(
+            f"{path}: its graph does not take images of {side} pixels and give {classes} logits, as its facts say"
+        )
 
     def run(images: Tensor) -> Tensor:
         (logits,) = session.run(["logits"], {"images": images.numpy()})
         return torch.from_numpy(logits)
 
-    return read_facts(text, path), run
+    return facts, run
 
 
 def _first(error: Exception) -> str:

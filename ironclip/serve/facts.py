@@ -82,7 +82,7 @@ class Facts(Part):
     classes: tuple[str, ...]
     templates: tuple[str, ...]
     backbone: BackboneFacts
-    resolution: int
+    resolution: int = Field(ge=1, le=4096)
     preprocessing: str
     training: Training | None = None
     measured: tuple[Measured, ...] = ()

@@ -29,6 +29,7 @@ from ironclip.data import Dataset, base_to_new
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, build_defense
+from ironclip.protocols.outside import refuse_outside, registered, shared
 from ironclip.records.learned import Learned, load_learned, save_learned
 from ironclip.records.record import Part, Record
 from ironclip.serve.card import card
@@ -99,9 +100,9 @@ def save_pretrained(experiment: Experiment, folder: Path, *, records: Sequence[R
     """
     config, defense = experiment.config, experiment.defense
     # Paths belong to the machine that trained; names and hashes say what was used.
-    plain = {"dataset": experiment.dataset.name, "weights": None, "classes": None}
+    plain = {**shared(config.as_dict()), "dataset": experiment.dataset.name}
     facts = facts_of(experiment, records)
-    saved = Saved(facts=facts, config={**config.as_dict(), **plain}, prompts=experiment.dataset.templates)
+    saved = Saved(facts=facts, config=plain, prompts=experiment.dataset.templates)
     learned = Learned(
         tensors=defense.learned(),
         base_sha256=experiment.backbone.spec.sha256,
@@ -121,7 +122,7 @@ def load_pretrained(
     target: str | Path,
     *,
     device: str = "cpu",
-    backbone: ClipBackbone | None = None,
+    backbone: ClipBackbone | str | None = None,
     weights: str | Path | None = None,
     revision: str | None = None,
 ) -> Pretrained:
@@ -129,17 +130,24 @@ def load_pretrained(
 
     Args:
         target: a folder of `save_pretrained`, or a hub id such as "org/name" (also "hf-hub:org/name").
-        backbone: the frozen model, where it is loaded already; default: the one it was trained on, by name.
+        backbone: the frozen model or its name; default: the one it was trained on, by name, unless that is a file or a repository.
         weights: local file with the backbone's weights.
         revision: branch, tag or commit on the hub.
 
     Raises:
-        CheckpointError: not there, damaged, or learned on other frozen weights than these.
+        CheckpointError: not there, damaged, learned on other frozen weights than these, or naming what only a caller may name.
     """
     folder = fetch(str(target), revision)
     saved = read_saved(folder / KEY)
     config = configure(saved.config)
-    backbone = backbone or load(config.backbone, weights=weights, device=device)
+    refuse_outside(config.as_dict(), folder)
+    if backbone is None and not registered(config.backbone):
+        raise CheckpointError(
+            f"{folder} names the backbone {config.backbone!r}, a file or a repository, which a shared configuration may not choose; "
+            "name it yourself with --backbone (in Python backbone=)"
+        )
+    if not isinstance(backbone, ClipBackbone):
+        backbone = load(backbone or config.backbone, weights=weights, device=device)
     learned = load_learned(folder / LEARNED, backbone.spec.sha256)
     if learned.classes != saved.facts.classes or learned.method != config.method:
         raise CheckpointError(f"{folder}: {LEARNED} and {KEY} are of different models; fetch both again")

@@ -52,8 +52,8 @@ class Served:
         return Served(**{**vars(self), "functions": copy.deepcopy(dict(self.functions))})
 
 
-def open_model(target: Path, *, device: str = "cpu") -> Served:
-    """The model of a run's folder, or of a file that `ironclip export` wrote.
+def open_model(target: Path, *, device: str = "cpu", trust: bool = False) -> Served:
+    """The model of a run's folder, or of a file that `ironclip export` wrote; a .pt2, which is code, only with `trust`.
 
     Raises:
         UsageError, RunError, CheckpointError: nothing there that can be served.
@@ -61,7 +61,7 @@ def open_model(target: Path, *, device: str = "cpu") -> Served:
     if target.suffix in EXPORTED:
         from ironclip.serve.exported import open_exported
 
-        opened = open_exported(target)
+        opened = open_exported(target, trust=trust)
         facts = opened.facts.model_dump(mode="json")
         facts |= {"backbone": opened.facts.backbone.name, "measured": [str(record) for record in opened.facts.measured]}
         return Served(opened.classes, opened.resolution, {DEFENDED: opened}, facts, differentiable=False)

@@ -36,7 +36,7 @@ def open_shipped(
         return None
     from ironclip.serve.hub import load_pretrained
 
-    loaded = load_pretrained(target if target.exists() else str(target), device=device, weights=weights)
+    loaded = load_pretrained(target if target.exists() else str(target), device=device, backbone=backbone, weights=weights)
     if test_time is None:
         return loaded.classifier
     if loaded.test_time is not None:

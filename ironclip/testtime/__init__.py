@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ironclip.core.errors import unknown
+from ironclip.core.errors import UsageError, unknown
 
 if TYPE_CHECKING:
     from ironclip.core.types import TestTime
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
 
-__all__ = ["DOMAINS", "NAMES", "build", "method", "options"]
+__all__ = ["DOMAINS", "NAMES", "build", "called", "method", "options", "worded"]
+
+CODE = ("generator",)
+"""Options that are functions; a caller may write one as "module:function", a file may not."""
 
 _HOME = {"AdaptingClassifier": "_base", "attention_map": "_relevance"}
 
@@ -60,6 +63,33 @@ def options(name: str) -> dict[str, Any]:
         if parameters and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
             break
     return found
+
+
+def called(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as the caller meant them: "module:function" is imported where an option is a function.
+
+    To be used on what was typed or passed here and now, never on what was read from a file: importing runs code.
+
+    Raises:
+        UsageError: there is no such function.
+    """
+    return {key: _function(key, value) if key in CODE and isinstance(value, str) else value for key, value in given.items()}
+
+
+def worded(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options as a record writes them: a function is its "module:name"."""
+    return {
+        key: f"{value.__module__}:{value.__qualname__}" if inspect.isroutine(value) else repr(value) if callable(value) else value
+        for key, value in given.items()
+    }
+
+
+def _function(option: str, name: str) -> Any:
+    module, _, function = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, ValueError):
+        raise UsageError(f"{option} is a function as module:function; cannot find {name!r}") from None
 
 
 def build(name: str, given: Mapping[str, Any] | None = None, *, dataset: str = "") -> "TestTime":

@@ -1,11 +1,10 @@
 """DiffTPT: TPT with generated views beside the random ones, filtered by how much their predictions look like the image's.
 
-Source: arXiv 2308.06038, chunmeifeng/DiffTPT. The diffusion model is not part of this package: `generator` names a function
+Source: arXiv 2308.06038, chunmeifeng/DiffTPT. The diffusion model is not part of this package: `generator` is a function
 (images [B, 3, S, S], keys, count) -> [B, count, 3, S, S] in [0, 1], which must be differentiable for white-box attacks to pass
 through it. Without one no generated views are added, which the published method does not offer.
 """
 
-import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,20 +24,22 @@ class DiffTPT(PromptTuning):
     """Marginal entropy over views that look like the image and are confident.
 
     Args:
-        generator: a function, or "module:function"; None: no generated views.
+        generator: a function; None: no generated views. Text is refused: code is named by the caller (see `testtime.called`).
         generated: views asked of the generator.
         similar: share of the other views kept, those whose logits have the largest cosine with the image's.
         select: share of what is left that the loss is taken on.
     """
 
     def __init__(
-        self, *, generator: str | Generator | None = None, generated: int = 63, similar: float = 0.8, select: float = 0.3,
+        self, *, generator: Generator | None = None, generated: int = 63, similar: float = 0.8, select: float = 0.3,
         **options: Any,
     ) -> None:  # fmt: skip
         super().__init__(select=select, **options)
         check_whole("generated", generated, 0)
         check_number("similar", similar, 0, 1, above=True)
-        self.generator = _function(generator) if isinstance(generator, str) else generator
+        if generator is not None and not callable(generator):
+            raise UsageError(f"generator is a function, and named by the caller alone, not by a file; got {generator!r}")
+        self.generator = generator
         self.generated, self.similar = generated if generator is not None else 0, similar
         self.passes = self.views + self.generated
 
@@ -63,14 +64,6 @@ class DiffTPT(PromptTuning):
 
     def answer(self, tuned: Tuned) -> Tensor:
         return tuned.logits[:, 0]
-
-
-def _function(name: str) -> Generator:
-    module, _, function = name.partition(":")
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, ValueError):
-        raise UsageError(f"generator is a function as module:function; cannot find {name!r}") from None
 
 
 METHOD = DiffTPT
