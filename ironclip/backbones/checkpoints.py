@@ -6,7 +6,6 @@ Formats: safetensors; `torch.save` files read with `weights_only=True` (a state 
 
 import hashlib
 import pickle
-import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ironclip.backbones.torchscript import tensors
 from ironclip.core.errors import CheckpointError
 
 Layout = Literal["clip", "visual"]
@@ -99,12 +99,8 @@ def _is_torchscript(path: Path) -> bool:
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:
     try:
-        with warnings.catch_warnings():
-            # The format is OpenAI's choice; torch calls the whole of TorchScript deprecated.
-            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=FutureWarning)
-            warnings.filterwarnings("ignore", message=r"`torch\.jit", category=DeprecationWarning)
-            return dict(torch.jit.load(path, map_location="cpu").state_dict())
-    except (RuntimeError, ValueError) as error:
+        return tensors(path)
+    except Exception as error:  # whatever a reader of foreign bytes raises
         raise CheckpointError(f"{path} is a damaged or foreign TorchScript archive: {_line(error)}") from None
 
 
@@ -153,6 +149,8 @@ def _tidy(path: Path, loaded: Any, openai: bool, metadata: Mapping[str, str]) ->
         names = ", ".join(list(state)[:3]) or "none"
         raise CheckpointError(f"{path} holds no CLIP weights: expected names such as visual.conv1.weight; got {names}")
     for name, tensor in state.items():
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            raise CheckpointError(f"{path} is damaged: {name} repeats its numbers instead of holding them")
         if not tensor.isfinite().all():
             raise CheckpointError(f"{path} holds NaN or infinity in {name}")
     return Checkpoint(path, state, "visual" if alone else "clip", openai, metadata)

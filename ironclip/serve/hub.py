@@ -130,7 +130,7 @@ def load_pretrained(
 
     Args:
         target: a folder of `save_pretrained`, or a hub id such as "org/name" (also "hf-hub:org/name").
-        backbone: the frozen model or its name; default: the one it was trained on, by name, unless that is a file or a repository.
+        backbone: the frozen model or its name; default: by the name it was trained on, unless that is a file or repository.
         weights: local file with the backbone's weights.
         revision: branch, tag or commit on the hub.
 
@@ -143,7 +143,7 @@ def load_pretrained(
     refuse_outside(config.as_dict(), folder)
     if backbone is None and not registered(config.backbone):
         raise CheckpointError(
-            f"{folder} names the backbone {config.backbone!r}, a file or a repository, which a shared configuration may not choose; "
+            f"{folder} names the backbone {config.backbone!r}, a file or a repository, which is not its to choose; "
             "name it yourself with --backbone (in Python backbone=)"
         )
     if not isinstance(backbone, ClipBackbone):

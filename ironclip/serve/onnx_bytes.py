@@ -1,6 +1,6 @@
 """What an .onnx file holds, read from its bytes before a runtime sees them: an exported model is one graph of standard operators.
 
-The format is protocol buffers: https://protobuf.dev/programming-guides/encoding/; the numbers of the fields are those of onnx.proto.
+The format is protocol buffers (https://protobuf.dev/programming-guides/encoding/); the numbers of the fields are of onnx.proto.
 """
 
 from collections.abc import Iterator
@@ -9,6 +9,7 @@ MODEL_GRAPH, MODEL_METADATA, MODEL_TRAINING, MODEL_FUNCTIONS = 7, 14, 20, 25
 GRAPH_NODE, GRAPH_INITIALIZER, GRAPH_SPARSE = 1, 5, 15
 NODE_OPERATOR, NODE_ATTRIBUTE, NODE_DOMAIN = 4, 5, 7
 ATTRIBUTE_TENSOR, ATTRIBUTE_GRAPH, ATTRIBUTE_TENSORS, ATTRIBUTE_GRAPHS = 5, 6, 10, 11
+ATTRIBUTE_SPARSE = (22, 23)
 TENSOR_EXTERNAL, TENSOR_LOCATION = 13, 14
 STANDARD = (b"", b"ai.onnx")
 VARINT, FIXED64, BYTES, FIXED32 = 0, 1, 2, 5
@@ -66,6 +67,8 @@ def _check_node(node: memoryview) -> None:
             for inner, part in _fields(_message(value)):
                 if inner in (ATTRIBUTE_GRAPH, ATTRIBUTE_GRAPHS):
                     raise NotOnnx("an operator of it holds a graph of its own")
+                if inner in ATTRIBUTE_SPARSE:
+                    raise NotOnnx("it holds sparse tensors")
                 if inner in (ATTRIBUTE_TENSOR, ATTRIBUTE_TENSORS):
                     _check_tensor(_message(part))
     if domain not in STANDARD:
@@ -84,6 +87,8 @@ def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
     while place < len(message):
         tag, place = _varint(message, place)
         number, kind = tag >> 3, tag & 7
+        if tag >= 1 << 32:  # other readers cut it to 32 bits, and would see another field than we do
+            raise NotOnnx("its bytes are no model")
         if kind == VARINT:
             value, place = _varint(message, place)
             yield number, value

@@ -25,7 +25,7 @@ def test_what_was_shipped_answers_as_the_run_does(ironclip, photos: Path, tmp_pa
 
     shutil.rmtree("runs")
     for model in ("model.pt2", "model.onnx", "saved"):
-        code, said, _ = ironclip("classify", str(photos), "--model", model, "--limit", "3", "--json")
+        code, said, _ = ironclip("classify", str(photos), "--model", model, "--trust", "--limit", "3", "--json")
         assert code == 0
         for row, other in zip(json.loads(said), expected, strict=True):
             assert row["image"] == other["image"]

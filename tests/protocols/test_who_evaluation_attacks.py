@@ -325,7 +325,7 @@ def test_the_service_attacks_the_model_that_was_asked_for(mini, seen, name):
 def test_an_exported_file_is_a_black_box_with_the_answers_of_the_defence(mini, seen, tmp_path):
     experiment = experiment_of("apt", mini)
     export(experiment, tmp_path / "model.pt2")
-    opened = open_exported(tmp_path / "model.pt2")
+    opened = open_exported(tmp_path / "model.pt2", trust=True)
     batches = [EvalSet(experiment.dataset, "test", resolution=64, limit=LIMIT).batch(slice(None))]
     evaluate_classifier(opened, pgd(), batches, Threat(eps=EPS, knowledge="black-box"))
     evaluate_classifier(opened, pgd(), batches, Threat(eps=EPS, knowledge="transfer"), surrogates=[undefended(experiment)])

@@ -1,5 +1,7 @@
 """Invariants of the tuning engine: limits, closed forms, leakage, the attack's gradients, bounded memory."""
 
+import os
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -8,7 +10,7 @@ from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UsageError
 from ironclip.core.types import Adaptation, Context
-from ironclip.testtime import _base, _prompts, build
+from ironclip.testtime import _base, _prompts, build, called
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import AdamW, dispersion, entropy, marginal_entropy, neighbour_weights
 
@@ -209,8 +211,11 @@ def test_difftpt_asks_the_generator_and_drops_what_looks_different(base, images)
     assert (chosen < 7).all()
     with pytest.raises(UsageError, match="must return views of shape"):
         build("difftpt", {"views": 3, "generator": lambda x, k, n: x, "generated": 2})(base)(images)
-    with pytest.raises(UsageError, match="module:function"):
-        build("difftpt", {"generator": "nowhere:nothing"})
+    with pytest.raises(UsageError, match="named by the caller alone"):
+        build("difftpt", {"generator": "os:getcwd"})
+    with pytest.raises(UsageError, match="cannot find 'nowhere:nothing'"):
+        called({"generator": "nowhere:nothing"})
+    assert called({"generator": "os:getcwd", "views": 3}) == {"generator": os.getcwd, "views": 3}
 
 
 @pytest.mark.parametrize(
