@@ -6,6 +6,7 @@ Formats: safetensors; `torch.save` files read with `weights_only=True` (a state 
 
 import hashlib
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -110,7 +111,8 @@ def _read_torch(path: Path) -> Any:
     numbers: list[Any] = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]
     kinds = [type(np.dtype(kind)) for kind in ("float64", "float32", "int64")]
     try:
-        with torch.serialization.safe_globals([*numbers, np.dtype, *kinds]):
+        with torch.serialization.safe_globals([*numbers, np.dtype, *kinds]), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # remarks on pickles that are refused a moment later
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "Unsupported" in str(error):
