@@ -168,7 +168,7 @@ def test_torchscript_is_read_and_never_run(mark: Path, monkeypatch: pytest.Monke
 
 
 def test_tensors_that_repeat_their_numbers_are_refused_before_they_fill_the_memory(mark: Path) -> None:
-    torch.save({"visual.conv1.weight": torch.zeros(1).expand(1 << 40)}, "wide.pt")
+    torch.save({"visual.conv1.weight": torch.zeros(1).expand(1 << 40), "text_projection": torch.zeros(1)}, "wide.pt")
     one_line(CheckpointError, lambda: load("ViT-B-32@wide.pt", activation="gelu"), "repeats its numbers")
 
 
