@@ -132,7 +132,7 @@ def test_every_option_that_could_name_a_file_or_a_model_is_known_as_one() -> Non
     harmless = {
         "align", "align_norm", "align_reduction", "align_to", "align_tokens", "align_weight", "alignment", "alpha",
         "alpha_mode", "activation", "ce_on", "code_losses", "depth", "design", "direction", "distance", "ensemble",
-        "first_prompt", "fusion", "gate", "gradient", "init", "inner", "kl", "kl_reduction", "layer_weights",
+        "first_prompt", "fusion", "gate", "gradient", "init", "inner", "kl", "kl_reduction", "layer_weights", "length",
         "layers", "lora_alpha", "mix", "normalisation", "over", "pad", "position", "pre_norm", "prompt", "prompts",
         "reconstruct", "reduce", "rollout", "share", "sides", "start", "strategy", "targets", "templates", "term",
         "text_depth", "text_length", "text_tune", "tga_norm", "tokens_at", "tune", "tv_norm", "tv_resolution",
