@@ -1,14 +1,17 @@
 """A split that the user put beside the pictures: found, so that it is read or named, and never ignored."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import DataError
 from ironclip.data.kinds import is_system_file
-from ironclip.data.lists import MAX_BYTES, read_json
+from ironclip.data.lists import parse_json, read_text
 from ironclip.data.records import SPLITS
 from ironclip.data.roles import roles, words
 from ironclip.data.tables import read_table, split_columns
+
+_KEY = re.compile(r'"[^"\n]{0,30}(train|test|split)[^"\n]{0,30}"\s*:', re.IGNORECASE)
 
 
 def given_split(folder: Path) -> Path | None:
@@ -45,10 +48,12 @@ def given_split(folder: Path) -> Path | None:
 
 
 def _json(path: Path) -> Any:
+    named = bool({"split", "splits"} & set(words(path.stem)))
     try:
-        return read_json(path) if path.stat().st_size <= MAX_BYTES else None
+        text = read_text(path)
+        return parse_json(text, path) if named or _KEY.search(text) else None  # annotations of other sorts may be large
     except DataError:
-        if {"split", "splits"} & set(words(path.stem)):
+        if named:
             raise
         return None  # another file of the user; nothing says that it gives a split
 
