@@ -72,6 +72,18 @@ def _gives_split(value: Any) -> bool:
     return len(set(roles(value).values()) & set(SPLITS)) > 1 and any(isinstance(part, dict | list) for part in value.values())
 
 
+def labelled_table(folder: Path) -> Path | None:
+    """The first table in a folder that lists pictures with labels."""
+    for path in sorted(folder.iterdir()):
+        if path.is_file() and path.name.lower().endswith((".csv", ".tsv")):
+            try:
+                if {"path", "label"} <= set(read_table(path)[0][1]):
+                    return path
+            except DataError:
+                continue
+    return None
+
+
 def _table_gives_split(path: Path) -> bool:
     try:
         return bool(split_columns(read_table(path)))

@@ -9,7 +9,7 @@ from ironclip.data.archives import archive_classes, is_archive, open_archive
 from ironclip.data.catalogue import Entry, catalogue, choose_templates
 from ironclip.data.coop import image_folder, open_aircraft, open_coop, open_lists
 from ironclip.data.folders import FRACTIONS, SPLIT_FOLDERS, open_folder
-from ironclip.data.given import given_split
+from ironclip.data.given import given_split, labelled_table
 from ironclip.data.names import read_classes
 from ironclip.data.records import Dataset
 from ironclip.data.remarks import remarks
@@ -200,7 +200,13 @@ def _open_path(
         return found  # the folders say it already
     if lists is not None:
         return _named(open_lists(lists, chosen, roots, name=path.resolve().name), classes_file)
-    return open_folder(path, **own)  # type: ignore[arg-type]
+    try:
+        return open_folder(path, **own)  # type: ignore[arg-type]
+    except DataError as problem:
+        table = labelled_table(path)
+        if table is None:
+            raise
+        raise DataError(f"{problem}; {table.name} lists pictures with labels: give {table} as the data set") from None
 
 
 def _named(found: Dataset, classes_file: Path | str | None) -> Dataset:

@@ -100,6 +100,14 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, hostile):
         open_dataset(path)
 
 
+def test_a_table_beside_pictures_in_no_class_folder_is_named(tmp_path):
+    root = build(tmp_path / "set", ["images/", "labels.csv"])
+    (root / "labels.csv").write_text("Path,Label\nimages/0.png,fox\nimages/1.png,owl\n")
+    with pytest.raises(DataError, match=r"labels\.csv lists pictures with labels: give .*labels\.csv as the data set"):
+        open_dataset(root)
+    assert open_dataset(root / "labels.csv").classes == ("fox", "owl")
+
+
 def test_a_table_beside_the_classes_that_gives_a_split_is_named_and_never_ignored(tmp_path):
     path = table(tmp_path, "path,label,subset", ["train", "val", "test"] * 2)
     with pytest.raises(DataError, match=r"list\.csv gives a split; name the table .* or say --layout classes"):
