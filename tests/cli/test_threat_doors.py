@@ -109,7 +109,7 @@ def test_norms_and_radii_that_cannot_be_right(ironclip, tmp_path, verb, argument
     ("arguments", "words"),
     [
         (("--attack", "transfer", "--norm", "l2", "--eps", "0.5"), ("transfer", "linf")),
-        (("--set", "steps=0"), ("steps=0", "move")),
+        (("--attack", "pgd", "--set", "steps=0"), ("steps=0", "move")),
         (("--attack", "autoattack", "--set", "steps=0"), ("steps=0", "move")),
         (("--eps", "0"), ("radius 0",)),
         (("--knowledge", "black-box"), ("black-box", "square")),

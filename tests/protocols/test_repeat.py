@@ -48,6 +48,9 @@ def made(tmp_path_factory) -> Path:
     return root
 
 
+NO_SUCCESS = {"success": {"value": 0.0, "low": 0.0, "high": 1.0}, "attacked": 1}
+
+
 class Asked:
     """What evaluations were asked for, in place of doing them: (folder, settings, command) each."""
 
@@ -70,7 +73,7 @@ def asked(made, tmp_path, monkeypatch) -> Asked:
     monkeypatch.setitem(SUITES, "toy", ("shapes", "shapes:sketch"))
     monkeypatch.setattr(measure, "answer_cost", lambda *_: ({}, 0.0))
     monkeypatch.setattr(measure, "feature_distortion", lambda *_: {})
-    monkeypatch.setattr(measure, "success", lambda *_, **__: {})
+    monkeypatch.setattr(measure, "success", lambda *_, **__: NO_SUCCESS)
     monkeypatch.setattr("ironclip.protocols.experiment.load", once)
     seen = Asked()
     monkeypatch.setattr(measure, "evaluate_into", seen)
