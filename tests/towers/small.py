@@ -100,7 +100,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "MobileCLIP-B": _timm("vit_base_mci_224", "token", None, side=64, text=TEXT | {"no_causal_mask": False}),
     "ViTamin": _timm("vitamin_small_224", "", "linear", side=64),
     "GAP": _timm("vit_medium_patch16_gap_256", "avg", "linear"),
-    "RN50": {"vision_cfg": {"image_size": SIDE, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}, "text_cfg": TEXT},
+    "RN50": {"vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8, "patch_size": None}, "text_cfg": TEXT},
     "RN50-quickgelu": {
         "vision_cfg": {"image_size": 64, "layers": [1, 1, 2, 1], "width": 8, "patch_size": None}, "text_cfg": TEXT,
         "quick_gelu": True,
