@@ -33,8 +33,10 @@ mutants: $(VENV)/.dev  ## deliberate errors that the tests must notice, one at a
 crosscheck: $(VENV)/.crosscheck  ## a trained classifier attacked unchanged by foolbox, ART and torchattacks, in an environment of its own
 	$(VENV)/crosscheck/bin/python -m pytest -s tests/crosscheck
 
-live: $(VENV)/.live  ## the service as others see it: schemathesis over its interface, its page in Chromium (install chromium first)
-	SCHEMATHESIS=$(CURDIR)/$(VENV)/live/bin/schemathesis $(VENV)/live/bin/python -m pytest -s -m slow tests/serve/test_interface.py tests/serve/test_page.py
+live: $(VENV)/.live  ## the service and the pages as others see them: schemathesis, Chromium (install it first), axe where npm is at hand
+	if command -v npm > /dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV)/live axe-core; fi
+	SCHEMATHESIS=$(CURDIR)/$(VENV)/live/bin/schemathesis AXE=$(CURDIR)/$(VENV)/live/node_modules/axe-core/axe.min.js \
+	  $(VENV)/live/bin/python -m pytest -s -m slow tests/serve/test_interface.py tests/serve/test_page.py tests/report/test_looks.py
 
 bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
 	$(BIN)/python -m benchmarks

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from html import escape
+from importlib.resources import files
 
 from ironclip.report.formats import Grid
 from ironclip.report.matrix import Matrix
@@ -9,47 +10,52 @@ from ironclip.report.matrix_figures import Figure, cost, over_eps, over_shots, s
 from ironclip.report.matrix_tables import cells
 
 STYLE = """
-:root { --ink: #1d2329; --muted: #767c85; --grid: #d9dde2; --page: #fff; --best: #0b6bb8; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e6e8ea; --muted: #9aa1a9; --grid: #3a4148; --page: #14181c; --best: #6db3ee; } }
-body { margin: 0 auto; max-width: 72rem; padding: 1rem; color: var(--ink); background: var(--page); font: 16px/1.5 system-ui, sans-serif; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2.2rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: 0.85rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 0.25rem 0.6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--grid); }
-th:first-child, td:first-child { text-align: left; position: sticky; left: 0; background: var(--page); max-width: 14rem; overflow: hidden; text-overflow: ellipsis; }
-.group th { text-align: center; border-bottom: 0; } .best { font-weight: 700; color: var(--best); } small, .caption { color: var(--muted); }
-.figures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 24rem), 1fr)); gap: 1.5rem; } figure { margin: 0; } svg { width: 100%; height: auto; }
+.matrix { width: auto; font-size: .85rem; }
+.matrix th, .matrix td { text-align: right; white-space: nowrap; }
+.matrix th:first-child { text-align: left; position: sticky; left: 0; background: var(--paper); max-width: 14rem; overflow: hidden; text-overflow: ellipsis; }
+.best { font-weight: 700; color: var(--accent); }
+.matrix small { color: var(--soft); }
 """  # noqa: E501
 
 
 def matrix_page(tables: Sequence[Matrix], *, title: str = "Results") -> str:
     """The whole page: every table, its scatter of robust over clean accuracy and its cost, then curves over shots and radii."""
-    parts = [f"<h1>{escape(title)}</h1>"]
+    parts = [f"<main><header><h1>{escape(title)}</h1></header>"]
     for matrix in tables:
         drawn = _figures([figure for figure in (scatter(matrix), cost(matrix)) if figure])
         parts.append(f"<h2>{escape(', '.join(matrix.facts))}</h2>{_table(cells(matrix))}{drawn}")
     curves = (("Robust accuracy over shots", over_shots(tables)), ("Robust accuracy over the radius", over_eps(tables)))
     parts += [f"<h2>{heading}</h2>{_figures(figures)}" for heading, figures in curves if figures]
+    parts.append("<footer>Made by ironclip. This page is one file and loads nothing from elsewhere.</footer></main>")
     head = "<meta charset='utf-8'><meta name='viewport' content='width=device-width, initial-scale=1'>"
-    head += f"<title>{escape(title)}</title><style>{STYLE}</style>"
+    head += f"<meta name='color-scheme' content='light dark'><title>{escape(title)}</title><style>{_sheet()}{STYLE}</style>"
     return f"<!doctype html><html lang='en'><head>{head}</head><body>{''.join(parts)}</body></html>"
 
 
+def _sheet() -> str:
+    """The style of all reports."""
+    return (files("ironclip.report") / "templates" / "report.css").read_text(encoding="utf-8")
+
+
 def _figures(figures: Sequence[Figure]) -> str:
-    drawn = (f"<figure>{one.svg}<figcaption class='caption'>{escape(one.title)}</figcaption></figure>" for one in figures)
-    return f"<div class='figures'>{''.join(drawn)}</div>"
+    drawn = (f"<figure>{one.svg}<figcaption>{escape(one.title)}</figcaption></figure>" for one in figures)
+    return f"<div class='charts'>{''.join(drawn)}</div>"
 
 
 def _table(grid: Grid) -> str:
-    head = "".join(f"<th>{escape(title)}</th>" for title in grid.head)
+    head = "".join(f"<th scope='col'>{escape(title)}</th>" for title in grid.head)
     body = []
     for line in grid.body:
         written = []
-        for cell in line:
+        for place, cell in enumerate(line):
             extra = " ".join(part for part in (cell.interval, cell.note) if part)
             small = f" <small>{escape(extra)}</small>" if extra else ""
             best = " class='best'" if cell.rank == 1 else ""
-            written.append(f"<td{best} title='{escape(cell.text)}'>{escape(cell.text)}{small}</td>")
+            tag = "td" if place else "th"
+            row = "" if place else " scope='row'"
+            written.append(f"<{tag}{row}{best} title='{escape(cell.text)}'>{escape(cell.text)}{small}</{tag}>")
         body.append(f"<tr>{''.join(written)}</tr>")
     caption = f"<p class='caption'>{escape(grid.caption)}</p>"
-    return f"<div class='wide'><table><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{caption}"
+    label = escape(f"Table: {grid.caption}"[:120])
+    scrolls = f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>"
+    return f"{scrolls}<table class='matrix'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{caption}"

@@ -20,6 +20,16 @@ COLORS = ("#0b6bb8", "#c2500a", "#0a8065", "#8d4fb0", "#a07400", "#4a5560")
 MUTED = "#767c85"
 Scale = Callable[[float], float]
 DASHES = ("", "7 4", "2 3", "9 3 2 3", "5 5", "1 4")
+MARKERS = (
+    (),
+    ((-3.5, -3.5), (3.5, -3.5), (3.5, 3.5), (-3.5, 3.5)),
+    ((0, -4.8), (4.6, 3.4), (-4.6, 3.4)),
+    ((0, -5), (5, 0), (0, 5), (-5, 0)),
+    ((0, 4.8), (4.6, -3.4), (-4.6, -3.4)),
+    ((-4.5, -4.5), (4.5, -4.5), (-4.5, 4.5), (4.5, 4.5)),
+    ((-4.5, -4.5), (4.5, 4.5), (4.5, -4.5), (-4.5, 4.5)),
+)
+"""Corners of the markers around their point; none: a circle. One more than dashes, so that the same two meet after 42 lines."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +156,12 @@ def number(value: float) -> str:
 
 @dataclass(frozen=True)
 class _Look:
-    """How a line looks: a colour by the page's variable or its fallback, dashes, and round or square markers."""
+    """How a line looks: a colour by the page's variable or its fallback, dashes, and a marker."""
 
     variable: str
     color: str
     dashes: str
-    square: bool
+    corners: tuple[tuple[float, float], ...]
 
     def style(self, what: str) -> str:
         return f'{what}="{self.color}" style="{what}:var({self.variable}, {self.color})"'
@@ -163,21 +173,24 @@ class _Look:
 
     def marker(self, x: float, y: float, tip: str) -> str:
         style, title = self.style("fill"), f"<title>{escape(tip)}</title>"
-        if self.square:
-            return f'<rect x="{x - 3.5:.1f}" y="{y - 3.5:.1f}" width="7" height="7" {style}>{title}</rect>'
+        if self.corners:
+            points = " ".join(f"{x + right:.1f},{y + down:.1f}" for right, down in self.corners)
+            return f'<polygon points="{points}" {style}>{title}</polygon>'
         return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.8" {style}>{title}</circle>'
 
 
 def _looks(lines: Sequence[Series]) -> list[_Look]:
-    """Muted lines share one look; the others take colours and dashes in turn."""
-    looks, place = [], 0
+    """Colours, dashes and markers in turn; muted lines share their colour alone. No two of 24 lines look alike in grey."""
+    looks, counts = [], {True: 0, False: 0}
     for line in lines:
-        if line.muted:
-            looks.append(_Look("--muted", MUTED, "7 4", square=True))
+        place = counts[line.muted]
+        counts[line.muted] += 1
+        turn = place % len(COLORS)
+        if line.muted:  # shifted, so that they differ from the coloured ones in grey, too
+            shifted = DASHES[(place + 1) % len(DASHES)], MARKERS[(place + 4) % len(MARKERS)]
+            looks.append(_Look("--muted", MUTED, *shifted))
         else:
-            turn = place % len(COLORS)
-            looks.append(_Look(f"--line{turn}", COLORS[turn], DASHES[turn], square=False))
-            place += 1
+            looks.append(_Look(f"--line{turn}", COLORS[turn], DASHES[turn], MARKERS[place % len(MARKERS)]))
     return looks
 
 

@@ -35,10 +35,15 @@ class Remark:
 
 @dataclass(frozen=True)
 class Headline:
-    """The undefended and the best defended record on the same pictures under the same threat."""
+    """The undefended and the best defended record on the same pictures under the same threat.
+
+    Args:
+        beside: other models without a defence, measured alike: what is reached by taking another model and training nothing.
+    """
 
     before: Record
     after: Record
+    beside: tuple[Record, ...] = ()
 
 
 def headline(records: Sequence[Record]) -> Headline | None:
@@ -47,7 +52,9 @@ def headline(records: Sequence[Record]) -> Headline | None:
     for before in filter(is_undefended, sound):
         rivals = [record for record in sound if not is_undefended(record) and _alike(record, before)]
         if rivals:
-            return Headline(before, max(rivals, key=lambda record: record.robust.value))
+            others = [record for record in sound if is_undefended(record) and _measured_alike(record, before)]
+            beside = tuple(record for record in others if record.backbone.name != before.backbone.name)
+            return Headline(before, max(rivals, key=lambda record: record.robust.value), beside)
     return None
 
 
@@ -77,6 +84,9 @@ def summary(records: Sequence[Record]) -> str:
         f"and on {robust(record)} under attack. ",
         _verdict(pair.before.robust, record.robust),
     ]
+    for other in pair.beside:
+        said.append(f" {other.backbone.name}, without a defence and without training, is right on {share(other.clean)} of the ")
+        said.append(f"clean pictures and on {robust(other)} under attack.")
     return "".join(said)
 
 
@@ -149,10 +159,9 @@ def _verdict(before: Proportion, after: Proportion) -> str:
 
 def _alike(a: Record, b: Record) -> bool:
     """Whether two records are about the same pictures, the same frozen model and the same threat."""
-    return (a.data.name, a.data.split, a.data.subset, a.backbone.name, a.threat) == (
-        b.data.name,
-        b.data.split,
-        b.data.subset,
-        b.backbone.name,
-        b.threat,
-    )
+    return _measured_alike(a, b) and a.backbone.name == b.backbone.name
+
+
+def _measured_alike(a: Record, b: Record) -> bool:
+    """Whether two records are about the same pictures and the same threat."""
+    return (a.data.name, a.data.split, a.data.subset, a.threat) == (b.data.name, b.data.split, b.data.subset, b.threat)

@@ -125,3 +125,21 @@ def test_ticks_enclose_the_range(low, high):
     assert ticks[0] <= low
     assert ticks[-1] >= high
     assert 2 <= len(ticks) <= 8
+
+
+def test_no_two_lines_look_alike_in_grey():
+    lines = [Series(f"line {place}", ((0, 0.5), (1, 0.6)), muted=place % 2 == 0) for place in range(24)]
+    svg = chart(
+        lines, x_ticks=[Tick(0, "0")], y_ticks=[Tick(0, "0"), Tick(1, "1")], x_range=(0, 1), x_label="x", y_label="y", title="t"
+    )
+    legend = svg.partition('<g class="series"')[0]
+    looks = set()
+    for name in (line.name for line in lines):
+        sample, marker = legend.partition(f"<title>{name}</title>")[0].splitlines()[-2:]
+        dashes = re.search(r'stroke-dasharray="([^"]*)"', sample)
+        start = float(re.search(r'x1="([^"]*)"', sample).group(1)) + 14
+        corners = re.findall(r"([\d.]+),([\d.]+)", marker)
+        row = float(re.search(r'y1="([^"]*)"', sample).group(1))
+        shape = tuple((round(float(x) - start, 1), round(float(y) - row, 1)) for x, y in corners)
+        looks.add((dashes.group(1) if dashes else "", shape))
+    assert len(looks) == len(lines)

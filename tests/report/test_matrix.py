@@ -245,7 +245,9 @@ def test_the_page_holds_every_table_and_the_curves_that_there_are():
     assert "<nap>" not in text
     assert "<script" not in text
     assert "http" not in text.replace("http://www.w3.org", "")
-    assert text.count("<table>") == len(matrices(found))
+    assert text.count("<main>") == text.count("</main>") == 1
+    assert text.count("tabindex='0' role='region'") == len(matrices(found))
+    assert text.count("<table class='matrix'>") == len(matrices(found))
     assert "Robust accuracy over shots" in text
     assert text.count("Attack radius") == 1
     assert "Robust accuracy over shots" not in matrix_page(matrices([entry("nap")]))

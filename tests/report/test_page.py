@@ -13,7 +13,7 @@ from reporting import CLASSES, check, log, panel, record, store, views
 from ironclip.core.errors import UsageError
 from ironclip.records.folder import RunFolder
 from ironclip.records.pictures import Example, save_examples
-from ironclip.records.record import Flag
+from ironclip.records.record import BackboneFacts, Flag
 from ironclip.report import RunView, curve, page, panels, read
 from ironclip.report.page import names
 from ironclip.report.pictures import data_uri, difference
@@ -106,6 +106,17 @@ def test_a_static_or_failed_number_is_never_the_headline():
     found = headline([record("zero_shot", 80, 2), failed, record("apt", 80, 30)])
     assert found is not None
     assert found.after.method == "apt"
+
+
+def test_the_headline_names_what_another_model_reaches_without_a_defence():
+    robust = BackboneFacts(name="mini-robust", sha256="ef" * 32)
+    other = record("zero_shot", 70, 47, backbone=robust)
+    elsewhere = record("zero_shot", 70, 60, eps=1 / 255, backbone=robust)
+    found = headline([record("zero_shot", 80, 2), record("nap", 80, 30), other, elsewhere])
+    assert found.beside == (other,)
+    text = check(page([RunView(each) for each in (record("zero_shot", 80, 2), record("nap", 80, 30), other)])).text
+    assert "mini-robust as it is, nothing trained: ≤ 47.0" in text
+    assert "mini-robust, without a defence and without training, is right on" in text
 
 
 def test_remarks_name_flags_collapses_and_rising_curves_gravest_first():
