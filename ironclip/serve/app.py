@@ -26,6 +26,7 @@ from ironclip.serve.limits import Busy, Limits, Refusal
 from ironclip.serve.model import DEFENDED, UNDEFENDED, Served
 from ironclip.serve.schema import ATTACK, CLASSIFY, HEALTH, METRICS, MODEL, PICTURE, pictures, refusals
 from ironclip.serve.service import Service
+from ironclip.serve.turns import address
 
 EPS = r"^([0-9]|[1-9][0-9]{1,2})(\.[0-9]{1,3})?/255$"
 MOST_CLASSES = 1000  # in one answer
@@ -39,7 +40,7 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
-        await asyncio.to_thread(service.close)
+        await service.close()
 
     app = FastAPI(
         title="ironclip",
@@ -66,10 +67,11 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
         """Probabilities of one or several pictures."""
         which = [name for name in (DEFENDED, UNDEFENDED) if name in model.functions] if compare else [DEFENDED]
         try:
-            with service.admitted("classify", limits.max_queue):
-                async with asyncio.timeout(limits.seconds):
-                    names, images = await service.pictures(request, limits.max_images)
-                    rows = iter(await service.logits([(name, image) for name in which for image in images]))
+            client = client_of(request)
+            service.queue.check(client)
+            async with asyncio.timeout(limits.seconds):
+                names, images = await service.pictures(request, client, limits.max_images)
+                rows = iter(await service.logits(request, client, [(name, image) for name in which for image in images]))
         except TimeoutError:
             raise Busy(f"no answer within {limits.seconds:g} s; ask again later") from None
         answers: list[dict[str, Any]] = [{"image": name} for name in names]
@@ -105,7 +107,7 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
             )
         except UsageError as problem:
             raise Refusal(422, str(problem)) from None
-        return StreamingResponse(await service.attack(request, wanted), media_type="application/x-ndjson")
+        return StreamingResponse(await service.attack(request, client_of(request), wanted), media_type="application/x-ndjson")
 
     @app.get("/model", responses=MODEL | refusals(401))
     async def facts() -> Any:
@@ -139,6 +141,11 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
     app.add_exception_handler(RequestValidationError, _invalid)
     app.add_exception_handler(Exception, _broken)
     return app
+
+
+def client_of(request: Request) -> str:
+    """The address that a request counts for."""
+    return address(request.client.host if request.client else None)
 
 
 async def _known_once(request: Request) -> None:

@@ -28,10 +28,14 @@ class Limits:
 
     Args:
         max_bytes: of one request.
-        max_pixels: of one picture, checked in its header before memory is taken.
+        max_pixels: of one picture, checked in its header before memory is taken; twice as many in one request.
         max_images: in one request.
-        max_queue: images that may wait for the model, and requests that may be under way.
-        max_readers: requests whose bodies are in memory or being decoded at once; the others wait unread.
+        max_queue: images that may wait for the model or be in it, and requests that may wait to be decoded.
+        max_large: requests with more than 4 million pixels that may wait to be decoded, one at a time.
+        max_bodies: bodies of `max_bytes` for which there is memory; smaller ones share it.
+        max_connections: connections that may be open, with or without a request.
+        pace_bytes, pace_seconds: so many further bytes of a body must come in every so many seconds; a header whole.
+        decode_seconds: of one request, once a decoder has it.
         max_batch: images the model sees at once; 1: one by one.
         max_wait: seconds the first image of a batch waits for others.
         seconds: from the arrival of a request to its answer.
@@ -43,7 +47,12 @@ class Limits:
     max_pixels: int = 25_000_000
     max_images: int = 64
     max_queue: int = 256
-    max_readers: int = 16
+    max_large: int = 8
+    max_bodies: int = 16
+    max_connections: int = 512
+    pace_bytes: int = 20_000
+    pace_seconds: float = 5.0
+    decode_seconds: float = 10.0
     max_batch: int = 32
     max_wait: float = 0.002
     seconds: float = 30.0
@@ -58,3 +67,8 @@ class Limits:
                 check_whole(field.name, value, 1)
             else:
                 check_number(field.name, value, 0, 3600, above=field.name != "max_wait")
+
+    @property
+    def request_pixels(self) -> int:
+        """Pixels of all pictures of one request together."""
+        return 2 * self.max_pixels

@@ -1,5 +1,6 @@
 """The service as a process: uvicorn on one port, which finishes what it accepted when it is told to go."""
 
+import os
 import signal
 import socket
 from collections.abc import Callable, Sequence
@@ -7,8 +8,8 @@ from collections.abc import Callable, Sequence
 import uvicorn
 
 from ironclip.core.errors import UsageError
-from ironclip.serve import intake
 from ironclip.serve.app import create_app
+from ironclip.serve.connections import guarded
 from ironclip.serve.hosts import hosts_for
 from ironclip.serve.limits import Limits
 from ironclip.serve.logs import sparing_log
@@ -33,7 +34,6 @@ def serve(
     Raises:
         UsageError: the port cannot be had.
     """
-    intake.quiet()
     app = create_app(model, limits, token=token, hosts=hosts_for(host, allow))
     try:
         bound = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET, backlog=256)
@@ -43,6 +43,8 @@ def serve(
     settings = uvicorn.Config(
         app, log_config=None, log_level="warning", access_log=False, server_header=False, timeout_keep_alive=30,
         timeout_graceful_shutdown=round(limits.seconds + limits.attack_seconds) + 1, h11_max_incomplete_event_size=32_768,
+        http=guarded(limits), ws="none", limit_concurrency=limits.max_connections + 2,
+        proxy_headers="FORWARDED_ALLOW_IPS" in os.environ,
     )  # fmt: skip
     name = f"[{host}]" if ":" in host else host
     ready(f"http://{name}:{bound.getsockname()[1]}")

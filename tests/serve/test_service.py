@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 from serve.conftest import CLASSES, png
 from torch.testing import assert_close
+from torchvision.transforms.functional import to_tensor
 
 pytest.importorskip("fastapi", reason="the extra `serve` is not installed")
 from fastapi.testclient import TestClient
 
-from ironclip.serve import intake
 from ironclip.serve.app import create_app
 from ironclip.serve.batching import Batcher
+from ironclip.serve.decoder import Upload, pixels
 from ironclip.serve.limits import Busy, Limits
 from ironclip.serve.model import DEFENDED
 
@@ -36,7 +37,7 @@ def form(*pictures: bytes):
 
 
 def expected(model, picture: bytes, which: str = DEFENDED) -> torch.Tensor:
-    image = intake.image(intake.Upload("x", picture), model.resolution, Limits())
+    image = to_tensor(pixels(Upload("x", picture), model.resolution, Limits().max_pixels))
     with torch.no_grad():
         return model.functions[which](image[None]).softmax(1)[0]
 
