@@ -195,7 +195,7 @@ from ironclip.serve.run import serve
 
 model = Served(("a", "b", "c"), 8, {"defended": lambda images: images.flatten(1)[:, :3]}, {})
 say = lambda text: print(text, flush=True)
-limits = Limits(pace_seconds=1, max_connections=20)
+limits = Limits(pace_seconds=5, max_connections=20)
 print("counts", *serve(model, limits, host="127.0.0.1", port=0, token=None, ready=say), flush=True)
 """
 BODY = b'--b7\r\nContent-Disposition: form-data; name="images"; filename="a.png"\r\n\r\n' + png() + b"\r\n--b7--\r\n"
@@ -208,7 +208,7 @@ def ask(port: int) -> bytes:
         return b"".join(iter(lambda: link.recv(65536), b""))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def port():
     process = subprocess.Popen([sys.executable, "-c", SERVICE], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     try:
@@ -223,6 +223,7 @@ def port():
     assert len(said.splitlines()) <= 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("begin", [b"", b"GET / HTTP/1.1\r\nHost: lo", HEAD + b"Content-Length: 5000\r\n\r\n--b7"])
 def test_half_open_connections_end_and_never_keep_others_out(port: int, begin: bytes) -> None:
     links = [socket.create_connection(("127.0.0.1", port), timeout=60) for _ in range(60)]
@@ -243,6 +244,7 @@ def test_half_open_connections_end_and_never_keep_others_out(port: int, begin: b
     assert b" 200 " in ask(port)[:20]
 
 
+@pytest.mark.slow
 def test_bytes_that_are_no_http_flood_neither_the_service_nor_its_log(port: int) -> None:
     for _ in range(60):
         with socket.create_connection(("127.0.0.1", port), timeout=60) as link:
