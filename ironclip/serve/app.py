@@ -39,6 +39,7 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        await service.decoders.warm()
         yield
         await service.close()
 

@@ -188,5 +188,9 @@ class Decoders:
             raise Refusal(413, f"{sizes}; send fewer or smaller pictures")
         return answer
 
+    async def warm(self) -> None:
+        """Start a decoder, so that the first client need not wait for it."""
+        self.small.idle.append(await self.small._process())
+
     async def close(self) -> None:
         await asyncio.gather(self.small.close(), self.large.close())
