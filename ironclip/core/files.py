@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import RunError
+from ironclip.core.texts import plain_bytes
 
 
 @contextmanager
@@ -53,10 +54,11 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     """
     text = "".join(f"{line}\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+", buffering=0) as file:
+    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+    with open(descriptor, "ab+", buffering=0) as file:
         whole = file.seek(0, os.SEEK_END)
         if whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
-            whole = _whole_length(path.read_bytes())
+            whole = _whole_length(plain_bytes(path))
             file.truncate(whole)
         try:
             left = memoryview(text)
@@ -72,7 +74,7 @@ def read_lines(path: Path) -> list[str]:
     """The whole lines of a file; none if it is not there. A last line without its end is left out."""
     if not path.exists():
         return []
-    content = path.read_bytes()
+    content = plain_bytes(path)
     return content[: _whole_length(content)].decode().splitlines()
 
 

@@ -17,12 +17,12 @@ from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 from ironclip.attacks import DEFAULT
 from ironclip.core.errors import UsageError, unknown
 from ironclip.core.files import disk_errors
+from ironclip.core.texts import plain_bytes, yaml_value
 from ironclip.core.threat import Knowledge, Norm, parse_eps
 from ironclip.protocols.config import RunConfig, assigned, merged, validated
 
@@ -119,13 +119,11 @@ def read(path: Path) -> GridFile:
     if not path.is_file():
         raise UsageError(f"there is no grid file {path}; write one, or take one of grids/")
     with disk_errors(path):
-        text = path.read_text(encoding="utf-8")
+        content = plain_bytes(path)
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UsageError(f"{path} is no YAML{line}; a grid file has name, runs and evaluate") from None
+        values = yaml_value(content.decode())
+    except ValueError as error:
+        raise UsageError(f"{path}: {error}; a grid file has name, runs and evaluate") from None
     if not isinstance(values, dict):
         raise UsageError(f"{path} must hold keys and values (name, runs, evaluate); got {type(values).__name__}")
     return validated(GridFile, values)

@@ -4,7 +4,6 @@
 <out>/.grid/<cell>/.lock        held by the process that works on the cell; free again when that process ends
 """
 
-import json
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,6 +12,7 @@ from typing import Any, Literal
 
 from ironclip.core.errors import RunError
 from ironclip.core.files import disk_errors, write_json
+from ironclip.core.texts import json_value, plain_bytes
 from ironclip.grid.plan import Cell
 from ironclip.records.lock import locked
 
@@ -31,10 +31,14 @@ class Place:
     def read(self) -> dict[str, Any]:
         path = self.folder / "state.json"
         with disk_errors(path):
-            text = path.read_text(encoding="utf-8") if path.exists() else "{}"
+            content = plain_bytes(path) if path.exists() else b"{}"
+        begun = {"state": "open", "attempts": 0, "reason": "", "seconds": 0.0}
         try:
-            return {"state": "open", "attempts": 0, "reason": "", "seconds": 0.0, **json.loads(text)}
-        except ValueError:
+            found = begun | json_value(content)
+            if any(type(found[key]) is not type(begun[key]) for key in ("state", "attempts", "reason")):
+                raise ValueError("another type")
+            return found
+        except (ValueError, TypeError):
             raise RunError(f"{path} is no JSON; remove it to begin the cell again") from None
 
     @property

@@ -13,6 +13,7 @@ from typing import Any
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones.loading import load
 from ironclip.core.errors import IronclipError, RunBusy
+from ironclip.core.files import write_text
 from ironclip.data import Dataset, open_dataset
 from ironclip.grid.check import built
 from ironclip.grid.file import Measure
@@ -81,7 +82,7 @@ def _attempt(place: Place, out: Path, device: str) -> None:
         place.fail(str(error))
     except Exception as error:  # a cell's fault must not stop the others
         place.fail(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}".rstrip(": "))
-        (place.folder / "traceback.txt").write_text(traceback.format_exc(), encoding="utf-8")
+        write_text(place.folder / "traceback.txt", traceback.format_exc())
     else:
         place.finish()
 

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 from ironclip.core.errors import UsageError, unknown
 from ironclip.core.permits import refuse_reserved
 from ironclip.core.schedule import Schedule
+from ironclip.core.texts import yaml_value
 from ironclip.core.threat import Norm, format_eps, parse_eps
 from ironclip.protocols.outside import refuse_code
 
@@ -204,6 +205,6 @@ def _value(text: str) -> Any:
     if re.fullmatch(FRACTION, text):
         return parse_eps(text, "l2")
     try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError:
+        return yaml_value(text)
+    except ValueError:
         raise UsageError(f"--set takes YAML values; cannot read {text!r}") from None

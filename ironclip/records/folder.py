@@ -23,10 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 import yaml
 from pydantic import ValidationError
 
-from ironclip.core.errors import RunError, UsageError
+from ironclip.core.errors import CheckpointError, RunError, UsageError
 from ironclip.core.files import append_lines, disk_errors, read_lines, write_json, write_text
+from ironclip.core.texts import json_value, plain_bytes, yaml_value
 from ironclip.records.environment import environment
 from ironclip.records.lock import locked
+from ironclip.records.plain import check_plain
 from ironclip.records.record import Record, Sample, canonical_hash
 from ironclip.records.verified import counted, opened, sealed
 
@@ -36,7 +38,6 @@ if TYPE_CHECKING:
 Status = Literal["new", "training", "trained", "evaluated"]
 NAMED = ("method", "dataset", "backbone", "shots", "seed")
 LAST = "last"
-LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times faster
 AGAIN = "Copy the folder again, or remove its record.json and samples.jsonl and measure again"
 
 
@@ -65,10 +66,7 @@ class EvaluationFolder:
         """
         path = self.path / "samples.jsonl"
         with disk_errors(path):
-            try:
-                lines = read_lines(path)
-            except UnicodeDecodeError:
-                raise RunError(f"{path} is no text; remove the file to score the images again") from None
+            lines = _lines(path, "remove the file to score the images again")
         found = []
         for number, line in enumerate(lines, 1):
             try:
@@ -87,8 +85,15 @@ class EvaluationFolder:
             append_lines(self.path / "log.jsonl", [json.dumps(dict(entry), sort_keys=True, allow_nan=False)])
 
     def entries(self) -> list[dict[str, Any]]:
-        with disk_errors(self.path):
-            return [json.loads(line) for line in read_lines(self.path / "log.jsonl")]
+        """What training reported.
+
+        Raises:
+            RunError: a whole line that is no entry.
+        """
+        path, remedy = self.path / "log.jsonl", "remove the file, it only tells how training went"
+        with disk_errors(path):
+            lines = _lines(path, remedy)
+        return [_read_value(line, f"{path}, line {number}", remedy) for number, line in enumerate(lines, 1)]
 
     def record(self) -> Record | None:
         """The finished record, checked against its samples (see `verified`), or None.
@@ -148,6 +153,7 @@ class RunFolder(EvaluationFolder):
         """
         config = _canonical(config)
         path = out or root / run_name(config)
+        check_plain(path)
         run = cls(path)
         with disk_errors(path):
             if not (path / "config.yaml").exists():
@@ -168,10 +174,11 @@ class RunFolder(EvaluationFolder):
             RunError: there is no run, or its configuration cannot be read.
         """
         if path.name == LAST and path.is_file():
-            path = path.parent / path.read_text(encoding="utf-8").strip()
+            path = path.parent / _pointed(path)
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is no run: it has no config.yaml. `ironclip train` makes runs; they lie in runs/")
         run = cls(path.resolve() if path.is_symlink() else path)
+        check_plain(run.path)
         run.config  # noqa: B018 - reads and checks it
         return run
 
@@ -179,11 +186,11 @@ class RunFolder(EvaluationFolder):
     def config(self) -> dict[str, Any]:
         path = self.path / "config.yaml"
         with disk_errors(path):
-            text = path.read_text(encoding="utf-8")
+            content = plain_bytes(path)
         try:
-            value = yaml.load(text, Loader=LOADER)
-        except yaml.YAMLError:
-            value = None
+            value = yaml_value(content.decode())
+        except ValueError as error:
+            raise RunError(f"{path} is no configuration: {error}") from None
         if not isinstance(value, dict):
             raise RunError(f"{path} is no configuration: it must hold keys and values")
         return value
@@ -233,8 +240,10 @@ class RunFolder(EvaluationFolder):
         if self.status not in ("new", "training"):
             return None
         saved = load_state(path) if path.exists() else {"state": None, "entries": 0}
+        if not isinstance(saved, dict) or not isinstance(saved.get("entries"), int) or "state" not in saved:
+            raise CheckpointError(f"{path} is no training state; remove it to train from the start")
         with disk_errors(log):
-            lines = read_lines(log)
+            lines = _lines(log, "remove it and state.safetensors to train from the start")
             if len(lines) != saved["entries"]:
                 write_text(log, "".join(f"{line}\n" for line in lines[: saved["entries"]]))
         return saved["state"]
@@ -301,16 +310,40 @@ def _canonical(config: Mapping[str, Any]) -> dict[str, Any]:
         raise UsageError(f"a configuration holds numbers, strings, lists and keys only: {error}") from None
 
 
-def _read_json(path: Path) -> Any:
+def _read_json(path: Path) -> dict[str, Any] | None:
     """The value, or None where there is no file."""
     with disk_errors(path):
         if not path.exists():
             return None
-        content = path.read_bytes()
+        content = plain_bytes(path)
+    return _read_value(content, str(path), "remove it to make it again")
+
+
+def _read_value(content: bytes | str, where: str, remedy: str) -> dict[str, Any]:
+    """Keys and values of a JSON text, or RunError."""
     try:
-        return json.loads(content.decode())
-    except (ValueError, RecursionError):
-        raise RunError(f"{path} is no JSON; remove it to make it again") from None
+        value = json_value(content)
+    except ValueError as error:
+        raise RunError(f"{where} is no JSON: {error}; {remedy}") from None
+    if not isinstance(value, dict):
+        raise RunError(f"{where} holds no keys and values; {remedy}")
+    return value
+
+
+def _lines(path: Path, remedy: str) -> list[str]:
+    try:
+        return read_lines(path)
+    except UnicodeDecodeError:
+        raise RunError(f"{path} is no text; {remedy}") from None
+
+
+def _pointed(pointer: Path) -> str:
+    """The name that a pointer holds: of a run beside it."""
+    with disk_errors(pointer):
+        name = plain_bytes(pointer, 4096).decode(errors="replace").strip()
+    if name in ("", ".", "..") or "/" in name or not name.isprintable():
+        raise RunError(f"{pointer} names no run beside it; name the run itself, or train again")
+    return name
 
 
 def _ends_whole(path: Path) -> bool:

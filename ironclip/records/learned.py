@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ironclip.core.errors import CheckpointError
 from ironclip.core.files import disk_errors, write_whole
+from ironclip.core.texts import json_value
 from ironclip.records.record import canonical_hash
 
 FORMAT, OLDER = "2", "1"
@@ -76,8 +77,8 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
             tensors=tensors,
             base_sha256=metadata["base_sha256"],
             method=metadata["method"],
-            options=json.loads(metadata["options"]),
-            classes=tuple(json.loads(metadata["classes"])),
+            options=dict(json_value(metadata["options"])),
+            classes=_names(json_value(metadata["classes"])),
         )
     except KeyError as missing:
         raise CheckpointError(f"{path} does not say its {missing.args[0]}; it was not written by `ironclip train`") from None
@@ -86,6 +87,12 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
     if base_sha256 is not None:
         learned.check_base(base_sha256)
     return learned
+
+
+def _names(value: Any) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError("class names are a list of texts")
+    return tuple(value)
 
 
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:
@@ -123,7 +130,10 @@ def load_state(path: Path) -> Any:
     tensors, metadata = _read(path)
     if "tree" not in metadata or metadata.get("format") not in (FORMAT, OLDER):
         raise CheckpointError(f"{path} is no training state; remove it to train from the start")
-    return _unpack(json.loads(metadata["tree"]), tensors)
+    try:
+        return _unpack(json.loads(metadata["tree"]), tensors)
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise CheckpointError(f"{path} is no training state; remove it to train from the start") from None
 
 
 def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) -> None:

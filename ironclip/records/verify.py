@@ -1,6 +1,5 @@
 """What of a run folder can be believed: every record counted again from its samples, and what was learned from its checksums."""
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -8,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import IronclipError
+from ironclip.core.texts import json_value, plain_bytes
 from ironclip.records.folder import EvaluationFolder, RunFolder
 from ironclip.records.record import Proportion, Record, canonical_hash
 
@@ -93,7 +93,7 @@ def _learned(run: RunFolder, records: list[Record]) -> str:
 
 def _audit(path: Path, records: list[Record]) -> str:
     try:
-        report: dict[str, Any] = json.loads(path.read_bytes().decode())
+        report: dict[str, Any] = json_value(plain_bytes(path))
         record, clean = Record.model_validate(report["record"]), Proportion.model_validate(report["clean"])
         radii = {point["eps"]: Proportion.model_validate(point["robust"]) for point in report["radii"]}
     except (ValueError, KeyError, TypeError, RecursionError):

@@ -5,7 +5,6 @@ ironclip.json        configuration, class names, prompts, threat, what was measu
 README.md            the model card
 """
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterable, Sequence
@@ -24,6 +23,7 @@ from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
 from ironclip.backbones.loading import load
 from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.core.files import disk_errors, write_text, write_whole
+from ironclip.core.texts import json_value, plain_bytes
 from ironclip.core.types import Classifier, Defense, TestTime
 from ironclip.data import Dataset, base_to_new
 from ironclip.protocols import methods
@@ -229,7 +229,7 @@ def read_saved(path: Path) -> Saved:
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no saved classifier: it has no {path.name}")
     try:
-        return Saved.model_validate(json.loads(path.read_text(encoding="utf-8")))
+        return Saved.model_validate(json_value(plain_bytes(path)))
     except (ValidationError, ValueError) as error:
         raise CheckpointError(f"{path} is damaged or of another version: {_first(error)}") from None
 

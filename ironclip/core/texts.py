@@ -1,0 +1,106 @@
+"""Values from the text of somebody else's file, or one ValueError that says why not: bounded in size, depth and numbers.
+
+Imports no torch.
+"""
+
+import json
+import math
+import os
+import stat
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+
+from ironclip.core.errors import RunError
+
+LARGEST = 1 << 28  # bytes of one file of text
+LARGEST_YAML = 1 << 20
+DEEPEST = 60  # lists and keys inside one another
+WHOLE = 1 << 63  # whole numbers beyond it fit no column and no tensor
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times faster
+
+
+def plain_bytes(path: Path, most: int = LARGEST) -> bytes:
+    """The content of a plain file; a pipe or a device is never waited for.
+
+    Raises:
+        RunError: no plain file, or a larger one. OSError: it cannot be opened.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    with open(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode):
+            raise RunError(f"{path} is no plain file; copy the folder again without it")
+        if facts.st_size > most:
+            raise RunError(f"{path} has {facts.st_size:,} bytes; at most {most:,} are read")
+        return file.read(most)
+
+
+def json_value(content: bytes | str) -> Any:
+    """The value of a JSON text.
+
+    Raises:
+        ValueError: no UTF-8, no JSON, too deep, a number that is not finite or beyond 64 bits, half a character.
+    """
+    try:
+        value = json.loads(content if isinstance(content, str) else content.decode(), parse_constant=_not_finite)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    check_values(value)
+    return value
+
+
+def yaml_value(text: str) -> Any:
+    """The value of a YAML text of plain values.
+
+    Raises:
+        ValueError: as for JSON; tags; an alias (`*name`), with which a small text stands for an endless one.
+    """
+    if len(text) > LARGEST_YAML:
+        raise ValueError(f"it has {len(text):,} characters; at most {LARGEST_YAML:,} are read")
+    try:
+        depth = 0
+        for event in yaml.parse(text, Loader=_LOADER):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > DEEPEST:
+                raise ValueError("it is nested too deeply")
+            if isinstance(event, yaml.AliasEvent):
+                raise ValueError("it holds an alias (*name); write the value out")
+        value = yaml.load(text, Loader=_LOADER)
+    except (yaml.YAMLError, RecursionError, AttributeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise ValueError(f"it is no YAML{f', line {mark.line + 1}' if mark else ''}") from None
+    check_values(value)
+    return value
+
+
+def check_values(value: Any) -> None:
+    """ValueError unless a value is made of keys, lists, texts, finite 64-bit numbers, true, false and null, and not too deep."""
+    waiting = [(value, 1)]
+    while waiting:
+        here, depth = waiting.pop()
+        if depth > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        if isinstance(here, dict):
+            for key, inner in here.items():
+                if not isinstance(key, str):
+                    raise ValueError(f"{str(key)[:40]!r} is no key; a key is a text")
+                waiting += ((key, depth), (inner, depth + 1))
+        elif isinstance(here, list):
+            waiting += [(inner, depth + 1) for inner in here]
+        elif isinstance(here, str):
+            if not here.isascii():
+                here.encode()  # half a character of two cannot be written again; UnicodeEncodeError is a ValueError
+        elif isinstance(here, int):
+            if not -WHOLE <= here < WHOLE:
+                raise ValueError("it holds a whole number beyond 64 bits")
+        elif isinstance(here, float):
+            if not math.isfinite(here):
+                raise ValueError("it holds a number that is not finite")
+        elif here is not None:
+            raise ValueError(f"it holds a {type(here).__name__}, which is no plain value")
+
+
+def _not_finite(name: str) -> NoReturn:
+    raise ValueError("it holds a number that is not finite")
