@@ -16,6 +16,7 @@ from ironclip.core.errors import RunError
 
 LARGEST = 1 << 28  # bytes of one file of text
 LARGEST_YAML = 1 << 20
+MOST_VALUES = 1_000_000  # of one YAML text, aliases counted each time
 DEEPEST = 60  # lists and keys inside one another
 WHOLE = 1 << 63  # whole numbers beyond it fit no column and no tensor
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten times faster
@@ -55,24 +56,40 @@ def yaml_value(text: str) -> Any:
     """The value of a YAML text of plain values.
 
     Raises:
-        ValueError: as for JSON; tags; an alias (`*name`), with which a small text stands for an endless one.
+        ValueError: as for JSON; tags; aliases (`*name`) with which a small text stands for more than a million values.
     """
     if len(text) > LARGEST_YAML:
         raise ValueError(f"it has {len(text):,} characters; at most {LARGEST_YAML:,} are read")
     try:
-        depth = 0
-        for event in yaml.parse(text, Loader=_LOADER):
-            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-            if depth > DEEPEST:
-                raise ValueError("it is nested too deeply")
-            if isinstance(event, yaml.AliasEvent):
-                raise ValueError("it holds an alias (*name); write the value out")
+        _check_events(text)
         value = yaml.load(text, Loader=_LOADER)
     except (yaml.YAMLError, RecursionError, AttributeError) as error:
         mark = getattr(error, "problem_mark", None)
         raise ValueError(f"it is no YAML{f', line {mark.line + 1}' if mark else ''}") from None
     check_values(value)
     return value
+
+
+def _check_events(text: str) -> None:
+    """ValueError where lists are nested too deeply, or the values, those behind aliases counted each time, are too many."""
+    total, anchors, open_ones = 0, dict[str, int](), list[tuple[str | None, int]]()
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionEndEvent):
+            anchor, before = open_ones.pop()
+            if anchor is not None:
+                anchors[anchor] = total - before
+        elif isinstance(event, yaml.AliasEvent):
+            total += anchors.get(event.anchor, MOST_VALUES)  # one that holds itself has no end
+        elif isinstance(event, yaml.NodeEvent):
+            if isinstance(event, yaml.CollectionStartEvent):
+                open_ones.append((event.anchor, total))
+            elif event.anchor is not None:
+                anchors[event.anchor] = 1
+            total += 1
+        if len(open_ones) > DEEPEST:
+            raise ValueError("it is nested too deeply")
+        if total > MOST_VALUES:
+            raise ValueError("its aliases (*name) stand for too many values")
 
 
 def check_values(value: Any) -> None:
