@@ -79,7 +79,7 @@ def _check_events(text: str) -> None:
             if anchor is not None:
                 anchors[anchor] = total - before
         elif isinstance(event, yaml.AliasEvent):
-            total += anchors.get(event.anchor, MOST_VALUES)  # one that holds itself has no end
+            total += anchors.get(event.anchor or "", MOST_VALUES)  # one that holds itself has no end
         elif isinstance(event, yaml.NodeEvent):
             if isinstance(event, yaml.CollectionStartEvent):
                 open_ones.append((event.anchor, total))
