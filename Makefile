@@ -61,8 +61,9 @@ $(VENV)/.core: $(BIN)/uv pyproject.toml constraints.txt
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable .
 	touch $@
 
+# Compiled once: the tests start many processes, each of which would else compile torch again where Python writes no bytecode.
 $(VENV)/.dev: $(BIN)/uv pyproject.toml constraints.txt
-	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable ".[dev]"
 	touch $@
 
 $(VENV)/.docs: $(BIN)/uv pyproject.toml constraints.txt
