@@ -64,4 +64,4 @@ def test_adaptive_attacks_are_asked_for_by_name(ironclip, photos: Path) -> None:
     assert record["threat"]["knowledge"] == "adaptive"
     code, _, complaint = ironclip("evaluate", run, "--knowledge", "psychic", *EVALUATE)
     assert code == 2
-    assert "white-box, adaptive or static; got 'psychic'" in complaint
+    assert "white-box, static, transfer, black-box or adaptive; got 'psychic'" in complaint

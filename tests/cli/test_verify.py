@@ -15,7 +15,7 @@ READERS = {
     "compare": ["compare", "run", "run"],
     "published": ["compare", "run", "--published"],
     "card": ["save", "run", "saved"],
-    "resume": ["evaluate", "run", "--limit", "12", "--set", "steps=1"],
+    "resume": ["evaluate", "run", "--attack", "pgd", "--limit", "12", "--set", "steps=1"],
     "verify": ["verify", "run"],
 }  # fmt: skip
 

@@ -54,7 +54,7 @@ def test_a_public_address_wants_a_token_or_a_word(host: str, monkeypatch: pytest
     from ironclip.cli.common import app
 
     started: list[str] = []
-    monkeypatch.setattr("ironclip.serve.model.open_model", lambda target, device: None)
+    monkeypatch.setattr("ironclip.serve.model.open_model", lambda target, **others: None)
     monkeypatch.setattr("ironclip.serve.run.serve", lambda model, limits, *, host, **others: started.append(host) or (0, 0))
     monkeypatch.delenv("IRONCLIP_TOKEN", raising=False)
     refused = CliRunner().invoke(app, ["serve", "run", "--host", host])
