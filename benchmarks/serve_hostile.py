@@ -19,7 +19,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable
 
-from benchmarks.serve_load import request, service
+from benchmarks.serve_load import pictures, request, service
 
 Attack = Callable[[int], Awaitable[None]]
 MARK = b"loadloadload"
@@ -103,13 +103,7 @@ def main() -> int:
     parser.add_argument("--connections", type=int, default=8, help="of honest clients")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    from ironclip.data import decode, open_dataset
-
-    requests = []
-    for item in open_dataset("shapes").items("test")[:16]:
-        stream = io.BytesIO()
-        decode(item.source).save(stream, format="PNG")
-        requests.append(request(stream.getvalue()))
+    requests = pictures()
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     server = context.Process(target=service, args=(32, 256, 0, "cpu", theirs))

@@ -92,15 +92,8 @@ def measure(
     return row | {"server_cpu": cpu, "grown_mib": grown, "bodies": good, "clean_exit": process.exitcode == 0}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--requests", type=int, default=600)
-    parser.add_argument("--connections", type=int, default=32)
-    parser.add_argument("--threads", type=int, default=0, help="of the model; default: torch's own choice")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args()
+def pictures() -> list[bytes]:
+    """The requests of a load test: one PNG of `shapes` in each."""
     import io
 
     from ironclip.data import decode, open_dataset
@@ -110,6 +103,19 @@ def main() -> int:
         stream = io.BytesIO()
         decode(item.source).save(stream, format="PNG")
         requests.append(request(stream.getvalue()))
+    return requests
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--requests", type=int, default=600)
+    parser.add_argument("--connections", type=int, default=32)
+    parser.add_argument("--threads", type=int, default=0, help="of the model; default: torch's own choice")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    requests = pictures()
     where = (options.threads, options.device)
     rows: list[tuple[str, dict[str, Any]]] = []
     ratios = []

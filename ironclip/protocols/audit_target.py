@@ -32,6 +32,7 @@ from ironclip.data import Dataset, open_dataset
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.resolve import resolve
+from ironclip.protocols.sources import zero_shot
 from ironclip.records.folder import is_run
 from ironclip.records.record import BackboneFacts
 
@@ -126,9 +127,7 @@ def _beside(
     method = getattr(experiment, "test_time", None)
     plain: tuple[Classifier, ...] = ()
     if experiment.config.method != "zero_shot":
-        with torch.no_grad():
-            templates = Adaptation(templates=experiment.dataset.templates)
-            plain = (assemble(experiment.backbone, experiment.dataset.classes, templates),)
+        plain = (zero_shot(experiment.backbone, experiment),)
     if method is None:
         return experiment.defense.surrogates(classifier), plain, None
     base: Classifier = classifier.base  # type: ignore[attr-defined]
