@@ -11,12 +11,22 @@ from ironclip.core.errors import RunError
 
 @app.command()
 def verify(
-    targets: Annotated[list[Path], typer.Argument(help="Runs, audits, or folders of them.")], as_json: Json = False
+    targets: Annotated[list[Path], typer.Argument(help="Runs, audits, or folders of them.")],
+    seal: Annotated[
+        bool, typer.Option("--seal", help="Your own runs of an older version: add the checksums that it did not write.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Count every record again from its samples and check what was learned; exit status 2 if anything differs."""
     from ironclip.records.verify import verify as verified
 
-    found = [finding for folder in run_paths(targets) for finding in verified(folder)]
+    folders = run_paths(targets)
+    if seal:
+        from ironclip.records.sealing import seal as seal_run
+
+        for path in [path for folder in folders for path in seal_run(folder)]:
+            err.print(f"sealed {path}", markup=False)
+    found = [finding for folder in folders for finding in verified(folder)]
     if as_json:
         emit([{"path": str(finding.path), "ok": finding.ok, "text": finding.text} for finding in found])
     for finding in found:

@@ -75,7 +75,7 @@ def read_lines(path: Path) -> list[str]:
     if not path.exists():
         return []
     content = plain_bytes(path)
-    return content[: _whole_length(content)].decode().splitlines()
+    return content[: _whole_length(content)].decode().split("\n")[:-1]
 
 
 def _whole_length(content: bytes) -> int:

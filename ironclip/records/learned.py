@@ -19,7 +19,8 @@ from ironclip.core.texts import json_value
 from ironclip.records.record import canonical_hash
 
 FORMAT, OLDER = "2", "1"
-"""Of the metadata. In format 2 they and the tensors are under checksums; format 1 had none but a learned file's CRC-32."""
+"""Of the metadata. In format 2 they and the tensors are under checksums; format 1 had none but a learned file's CRC-32, and is
+read by `seal_again` only."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,6 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
     """
     tensors, metadata = _read(path)
     try:
-        if metadata["format"] not in (FORMAT, OLDER):
-            raise CheckpointError(f"{path} has format {metadata['format']}; this version reads format {FORMAT}")
         learned = Learned(
             tensors=tensors,
             base_sha256=metadata["base_sha256"],
@@ -128,7 +127,7 @@ def load_state(path: Path) -> Any:
         CheckpointError: no such file, or not one of ours.
     """
     tensors, metadata = _read(path)
-    if "tree" not in metadata or metadata.get("format") not in (FORMAT, OLDER):
+    if "tree" not in metadata:
         raise CheckpointError(f"{path} is no training state; remove it to train from the start")
     try:
         return _unpack(json.loads(metadata["tree"]), tensors)
@@ -145,7 +144,20 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
         write_whole(path, lambda temporary: temporary.write_bytes(content))
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def seal_again(path: Path) -> bool:
+    """Write a file of format 1 again with its checksums, as the caller vouches for it; whether it was one.
+
+    Raises:
+        CheckpointError: no such file, or not one of ours.
+    """
+    tensors, metadata = _read(path, formats=(FORMAT, OLDER))
+    if metadata["format"] == OLDER:
+        _write(path, tensors, {key: value for key, value in metadata.items() if key not in ("format", "crc32")})
+    return metadata["format"] == OLDER
+
+
+def _read(path: Path, formats: tuple[str, ...] = (FORMAT,)) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """(tensors, metadata) of a file of one of these formats, compared with the checksums that it must have."""
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; the run has not got that far")
     try:
@@ -155,8 +167,13 @@ def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{path} is damaged: {error}") from None
     again = "train again or copy it again"
-    seal = metadata.pop("sha256", None)
-    if metadata.get("format") == FORMAT and (seal != canonical_hash(metadata) or "crc32" not in metadata):
+    seal, kind = metadata.pop("sha256", None), metadata.get("format")
+    if kind is None:
+        raise CheckpointError(f"{path} does not say its format; it was not written by `ironclip train`")
+    if kind not in formats:
+        vouch = "; if it is yours: `ironclip verify --seal RUN`" if kind == OLDER else ""
+        raise CheckpointError(f"{path} has format {kind[:20]!r}; this version reads format {FORMAT}{vouch}")
+    if kind == FORMAT and (seal != canonical_hash(metadata) or "crc32" not in metadata):
         raise CheckpointError(f"{path} is damaged: its metadata are not those that were written; {again}")
     if "crc32" in metadata and metadata["crc32"] != json.dumps(checksums(tensors), sort_keys=True):
         raise CheckpointError(f"{path} is damaged: its tensors are not those that were written; {again}")

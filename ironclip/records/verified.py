@@ -13,17 +13,18 @@ from ironclip.records.summary import summarise
 
 SEAL = "sha256"
 COUNTED = ("images", "clean", "robust", "attacks", "per_class")
+UNSEALED = "it holds no sha256, which only an older version left out; if it is yours: `ironclip verify --seal RUN`"
 SLACK = 1e-5  # of a distance, per unit of radius and of one image: rounding of sums over many pixels
 
 
-def sealed(record: Record) -> dict[str, Any]:
-    """The JSON values of a record, and under "sha256" their checksum."""
-    value = record.model_dump(mode="json")
+def sealed(part: Part | Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON values of a record or another piece, and under "sha256" their checksum in place of any that is there."""
+    value = part.model_dump(mode="json") if isinstance(part, Part) else {k: v for k, v in part.items() if k != SEAL}
     return value | {SEAL: canonical_hash(value)}
 
 
 def opened(value: Any) -> tuple[Any, str | None]:
-    """(the values without their checksum, what is wrong or None); a record without a checksum is of an older version."""
+    """(the values without their checksum, what is wrong or None); that there is no checksum is wrong, too."""
     if not isinstance(value, dict):
         return value, "it holds no keys and values"
     inner = {key: each for key, each in value.items() if key != SEAL}
@@ -31,7 +32,9 @@ def opened(value: Any) -> tuple[Any, str | None]:
         seal = canonical_hash(inner)
     except (ValueError, RecursionError):
         return inner, "it holds a number that is not finite"
-    return inner, "its content does not fit its own sha256" if value.get(SEAL, seal) != seal else None
+    if SEAL not in value:
+        return inner, UNSEALED
+    return inner, "its content does not fit its own sha256" if value[SEAL] != seal else None
 
 
 def counted(record: Record, samples: Sequence[Sample], settings: Mapping[str, Any] | None = None) -> tuple[Record, str | None]:

@@ -5,6 +5,7 @@ heads are inside; masks and tuned weights are folded into the tower; text featur
 """
 
 import copy
+import json
 import logging
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from ironclip.core.files import disk_errors, write_whole
 from ironclip.core.types import ImageOutput
 from ironclip.protocols.experiment import Experiment
 from ironclip.records.record import Record
+from ironclip.records.verified import sealed
 from ironclip.serve.exported import open_exported
 from ironclip.serve.facts import KEY, Facts, facts_of
 
@@ -180,7 +182,7 @@ def traced(fixed: Fixed, resolution: int) -> Any:
 def write_pt2(fixed: Fixed, facts: Facts, path: Path) -> None:
     program = traced(fixed, facts.resolution)
     program._example_inputs = None  # they would be the only pickled part of the file
-    torch.export.save(program, path, extra_files={KEY: facts.model_dump_json()})
+    torch.export.save(program, path, extra_files={KEY: json.dumps(sealed(facts))})
 
 
 def write_onnx(fixed: Fixed, facts: Facts, path: Path) -> None:
@@ -196,7 +198,7 @@ def write_onnx(fixed: Fixed, facts: Facts, path: Path) -> None:
     for value, name in ((graph.inputs[0], "images"), (graph.outputs[0], "logits")):
         value.name = name
         value.shape = onnx_ir.Shape(["batch", *list(value.shape or ())[1:]])
-    program.model.metadata_props[KEY] = facts.model_dump_json()
+    program.model.metadata_props[KEY] = json.dumps(sealed(facts))
     program.save(path, external_data=False)
 
 

@@ -5,15 +5,17 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from ironclip.core.errors import CheckpointError
+from ironclip.core.texts import json_value
 from ironclip.core.threat import format_eps
 from ironclip.core.version import __version__
 from ironclip.protocols import methods
 from ironclip.records.bounds import mark
 from ironclip.records.folder import RunFolder
 from ironclip.records.record import BackboneFacts, Part, Proportion, Record
+from ironclip.records.verified import UNSEALED, opened
 from ironclip.report.tables import attack_words
 from ironclip.report.views import standing
 
@@ -47,6 +49,13 @@ class Measured(Part):
     one_loss: bool = False
     flags: tuple[str, ...] = ()
     command: str = ""
+
+    @field_validator("clean", "robust")
+    @classmethod
+    def _counted(cls, value: Proportion) -> Proportion:
+        if not 0 <= value.count <= value.of or value.of < 1 or value != Proportion.measured(value.count, value.of):
+            raise ValueError("share and interval are not those of its counts")
+        return value
 
     def __str__(self) -> str:
         threat = f"{self.threat}; {', '.join(self.attacks) or 'no attack'}; n={self.images}"
@@ -155,10 +164,17 @@ def read_facts(text: str | bytes, where: object) -> Facts:
     """The facts in a file.
 
     Raises:
-        CheckpointError: not written by this version.
+        CheckpointError: not written by this version, or edited.
     """
     try:
-        return Facts.model_validate_json(text)
+        value, reason = opened(json_value(text))
+    except ValueError as error:
+        raise CheckpointError(f"{where}: its facts cannot be read ({error}); export it again") from None
+    if reason is not None:
+        why = "they hold no sha256" if reason == UNSEALED else "they do not fit their own sha256"
+        raise CheckpointError(f"{where}: its facts are not to be believed ({why}); export it again")
+    try:
+        return Facts.model_validate(value)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or "it"

@@ -16,13 +16,12 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from pydantic import ValidationError
 
 from ironclip import testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
 from ironclip.backbones.loading import load
 from ironclip.core.errors import CheckpointError, UsageError
-from ironclip.core.files import disk_errors, write_text, write_whole
+from ironclip.core.files import disk_errors, write_json, write_text, write_whole
 from ironclip.core.texts import json_value, plain_bytes
 from ironclip.core.types import Classifier, Defense, TestTime
 from ironclip.data import Dataset, base_to_new
@@ -32,6 +31,7 @@ from ironclip.protocols.experiment import Experiment, build_defense
 from ironclip.protocols.outside import refuse_outside, registered, shared
 from ironclip.records.learned import Learned, load_learned, save_learned
 from ironclip.records.record import Part, Record
+from ironclip.records.verified import UNSEALED, opened, sealed
 from ironclip.serve.card import card
 from ironclip.serve.facts import KEY, Facts, facts_of
 
@@ -113,7 +113,7 @@ def save_pretrained(experiment: Experiment, folder: Path, *, records: Sequence[R
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save_learned(folder / LEARNED, learned)
-        write_text(folder / KEY, saved.model_dump_json(indent=1) + "\n")
+        write_json(folder / KEY, sealed(saved))
         write_text(folder / CARD, card(facts, records, repository or folder.name))
     return folder
 
@@ -224,14 +224,19 @@ def read_saved(path: Path) -> Saved:
     """What `ironclip.json` says.
 
     Raises:
-        CheckpointError: not there, or not of this version.
+        CheckpointError: not there, not of this version, or edited.
     """
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is no saved classifier: it has no {path.name}")
     try:
-        return Saved.model_validate(json_value(plain_bytes(path)))
-    except (ValidationError, ValueError) as error:
+        value, reason = opened(json_value(plain_bytes(path)))
+        saved = Saved.model_validate(value)
+    except ValueError as error:
         raise CheckpointError(f"{path} is damaged or of another version: {_first(error)}") from None
+    if reason is not None:
+        why = "it holds no sha256, which only an older version left out" if reason == UNSEALED else reason
+        raise CheckpointError(f"{path} is not to be believed: {why}; save the run again (`ironclip save`)")
+    return saved
 
 
 def _first(error: Exception) -> str:

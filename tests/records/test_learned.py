@@ -6,7 +6,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from ironclip.core.errors import CheckpointError
-from ironclip.records.learned import Learned, load_learned, load_state, save_learned, save_state
+from ironclip.records.learned import Learned, load_learned, load_state, save_learned, save_state, seal_again
 from ironclip.records.pictures import Example, load_examples, save_examples
 
 LEARNED = Learned(
@@ -55,6 +55,9 @@ def test_a_missing_a_damaged_and_a_foreign_file_are_told_apart(tmp_path):
     save_file({"a": torch.ones(1)}, path)
     with pytest.raises(CheckpointError, match="does not say its format"):
         load_learned(path)
+    with pytest.raises(CheckpointError, match="does not say its format"):
+        load_state(path)
+    save_learned(path, LEARNED)
     with pytest.raises(CheckpointError, match="is no training state"):
         load_state(path)
 
@@ -124,10 +127,15 @@ def test_a_training_state_is_under_a_checksum(tmp_path, changes):
         load_state(tmp_path / "s")
 
 
-def test_a_learned_file_of_the_older_format_is_still_read(tmp_path):
-    save_learned(tmp_path / "l", LEARNED)
-    rewritten(tmp_path / "l", format="1", sha256=None)
-    assert load_learned(tmp_path / "l").options == LEARNED.options
-    rewritten(tmp_path / "l", options="{")
-    with pytest.raises(CheckpointError, match="its metadata cannot be read"):
-        load_learned(tmp_path / "l")
+@pytest.mark.parametrize("crc", [{}, {"crc32": None}], ids=["with CRC-32", "without"])
+def test_a_file_of_the_older_format_is_read_only_after_its_owner_sealed_it(tmp_path, crc):
+    path = tmp_path / "l"
+    save_learned(path, LEARNED)
+    assert not seal_again(path)
+    rewritten(path, format="1", sha256=None, **crc)
+    for read in (load_learned, load_state):
+        with pytest.raises(CheckpointError, match=r"format '1'; .* if it is yours: `ironclip verify --seal RUN`"):
+            read(path)
+    assert seal_again(path)
+    assert load_learned(path).options == LEARNED.options
+    assert not seal_again(path)

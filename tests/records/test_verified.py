@@ -12,6 +12,7 @@ from ironclip.core.errors import RunError
 from ironclip.loops.evaluation import settings
 from ironclip.records.folder import EvaluationFolder, RunFolder
 from ironclip.records.record import Flag, Sample, canonical_hash, digest
+from ironclip.records.sealing import seal
 from ironclip.records.summary import summarise
 
 
@@ -50,10 +51,22 @@ def test_what_was_written_is_read_and_the_samples_with_it(tmp_path):
     assert place.measured() == (place.record(), SAMPLES)
 
 
-def test_a_record_of_an_older_version_has_no_checksum_and_is_still_read(tmp_path):
+def test_a_record_whose_checksum_was_taken_away_is_refused_until_its_owner_seals_it(tmp_path):
     place = written(tmp_path)
+    assert seal(place.path) == []
     edit(place, lambda value: None, seal=None)
+    refused(place, "no sha256", "`ironclip verify --seal RUN`")
+    assert seal(place.path) == [place.path / "record.json"]
     assert place.record() == summarise(SETUP, SAMPLES, ATTACKS)
+
+
+def test_what_the_samples_contradict_is_never_sealed(tmp_path):
+    place = written(tmp_path)
+    edit(place, lambda v: v["robust"].update(count=4), seal=None)
+    before = (place.path / "record.json").read_bytes()
+    with pytest.raises(RunError, match="robust accuracy is count 4 in the record, and count 1 by its samples"):
+        seal(place.path)
+    assert (place.path / "record.json").read_bytes() == before
 
 
 def everything(value, path=()):
@@ -103,19 +116,19 @@ FORGED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("seal", [True, None], ids=["sealed again", "no checksum"])
+@pytest.mark.parametrize("fits", [True, None], ids=["sealed again", "no checksum"])
 @pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
-def test_numbers_that_do_not_follow_from_the_samples_are_refused_whatever_the_checksum_says(tmp_path, change, seal):
+def test_numbers_that_do_not_follow_from_the_samples_are_refused_whatever_the_checksum_says(tmp_path, change, fits):
     place = written(tmp_path)
-    if seal and change in (FORGED["NaN"], FORGED["infinity"]):
+    if fits and change in (FORGED["NaN"], FORGED["infinity"]):
         pytest.skip("has no checksum")
-    edit(place, change, seal)
+    edit(place, change, fits)
     refused(place, "record.json")
 
 
 def test_the_line_says_which_numbers_disagree(tmp_path):
     place = written(tmp_path)
-    edit(place, lambda v: v["robust"].update(count=4), seal=None)
+    edit(place, lambda v: v["robust"].update(count=4), seal=True)
     refused(place, "robust accuracy is count 4 in the record, and count 1 by its samples", "measure again")
 
 
@@ -184,7 +197,7 @@ FLAGS = ["one_loss", "resolution", "subset"]
 def test_a_flag_that_was_struck_out_comes_back(tmp_path):
     place = written(tmp_path)
     assert [flag.id for flag in place.record().flags] == FLAGS
-    edit(place, lambda value: value.update(flags=[]), seal=None)
+    edit(place, lambda value: value.update(flags=[]), seal=True)
     assert [flag.id for flag in place.record().flags] == FLAGS
 
 

@@ -171,3 +171,18 @@ def test_files_without_facts_are_refused(files: dict[str, Path], tmp_path: Path)
         archive.writestr("m/archive_format", "pt2")
     with pytest.raises(CheckpointError, match=f"holds no {KEY}"):
         open_exported(tmp_path / "foreign.pt2", trust=True)
+
+
+@pytest.mark.parametrize("taken", [False, True], ids=["of another content", "taken away"])
+def test_facts_of_a_file_are_under_a_checksum(files: dict[str, Path], tmp_path: Path, taken: bool) -> None:
+    import onnx
+
+    model = onnx.load(files[".onnx"])
+    facts = json.loads(model.metadata_props[0].value)
+    facts["classes"].reverse()
+    if taken:
+        del facts["sha256"]
+    model.metadata_props[0].value = json.dumps(facts)
+    onnx.save(model, tmp_path / "edited.onnx")
+    with pytest.raises(CheckpointError, match=r"facts are not to be believed.*sha256.*export it again"):
+        open_exported(tmp_path / "edited.onnx")

@@ -20,6 +20,7 @@ from ironclip.core.errors import CheckpointError, IronclipError, UsageError
 from ironclip.protocols import outside
 from ironclip.protocols.config import configure
 from ironclip.protocols.few_shot import open_run
+from ironclip.records.verified import sealed
 from ironclip.serve import hub
 from ironclip.serve.exported import open_exported
 from ironclip.serve.facts import KEY, Facts
@@ -186,7 +187,7 @@ def onnx_with(change: Callable[..., None]) -> Path:
     model = helper.make_model(
         helper.make_graph(nodes, "g", [images], [logits], [weights]), opset_imports=[helper.make_opsetid("", 18)], ir_version=8
     )
-    model.metadata_props.add(key=KEY, value=facts.model_dump_json())
+    model.metadata_props.add(key=KEY, value=json.dumps(sealed(facts)))
     change(model, helper)
     path = Path("m.onnx")
     path.write_bytes(model.SerializeToString())
@@ -243,7 +244,7 @@ def test_an_onnx_file_whose_facts_lie_about_its_graph_is_refused(mark: Path) -> 
 
     def lie(model, helper) -> None:
         facts = json.loads(model.metadata_props[0].value)
-        model.metadata_props[0].value = json.dumps(facts | {"resolution": 4096})
+        model.metadata_props[0].value = json.dumps(sealed(facts | {"resolution": 4096}))
 
     assert open_exported(onnx_with(lambda *_: None))(torch.ones(3, 3, 2, 2)).tolist() == [[12.0, 12.0]] * 3
     file = onnx_with(lie)
@@ -257,5 +258,5 @@ def altered(saved: dict[str, bytes], folder: Path, **config: object) -> Path:
         (folder / name).write_bytes(content)
     values = json.loads((folder / KEY).read_text())
     values["config"] |= config
-    (folder / KEY).write_text(json.dumps(values))
+    (folder / KEY).write_text(json.dumps(sealed(values)))
     return folder

@@ -16,6 +16,7 @@ from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.data import open_dataset
 from ironclip.protocols.experiment import with_test_time
+from ironclip.records.verified import sealed
 from ironclip.serve.card import license_of
 from ironclip.serve.export import probes
 from ironclip.serve.hub import FILES, KEY, LEARNED, load_pretrained, publish, push_to_hub, save_pretrained
@@ -127,9 +128,31 @@ def test_damaged_files_give_one_line(experiment, folder: Path, name: str, conten
 def test_files_of_two_models_do_not_mix(experiment, folder: Path) -> None:
     saved = json.loads((folder / KEY).read_text())
     saved["facts"]["classes"].reverse()
-    (folder / KEY).write_text(json.dumps(saved))
+    (folder / KEY).write_text(json.dumps(sealed(saved)))
     with pytest.raises(CheckpointError, match="of different models"):
         load_pretrained(folder, backbone=experiment.backbone)
+
+
+@pytest.mark.parametrize("seal", [False, None], ids=["of another content", "taken away"])
+def test_what_a_saved_folder_says_of_itself_is_under_a_checksum(experiment, folder: Path, seal: bool | None) -> None:
+    saved = json.loads((folder / KEY).read_text())
+    saved["facts"]["method"] = "another"
+    if seal is None:
+        del saved["sha256"]
+    (folder / KEY).write_text(json.dumps(saved))
+    with pytest.raises(CheckpointError, match=r"is not to be believed.*sha256.*ironclip save"):
+        load_pretrained(folder, backbone=experiment.backbone)
+
+
+def test_a_share_that_its_counts_contradict_is_refused(experiment, folder: Path) -> None:
+    saved = json.loads((folder / KEY).read_text())
+    assert saved["facts"]["measured"]
+    for change in ({"value": 1.0}, {"value": -0.5}, {"count": saved["facts"]["measured"][0]["robust"]["of"] + 1}):
+        edited = json.loads(json.dumps(saved))
+        edited["facts"]["measured"][0]["robust"] |= change
+        (folder / KEY).write_text(json.dumps(sealed(edited)))
+        with pytest.raises(CheckpointError, match="damaged or of another version"):
+            load_pretrained(folder, backbone=experiment.backbone)
 
 
 def test_a_hub_id_is_fetched_with_its_three_files_only(experiment, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
