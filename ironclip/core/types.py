@@ -325,9 +325,13 @@ class TestTime(ABC):
     """A method that adapts inside the call: (base classifier) -> classifier, fresh for every image.
 
     Constructors take keyword-only options; what they make borrows the base and leaves nothing behind.
+
+    Attributes:
+        notes: what `prepare` set, one sentence each; they stand in every record.
     """
 
     __test__: ClassVar[bool] = False  # not a pytest class
+    notes: tuple[str, ...] = ()
 
     @abstractmethod
     def __call__(self, base: Classifier) -> Classifier: ...

@@ -102,7 +102,7 @@ def evaluate(
         trained_on=experiment.trained_on if parameters else "",
         training_attack=attacks.describe(training_attack(config)) if parameters else None,
         training_flags=tuple(trained[-1]["flags"]) if trained else (),
-        notes=defense.notes,
+        notes=(*defense.notes, *(experiment.test_time.notes if experiment.test_time else ())),
         config_hash=run.config_hash,
         learned_sha256=fingerprint(defense.learned()),
         cost=Cost(

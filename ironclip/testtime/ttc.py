@@ -9,7 +9,6 @@ are stepped; the model's own crop.
 from collections.abc import Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
@@ -18,6 +17,7 @@ from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.tensors import ascend, generator
 from ironclip.core.types import Classifier
 from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod
+from ironclip.testtime._gate import sloping
 
 
 class TTC(TestTimeMethod):
@@ -118,10 +118,9 @@ class TTC(TestTimeMethod):
         left alone, where that serves the attacker. As `softness` goes to 0, those of the method itself."""
         noisy, still = self.start(images, self.noise(images, keys)), images.detach()
         start = noisy.detach()
-        lean = (self.tau - self.shift(base, images, noisy))[:, None] / (self.softness * self.tau)
-        alone = self.alone(base, images, start).log_softmax(1)
-        pushed = base((images + self.push(base, still, start)).clamp(0, 1)).log_softmax(1)
-        return torch.logaddexp(F.logsigmoid(lean) + pushed, F.logsigmoid(-lean) + alone)
+        lean = (self.tau - self.shift(base, images, noisy)) / (self.softness * self.tau)
+        pushed = base((images + self.push(base, still, start)).clamp(0, 1))
+        return sloping(lean, pushed, self.alone(base, images, start))
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """The defence with its gate closed, what is left where the image is made to move under noise; with a gate that has a

@@ -10,7 +10,7 @@ from ironclip.testtime._base import drawn
 
 RANDOM = {
     "rtpt": {"views": 5, "select": 0.5}, "atpt": {"views": 5, "select": 0.5}, "mta": {"views": 5, "augmix": True},
-    "aom": {"copies": 2}, "ttc": {"tau": 1e9}, "tapt": {"views": 5, "select": 0.5, "source": "none"},
+    "aom": {"copies": 2}, "ttc": {"tau": 1e9}, "nac": {"tau": 1e9}, "tapt": {"views": 5, "select": 0.5, "source": "none"},
 }  # fmt: skip
 
 

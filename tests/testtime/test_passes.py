@@ -21,6 +21,10 @@ FORMULAS = {
     "atpt code": ({"views": VIEWS, "variant": "code"}, VIEWS + (VIEWS - 1), VIEWS - 1),
     "tapt": ({"views": VIEWS, "select": 0.3, "source": "none", "steps": 2}, VIEWS + 2 * SELECTED + 1, 2 * SELECTED),
     "ttc": ({"steps": 3, "tau": 1e9}, 2 + 1 + 3 + 1, 3),  # gate, own features, steps, answer
+    "nac": ({"steps": 3, "tau": 1e9}, 2 + 1 + 3 + 1, 3),
+    "csr": ({"steps": 3, "tau": 2.0}, 2 + 2 + 4 + 1, 3),  # gate, anchors, candidates, answer
+    "csr open": ({"tau": -2.0}, 2 + 1, 0),
+    "et3": ({"steps": 3}, 3 + 1, 3),
     "ttc open": ({"steps": 3, "tau": 0.0}, 2 + 1, 0),
 }
 
