@@ -27,6 +27,8 @@ def test_a_preset_is_a_configuration_with_a_source(name):
     config = settings(name)
     assert config.preset == name
     assert config.source
+    if "attack" in presets.preset(name):
+        assert "eps" in presets.preset(name), "a preset that trains states the radius of its attack"
     assert name.split("/")[0] == config.method
     for key, value in presets.preset(name).get("options", {}).items():
         assert config.options[key] == value

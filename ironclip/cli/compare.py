@@ -71,6 +71,7 @@ def _published(runs: list[Any], as_json: bool) -> None:
 
 def _paired(first: Any, second: Any, as_json: bool) -> None:
     from ironclip.records.statistics import paired
+    from ironclip.report.views import trained_at
 
     results: list[dict[str, Any]] = []
     ours, theirs = ([found for place in run.evaluations() if (found := place.measured()) is not None] for run in (first, second))
@@ -89,6 +90,8 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
     if not results:
         reason = f"; {next(iter(apart))}" if apart else ""
         raise UsageError(f"the two runs have no evaluation on the same pictures under the same threat model and attacks{reason}")
+    if len(radii := {trained for record, _ in (*ours, *theirs) if (trained := trained_at(record))}) > 1:
+        err.print(f"trained at different radii: {' and '.join(sorted(radii))}", markup=False)
     for line in apart:
         err.print(line, markup=False, soft_wrap=True)
     if as_json:

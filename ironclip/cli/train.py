@@ -55,26 +55,30 @@ def train(
         given["shots"] = None
     if layout != "auto":
         given["layout"] = layout
-    from ironclip.protocols.resolve import resolve
+    from ironclip.protocols.resolve import resolve, training_radius
 
     config = resolve(method, data, preset=preset, given=given, changes=changes or [])
     if dry_run:
         emit(config.as_dict())
         return
+    from ironclip.core.threat import format_eps
     from ironclip.protocols.experiment import open_experiment
     from ironclip.protocols.few_shot import train as run_training
+    from ironclip.records.collapse import collapse_words
 
     progress = Progress(f"train {config.method}", quiet=as_json)
     if not as_json:
         out.print(f"[bold]{config}[/bold]")
     experiment = open_experiment(config, device=pick_device(device))
     print_notes(experiment.dataset.notes, quiet=as_json)
+    if not as_json and any(True for _ in experiment.defense.parameters()):
+        out.print(training_radius(config), markup=False, soft_wrap=True)
     run = run_training(config, out=out_folder, callback=progress, experiment=experiment)
     flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])
     if as_json:
         emit({"run": str(run.path), "status": run.status, "flags": flags, "config": config.as_dict()})
         return
-    if "collapse" in flags:
-        out.print("[yellow]warning: training collapsed: the outputs are constant. Try a smaller lr, clip_norm or eps[/yellow]")
-    under = f"--eps {eps or '4/255'}" if config.norm == "linf" else f"--norm {config.norm} --eps {config.eps:g}"
+    if words := collapse_words(flags):
+        out.print(f"[yellow]warning: {words}. Try a smaller lr, clip_norm or eps[/yellow]")
+    under = f"--eps {format_eps(config.eps)}" if config.norm == "linf" else f"--norm {config.norm} --eps {config.eps:g}"
     out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} {under}")

@@ -126,7 +126,7 @@ def _steps(batches: Batches, epoch: int, before: int | None) -> int:
 
 
 def collapsed(terms: Mapping[str, float], classes: int) -> bool:
-    """Whether the terms of a step look like constant outputs: cross-entropy at ln K and every KL term near zero.
+    """Whether the terms of a step are those of chance: cross-entropy at ln K and every KL term near zero.
 
     `fit` raises the flag where nearly every step of an epoch looks like that: outputs that do not depend on the image give
     ln K for any labels, while a loss that has ln K as its mean scatters around it.

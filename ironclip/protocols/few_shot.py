@@ -14,6 +14,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.types import Attack
 from ironclip.data import Epoch, TrainSet
 from ironclip.loops.training import State, fit
+from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.records.folder import RunFolder
@@ -84,7 +85,7 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
 
     defense.prepare(experiment.backbone, data.batches(0, config.seed, schedule.batch_size, augment="none"))
     saved = run.load_state()
-    fit(
+    flags = fit(
         defense,
         experiment.backbone,
         batches,
@@ -95,6 +96,9 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
         save=lambda state: run.save_state({"epoch": state.epoch, "tensors": dict(state.tensors), "flags": state.flags}),
         callback=tell,
     )
+    if "collapse" in flags:
+        plain = data.batches(0, config.seed, schedule.batch_size, augment="none")
+        run.log({"event": "collapse", "flags": [*flags, sight(experiment.base, plain)]})
 
 
 def training_attack(config: RunConfig) -> Attack:

@@ -76,7 +76,8 @@ def evaluate(
     pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
     defense = experiment.defense
     parameters = sum(p.numel() for p in defense.parameters())
-    trained = [entry for entry in run.entries() if entry.get("event") == "epoch"]
+    entries = run.entries()
+    trained = [entry for entry in entries if entry.get("event") == "epoch"]
     classifier = experiment.classifier
     made_on, surrogates = borrowed(experiment, classifier, knowledge, source)
     threat = Threat(norm=norm, eps=eps, knowledge=knowledge, resolution=spec.resolution, source=made_on)
@@ -101,7 +102,7 @@ def evaluate(
         seed=config.seed,
         trained_on=experiment.trained_on if parameters else "",
         training_attack=attacks.describe(training_attack(config)) if parameters else None,
-        training_flags=tuple(trained[-1]["flags"]) if trained else (),
+        training_flags=tuple(next((entry["flags"] for entry in reversed(entries) if "flags" in entry), ())),
         notes=(*defense.notes, *(experiment.test_time.notes if experiment.test_time else ())),
         config_hash=run.config_hash,
         learned_sha256=fingerprint(defense.learned()),

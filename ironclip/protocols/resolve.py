@@ -7,7 +7,7 @@ from typing import Any
 from ironclip import presets
 from ironclip.core import permits
 from ironclip.core.errors import UsageError, unknown
-from ironclip.core.threat import Knowledge, Norm, Threat
+from ironclip.core.threat import Knowledge, Norm, Threat, format_eps, parse_eps
 from ironclip.protocols.config import RunConfig, configure, merged, settings, values_of
 from ironclip.records.folder import RunFolder, is_run
 
@@ -32,6 +32,14 @@ def resolve(
         values = {**values, "options": {f"{values.get('method')}.{k}": v for k, v in values.get("options", {}).items()}}
     values = merged(values, {"method": method, "dataset": dataset})
     return configure(merged(merged(values, given), settings(changes, known)))
+
+
+def training_radius(config: RunConfig) -> str:
+    """The radius of the training attack in a line, and where it comes from."""
+    radius = f"{'' if config.norm == 'linf' else f'{config.norm} '}{format_eps(config.eps, config.norm)}"
+    stated = presets.preset(config.preset).get("eps") if config.preset else None
+    own = stated is not None and parse_eps(stated, config.norm) == config.eps
+    return f"training radius: {radius} ({f'of the preset {config.preset}; --eps changes it' if own else 'as given'})"
 
 
 def named_attacks(

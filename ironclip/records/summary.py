@@ -6,6 +6,7 @@ from typing import Any
 
 from ironclip.core.errors import DataError
 from ironclip.records.bounds import LEGEND
+from ironclip.records.collapse import collapse_words
 from ironclip.records.record import AttackResult, ClassResult, Flag, Proportion, Record, Sample, Setup, Timing, digest
 
 BORROWED = ("static", "transfer")
@@ -97,8 +98,8 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
         flag("warn", "nothing_broken", "no attack broke a single image: robust accuracy equals clean accuracy")
     if radius and knowledge in BORROWED and 0 < still < len(attacked):
         flag("fail", "unperturbed", f"{still} of {len(attacked)} pictures reached the classifier as they were")
-    if "collapse" in record.training_flags:
-        flag("warn", "collapse", "training collapsed: its last epoch gave constant outputs; lower lr or eps, or clip gradients")
+    if words := collapse_words(record.training_flags):
+        flag("warn", "collapse", f"{words}. Lower lr or eps, or clip gradients")
     if dead:
         flag("warn", "dead_gradient", f"{dead} of {len(samples)} images have an all-zero or non-finite gradient")
     if record.one_loss:

@@ -155,7 +155,8 @@ def tex(text: str) -> str:
 
 def plain(row: Row) -> dict[str, Any]:
     """All columns of one row under flat names; accuracies are fractions, None where there is no number."""
-    facts = {name: getattr(row, name) for name in ("method", "data", "backbone", "shots", "seed", "eps", "threat", "attacks")}
+    named = ("method", "data", "backbone", "shots", "seed", "eps", "trained_at", "threat", "attacks")
+    facts = {name: getattr(row, name) for name in named}
     for name, proportion in (("clean", row.clean), ("robust", row.robust)):
         parts = {name: proportion.value, f"{name}_low": proportion.low, f"{name}_high": proportion.high}
         facts |= {key: _finite(value) for key, value in parts.items()}

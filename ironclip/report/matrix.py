@@ -14,7 +14,7 @@ from ironclip.records.record import Record
 from ironclip.records.statistics import harmonic
 from ironclip.report.labels import Entry, data_name, labels_of
 from ironclip.report.tables import attack_words, attacks_words
-from ironclip.report.views import radius, standing
+from ironclip.report.views import radius, standing, trained_at
 
 AUTOATTACK = {"apgd-ce", "apgd-t", "fab-t", "square"}
 BASE_TO_NEW = "base-to-new"
@@ -58,6 +58,7 @@ class Score:
     seconds: float = 0.0
     parameters: int = 0
     distortion: float | None = None
+    trained_at: str = ""
 
     @property
     def harmonic(self) -> float:
@@ -93,6 +94,12 @@ class Matrix:
         """The data set learned on, where others are measured."""
         protocol = self.setting.protocol
         return protocol.removeprefix(FROM) if protocol.startswith(FROM) else ""
+
+    @property
+    def trained_at(self) -> Mapping[str, str]:
+        """The training radii of the methods that learn something."""
+        radii = {label: dict.fromkeys(one.trained_at for one in line.values()) for label, line in self.lines.items()}
+        return {label: ", ".join(found) for label, every in radii.items() if (found := list(filter(None, every)))}
 
     def elsewhere(self) -> "Matrix":
         """The same table without the data set learned on."""
@@ -174,6 +181,7 @@ def _score(many: Sequence[Record], images: int) -> Score:
         seconds=fmean(record.timing.train_seconds for record in records),
         parameters=max(record.cost.trainable_parameters for record in records),
         distortion=fmean(moved) if moved else None,
+        trained_at=", ".join(dict.fromkeys(filter(None, map(trained_at, records)))),
     )
 
 

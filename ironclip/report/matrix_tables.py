@@ -93,16 +93,23 @@ def _finished(matrix: Matrix, numbers: Sequence[str], blocks: Sequence[Sequence[
     """The blocks of columns with the names of the methods, what they cost, and the caption."""
     head = ("Method", *numbers, "Learned", "Train s")
     body = []
+    radii = matrix.trained_at
+    apart = len(set(radii.values())) > 1
     for number, (label, scores) in enumerate(matrix.lines.items()):
+        note = f"trained at {radii[label]}" if apart and label in radii else ""
         row = [cell for block in blocks for cell in block[number]]
         counts = sorted({score.parameters for score in scores.values()})  # some learn a row for each class
         learned = "–".join(f"{count:,}" for count in (counts[:1] + counts[1:][-1:])) or "0"
         seconds = fmean(score.seconds for score in scores.values()) if scores else 0.0
-        body.append((Cell(label), *row, Cell(learned), Cell(f"{seconds:.0f}")))
+        body.append((Cell(label, note=note), *row, Cell(learned), Cell(f"{seconds:.0f}")))
     seeds = {len(score.clean) for scores in matrix.lines.values() for score in scores.values()}
     images = {f"{name}: {max(scores[name].images for scores in matrix.lines.values() if name in scores)}" for name in matrix.data}
     count = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{max(seeds)} seed{'s' if max(seeds) > 1 else ''}"
     caption = f"{', '.join(matrix.facts)}. {EXPLAINED.format(count)} Test images: {', '.join(sorted(images))}."
+    if apart:
+        caption += " Training radii differ; each stands beside its method."
+    elif radii:
+        caption += f" Trained at {next(iter(radii.values()))}."
     if any(score.one_loss for scores in matrix.lines.values() for score in scores.values()):
         caption += f" {BOUND}: {LEGEND}."
     return Grid(head, tuple(body), 1, caption, frozenset())
@@ -138,7 +145,7 @@ def _plain(matrix: Matrix) -> list[dict[str, Any]]:
                 numbers |= {f"{what}_low": low, f"{what}_high": high}
                 facts |= {key: f"{value:.6f}" for key, value in numbers.items()}
             facts |= {"harmonic": f"{score.harmonic:.6f}", "note": score.note, "one_loss": score.one_loss}
-            facts |= {"learned_parameters": score.parameters}
+            facts |= {"learned_parameters": score.parameters, "trained_at": score.trained_at}
             facts |= {"distortion": "" if score.distortion is None else f"{score.distortion:.6f}"}
             found.append(facts | {"train_seconds": f"{score.seconds:.1f}"})
     return found

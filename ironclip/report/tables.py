@@ -8,7 +8,7 @@ from ironclip.attacks import DEFAULT, STANDARD_FAST
 from ironclip.records.bounds import BOUND, LEGEND
 from ironclip.records.record import AttackResult, Proportion, Record
 from ironclip.records.usual import unusual
-from ironclip.report.views import is_undefended, radius, standing
+from ironclip.report.views import is_undefended, radius, standing, trained_at
 
 DASH = "–"
 EXPLAINED = (
@@ -44,6 +44,7 @@ class Row:
     note: str = ""
     targeted: str = ""
     one_loss: bool = False
+    trained_at: str = ""
 
     @property
     def group(self) -> tuple[str, str]:
@@ -65,6 +66,7 @@ FACTS = (
     Column("Backbone", lambda row: row.backbone, "backbone {}"),
     Column("Shots", lambda row: DASH if row.shots is None else str(row.shots), "{} shots"),
     Column("Seed", lambda row: DASH if row.seed is None else str(row.seed), "seed {}"),
+    Column("Trained at", lambda row: row.trained_at or DASH, "trained at {}"),
     Column("Threat", lambda row: row.threat, "{}"),
     Column("Attacks", lambda row: row.attacks, "{}"),
     Column("Targeted success", lambda row: row.targeted or DASH, "targeted success {}"),
@@ -81,7 +83,8 @@ def rows(records: Iterable[Record]) -> tuple[Row, ...]:
 
 
 def columns(table: Sequence[Row]) -> tuple[Column, ...]:
-    """The fact columns in which the rows differ. A zero-shot model has no shots or seed, which counts as no difference."""
+    """The fact columns in which the rows differ. What learns nothing has no shots, seed or training radius, which counts as
+    no difference."""
     return tuple(column for column in FACTS if column.title not in CAPTION_ONLY and len(_values(column, table)) > 1)
 
 
@@ -190,9 +193,10 @@ def _row(record: Record) -> Row:
         backward_passes=record.cost.backward_passes,
         answer_seconds=record.timing.answer_seconds,
         one_loss=record.one_loss,
+        trained_at=trained_at(record),
     )
 
 
 def _values(column: Column, table: Sequence[Row]) -> list[str]:
-    """The different values of a column; a dash in an undefended row is no value of its own."""
-    return list(dict.fromkeys(value for row in table if (value := column.value(row)) != DASH or not row.undefended))
+    """The different values of a column; a dash in a row of a method that learns nothing is no value of its own."""
+    return list(dict.fromkeys(value for row in table if (value := column.value(row)) != DASH or row.parameters))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ironclip.core.errors import UsageError
-from ironclip.core.threat import Threat, format_eps
+from ironclip.core.threat import Norm, Threat, format_eps
 from ironclip.records.folder import RunFolder
 from ironclip.records.record import Proportion, Record
 
@@ -107,6 +107,15 @@ def radius(threat: Threat, eps: float | None = None) -> str:
     """A radius as people write it: in grey levels for l-infinity, decimal for l2. Default: that of the threat."""
     eps = threat.eps if eps is None else eps
     return format_eps(eps, threat.norm)
+
+
+def trained_at(record: Record) -> str:
+    """The radius of the training attack as people write it, with its norm where that is not linf; "" where nothing is trained."""
+    attack = record.training_attack
+    if not record.cost.trainable_parameters or not attack or "eps" not in attack:
+        return ""
+    norm: Norm = attack.get("norm", "linf")
+    return f"{'' if norm == 'linf' else f'{norm} '}{format_eps(attack['eps'], norm)}"
 
 
 def curve(records: Iterable[Record]) -> tuple[Point, ...]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from ironclip.core.threat import Threat
 from ironclip.records.bounds import BOUND, LEGEND
+from ironclip.records.collapse import collapse_words
 from ironclip.records.record import Proportion, Record
 from ironclip.report.tables import attack_words, percent
 from ironclip.report.views import RunView, is_undefended, radius, standing
@@ -17,10 +18,7 @@ ATTACKER = {
     "black-box": "an attacker who sees the scores of the model but not its inside",
 }
 LEVELS = {"fail": "Do not trust", "warn": "Warning", "note": "Note"}
-COLLAPSE = (
-    "Training collapsed: the model gave nearly the same answer to every picture. Lower the learning rate or the weight of "
-    "the consistency term and train again."
-)
+REMEDY = "Lower the learning rate, the training radius or the weight of the consistency term and train again."
 
 
 @dataclass(frozen=True)
@@ -130,8 +128,8 @@ def remarks(views: Sequence[RunView], names: Sequence[str]) -> list[Remark]:
         for flag in view.record.flags:
             text = f"{flag.text[:1].upper()}{flag.text[1:]}"
             found.append(Remark(flag.level, LEVELS[flag.level], text if text.endswith((".", "?", "!")) else f"{text}.", name))
-        if any("collapse" in entry.get("flags", ()) for entry in view.log):
-            found.append(Remark("warn", LEVELS["warn"], COLLAPSE, name))
+        if words := collapse_words(next((entry["flags"] for entry in reversed(view.log) if "flags" in entry), ())):
+            found.append(Remark("warn", LEVELS["warn"], f"{words[0].upper()}{words[1:]}. {REMEDY}", name))
         for near, far in zip(view.curve, view.curve[1:]):
             if far.robust.low > near.robust.high:
                 where = f"from radius {radius(view.record.threat, near.eps)} to {radius(view.record.threat, far.eps)}"

@@ -109,6 +109,10 @@ def test_a_finished_run_is_not_trained_again(ironclip, photos: Path) -> None:
     assert learned.stat().st_mtime_ns == before
     said = ironclip(*arguments[:-1])[1]
     assert f"next: ironclip evaluate {first} --eps 4/255\n" in said.replace("\r", "")  # the default attack, not one loss
+    assert "training radius: 4/255 (of the preset apt/default; --eps changes it)" in said
+    said = ironclip("train", "apt", "--data", str(photos), *TRAIN, "--set", "length=1", "--eps", "1/255")[1]
+    assert "training radius: 1/255 (as given)" in said
+    assert "--eps 1/255\n" in said.replace("\r", "")
 
 
 def test_zero_shot_by_a_backbone_is_the_first_row(ironclip, photos: Path) -> None:

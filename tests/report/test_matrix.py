@@ -277,3 +277,15 @@ def test_figures_of_tables_and_which_lines_they_have():
     assert 'data-name="nap"' in over_radius
     assert 'data-name="zero_shot"' in over_radius
     assert sum(title.startswith("Robust over clean accuracy") for title in drawn) >= 2
+
+
+def test_methods_of_different_training_radii_are_marked_and_one_radius_stands_in_the_caption():
+    far, near = ({"training_attack": {"attack": "pgd", "eps": eps}} for eps in (4 / 255, 1 / 255))
+    text = formats.markdown(cells(matrices([entry("nap", **far), entry("fap", **near), entry("zero_shot")])[0]))
+    assert "| nap (trained at 4/255) |" in text
+    assert "| fap (trained at 1/255) |" in text
+    assert "| zero\\_shot |" in text
+    assert "Training radii differ" in text
+    text = formats.markdown(cells(matrices([entry("nap", **near), entry("fap", **near), entry("zero_shot")])[0]))
+    assert "Trained at 1/255." in text
+    assert "(trained at" not in text

@@ -170,3 +170,13 @@ def test_the_cost_of_an_answer_is_shown_where_a_test_time_method_was_measured():
     shown = page([RunView(adapting)])
     assert "35 forward and 19 backward passes of the image encoder, 0.25 s an image" in shown
     assert "forward and" not in page([RunView(plain)])
+
+
+def test_different_training_radii_are_a_column_and_one_is_in_the_caption():
+    far, near = ({"training_attack": {"attack": "pgd", "eps": eps, "norm": "linf"}} for eps in (4 / 255, 1 / 255))
+    table = rows([record("zero_shot"), record("nap", **far), record("fap", **near)])
+    assert "Trained at" in grid(table).head
+    assert [row.trained_at for row in table] == ["", "4/255", "1/255"]
+    table = rows([record("zero_shot"), record("nap", **near), record("fap", **near)])
+    assert "Trained at" not in grid(table).head
+    assert "trained at 1/255" in caption(table)

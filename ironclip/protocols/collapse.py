@@ -1,0 +1,29 @@
+"""What a training with the loss of chance has learned to answer: one class, all classes alike, or neither."""
+
+import math
+from collections.abc import Iterable
+
+import torch
+
+from ironclip.core.types import Batch, Classifier
+from ironclip.records.collapse import Seen
+
+SAME_ANSWER, FLAT, PICTURES = 0.95, 0.98, 256
+"""Share of pictures with one answer; mean entropy over ln K; pictures that are looked at. Ours."""
+
+
+@torch.no_grad()
+def sight(classifier: Classifier, batches: Iterable[Batch]) -> Seen:
+    """What the answers to the first clean training pictures look like."""
+    found: list[torch.Tensor] = []
+    for batch in batches:
+        found.append(classifier(batch.images).double())
+        if sum(map(len, found)) >= PICTURES:
+            break
+    logits = torch.cat(found)
+    log = logits.log_softmax(1)
+    if float(-(log.exp() * log).sum(1).mean()) > FLAT * math.log(logits.shape[1]):
+        return "flat logits"
+    if float(logits.argmax(1).bincount().max()) >= SAME_ANSWER * len(logits):
+        return "constant answers"
+    return "chance loss"
