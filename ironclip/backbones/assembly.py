@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Literal
 
 import torch
@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ironclip.backbones.prompts import average, class_prompts
+from ironclip.core.display import facts_html, listed
 from ironclip.core.errors import NonFinite, UsageError
 from ironclip.core.merging import resolve_weights
 from ironclip.core.types import Adaptation, Backbone, ImageOutput, Trace, check_classes
@@ -86,6 +87,15 @@ class AdaptedClassifier(nn.Module):
         twin.text_features = self.text_features.detach()
         twin.image_weights = {name: weight.detach() for name, weight in self.image_weights.items()}
         return twin
+
+    def __repr__(self) -> str:
+        precision = "" if self.precision == "float32" else f", {self.precision}"
+        return f"AdaptedClassifier({self.backbone.spec.name}, {len(self.classes)} classes{precision})"
+
+    def _repr_html_(self) -> str:
+        changed = [part.name for part in fields(Adaptation) if getattr(self.adaptation, part.name)]
+        facts = {"backbone": repr(self.backbone), "classes": listed(self.classes), "changes": ", ".join(changed) or "nothing"}
+        return facts_html("AdaptedClassifier", facts | {"precision": self.precision})
 
     def _encode_classes(self) -> Tensor:
         weights = resolve_weights(self.adaptation.text_weights, self.backbone.text_weight)

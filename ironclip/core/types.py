@@ -242,7 +242,7 @@ class Attack(Protocol):
     ) -> Tensor: ...
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Batch:
     """Images [B, 3, H, W] in [0, 1], labels [B], their positions in the data set [B], and the names the labels index."""
 
@@ -257,6 +257,9 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def __repr__(self) -> str:
+        return f"Batch({len(self)} images {tuple(self.images.shape[1:])}, {len(self.classes)} classes)"
 
 
 class Defense(nn.Module, ABC):

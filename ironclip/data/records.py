@@ -126,7 +126,7 @@ class Item:
     index: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Class names ready for a prompt, templates (`{}` is the class name) and the items of `train`, `val` and `test`.
 
@@ -169,6 +169,9 @@ class Dataset:
     def __str__(self) -> str:
         counts = " / ".join(f"{len(items)} {split}" for split, items in self.splits.items())
         return f"{self.name}: {len(self.classes)} classes, {counts} ({self.origin})"
+
+    def __repr__(self) -> str:
+        return f"Dataset({self})"
 
     def items(self, split: str) -> tuple[Item, ...]:
         """The items of one split.

@@ -21,7 +21,7 @@ INIT = 1  # keeps the draw of starting values apart from other uses of the seed
 SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # pictures that a test-time method may prepare itself with
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Experiment:
     """A configuration with what it names loaded: data with the shots drawn, frozen backbone, defence, test-time method.
 
@@ -37,6 +37,9 @@ class Experiment:
     trained_on: str = ""
     source: Dataset | None = None
     suite: str = ""
+
+    def __repr__(self) -> str:
+        return f"Experiment({self.config.method} on {self.backbone.spec.name}, {self.dataset})"
 
     @property
     def base(self) -> AdaptedClassifier:

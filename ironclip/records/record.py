@@ -242,6 +242,9 @@ class Record(Setup):
         """Everything but the times: equal for two repetitions of one evaluation, interrupted or not."""
         return self.model_dump(mode="json", exclude={"timing"})
 
+    def __repr__(self) -> str:
+        return f"Record({self.method} on {self.data.name}, {self.threat}, {self.images} images)"
+
     def __str__(self) -> str:
         names = ", ".join(words(attack.name, attack.constants) for attack in self.attacks) or "no attack"
         threat = f"{self.threat_words}; {names}; n={self.images}"

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from html import escape
 from importlib.resources import files
 
+from ironclip.report import web
 from ironclip.report.formats import Grid
 from ironclip.report.matrix import Matrix
 from ironclip.report.matrix_figures import Figure, cost, over_eps, over_shots, scatter
@@ -43,19 +44,7 @@ def _figures(figures: Sequence[Figure]) -> str:
 
 
 def _table(grid: Grid) -> str:
-    head = "".join(f"<th scope='col'>{escape(title)}</th>" for title in grid.head)
-    body = []
-    for line in grid.body:
-        written = []
-        for place, cell in enumerate(line):
-            extra = " ".join(part for part in (cell.interval, cell.note) if part)
-            small = f" <small>{escape(extra)}</small>" if extra else ""
-            best = " class='best'" if cell.rank == 1 else ""
-            tag = "td" if place else "th"
-            row = "" if place else " scope='row'"
-            written.append(f"<{tag}{row}{best} title='{escape(cell.text)}'>{escape(cell.text)}{small}</{tag}>")
-        body.append(f"<tr>{''.join(written)}</tr>")
     caption = f"<p class='caption'>{escape(grid.caption)}</p>"
     label = escape(f"Table: {grid.caption}"[:120])
     scrolls = f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>"
-    return f"{scrolls}<table class='matrix'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>{caption}"
+    return f"{scrolls}{web.table(grid)}</div>{caption}"

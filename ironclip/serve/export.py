@@ -65,7 +65,7 @@ class Fixed(nn.Module):
         return self.head(ImageOutput(features, trace), self.text_features)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Exported:
     """A file that was written and read again.
 
@@ -84,6 +84,9 @@ class Exported:
     def relative(self) -> float:
         """The difference of the logits over the largest of them."""
         return self.logits / max(self.scale, 1.0)
+
+    def __repr__(self) -> str:
+        return f"Exported({self.path.name}: {self.facts.method} on {self.facts.backbone.name})"
 
     def __str__(self) -> str:
         return (

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ironclip.core.display import facts_html, listed
 from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.core.types import Images
 from ironclip.protocols.classify import Prediction, predict
@@ -47,6 +48,10 @@ class ExportedClassifier:
     def __repr__(self) -> str:
         facts = self.facts
         return f"ExportedClassifier({self.path.name}: {facts.method} on {facts.backbone.name}, {len(self.classes)} classes)"
+
+    def _repr_html_(self) -> str:
+        facts = {"file": self.path, "backbone": self.facts.backbone.name, "classes": listed(self.classes)}
+        return facts_html(f"ExportedClassifier: {self.facts.method}", facts | {"images": f"{self.resolution} px"})
 
 
 def open_exported(path: Path, *, trust: bool = False) -> ExportedClassifier:

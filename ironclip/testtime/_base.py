@@ -110,6 +110,9 @@ class AdaptingClassifier(nn.Module):
         self.method, self.base, self.classes, self.backbone = method, base, base.classes, base.backbone
         self._logits = logits or method.logits
 
+    def __repr__(self) -> str:
+        return f"AdaptingClassifier({type(self.method).__name__} on {self.base!r})"
+
     def forward(self, images: Tensor) -> Tensor:
         if not len(images):
             return self.base(images)
