@@ -1,15 +1,19 @@
 """Files that are either the old version or the new one, never half of it."""
 
+import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import RunError
 from ironclip.core.texts import plain_bytes
+
+TEMPORARY = ".ironclip.tmp"
 
 
 @contextmanager
@@ -24,11 +28,13 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it onto `path`."""
+    """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it onto `path`.
+
+    What writers that were killed left in the same folder is removed first, once per process and folder.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    temporary = Path(name)
+    _sweep_once(path.parent.absolute())
+    handle, temporary = _temporary(path)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -37,6 +43,42 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+        os.close(handle)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the temporary files of `write_whole` in a folder whose writers are dead: nobody holds a lock on them."""
+    with os.scandir(folder) as entries:
+        left = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(TEMPORARY)]
+    for path in left:
+        with suppress(OSError):
+            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(path)
+            finally:
+                os.close(handle)
+
+
+@lru_cache(maxsize=1000)
+def _sweep_once(folder: Path) -> None:
+    with suppress(OSError):  # the write itself says what is wrong with the folder
+        sweep(folder)
+
+
+def _temporary(path: Path) -> tuple[int, Path]:
+    """(descriptor, path) of a new temporary file beside `path`; the lock on it shows that its writer lives."""
+    while True:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=TEMPORARY)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.exists(name):
+                return handle, Path(name)
+        except BlockingIOError:
+            pass
+        except OSError:  # a file system without locks
+            return handle, Path(name)
+        os.close(handle)  # another process took it for left over before the lock was there
 
 
 def write_text(path: Path, text: str) -> None:

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from ironclip.core.errors import RunError
-from ironclip.core.files import append_lines, disk_errors, read_lines, write_json, write_text
+from ironclip.core.files import append_lines, disk_errors, read_lines, sweep, write_json, write_text, write_whole
 
 
 def full(*_):
@@ -72,3 +72,35 @@ except OSError as error:
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout == "File too large\n"
     assert path.read_text() == "a" * 30 + "\n"
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_writer_is_left_alone(tmp_path):
+    die = "lambda temporary: (temporary.write_text('half'), os.kill(os.getpid(), 9))"
+    script = "import os, sys; from pathlib import Path; from ironclip.core.files import write_whole; "
+    killed = subprocess.run([sys.executable, "-c", f"{script} write_whole(Path({str(tmp_path / 'model.onnx')!r}), {die})"])
+    assert killed.returncode == -9
+    (tmp_path / ".mine.tmp").touch()
+    (left,) = tmp_path.glob(".model.onnx.*")
+    seen = []
+
+    def write(temporary):
+        sweep(tmp_path)  # as another process does that starts just now
+        seen.extend((left.exists(), temporary.exists()))
+        temporary.write_text("whole")
+
+    write_whole(tmp_path / "other.onnx", write)
+    assert seen == [False, True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "other.onnx"]
+
+
+@pytest.mark.parametrize("fails", ["replace", "chmod"])
+def test_a_disk_that_does_not_rename_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch, fails):
+    write_text(tmp_path / "record.json", "old")
+
+    def refuse(*_):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(type(tmp_path), fails, refuse)
+    with pytest.raises(RunError, match="Operation not permitted"), disk_errors(tmp_path):
+        write_text(tmp_path / "record.json", "new")
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {"record.json": "old"}
