@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. `--help` imports no torch."""
 
 import sys
+from contextlib import suppress
 
 import typer
 
@@ -25,12 +26,14 @@ from ironclip.cli import (  # noqa: F401 - each adds its verbs
 from ironclip.cli import list as _list  # noqa: F401
 from ironclip.cli.common import app
 from ironclip.core.errors import IronclipError
+from ironclip.core.signals import leaving_in_order
 
 
 def main() -> None:
     """Exit status 0: good; 1: a requirement failed; 2: wrong usage or bad input, said in one line; 130: interrupted."""
     try:
-        code = app(standalone_mode=False)
+        with leaving_in_order():
+            code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = _say("interrupted; the same command goes on where it stopped", 130)
     except IronclipError as error:
@@ -49,5 +52,6 @@ def main() -> None:
 
 
 def _say(line: str, code: int) -> int:
-    print(line, file=sys.stderr)
+    with suppress(OSError):  # the terminal may be gone
+        print(line, file=sys.stderr)
     return code

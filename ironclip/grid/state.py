@@ -1,6 +1,6 @@
 """How far each cell of a grid is: one small file a cell, beside the runs. Imports no torch.
 
-<out>/.grid/<cell>/state.json   {"state", "attempts", "reason", "seconds"}
+<out>/.grid/<cell>/state.json   {"state", "attempts", "progress", "reason", "seconds"}
 <out>/.grid/<cell>/.lock        held by the process that works on the cell; free again when that process ends
 """
 
@@ -18,7 +18,7 @@ from ironclip.records.lock import locked
 
 State = Literal["open", "begun", "done", "failed"]
 ATTEMPTS = 5
-"""How often a cell is begun whose process dies before it is given up."""
+"""How often a cell is begun whose process dies, without a step that is kept, before it is given up."""
 
 
 class Place:
@@ -32,10 +32,10 @@ class Place:
         path = self.folder / "state.json"
         with disk_errors(path):
             content = plain_bytes(path) if path.exists() else b"{}"
-        begun = {"state": "open", "attempts": 0, "reason": "", "seconds": 0.0}
+        begun = {"state": "open", "attempts": 0, "progress": 0, "reason": "", "seconds": 0.0}
         try:
             found = begun | json_value(content)
-            if any(type(found[key]) is not type(begun[key]) for key in ("state", "attempts", "reason")):
+            if any(type(found[key]) is not type(begun[key]) for key in ("state", "attempts", "progress", "reason")):
                 raise ValueError("another type")
             return found
         except (ValueError, TypeError):
@@ -64,12 +64,16 @@ class Place:
             yield
 
     def begin(self) -> bool:
-        """Count an attempt; False where the cell has killed too many processes and is given up."""
-        attempts = self.read()["attempts"]
+        """Count an attempt; False where the cell has killed too many processes and is given up.
+
+        The count starts again where the attempts before came further than any before them.
+        """
+        seen, far = self.read(), steps_kept(self.run)
+        attempts = 0 if far > seen["progress"] else seen["attempts"]
         if attempts >= ATTEMPTS:
             self._write(state="failed", reason=f"its process died {attempts} times; see the log for memory and time")
             return False
-        self._write(state="begun", attempts=attempts + 1)
+        self._write(state="begun", attempts=attempts + 1, progress=max(far, seen["progress"]))
         self.started = time.monotonic()
         return True
 
@@ -88,3 +92,12 @@ class Place:
     def _write(self, **changes: Any) -> None:
         with disk_errors(self.folder):
             write_json(self.folder / "state.json", {**self.read(), **changes})
+
+
+def steps_kept(run: Path) -> int:
+    """How far a run is: the whole lines of its logs and samples, and the files that end a part of it."""
+    try:
+        lines = sum(plain_bytes(file).count(b"\n") for file in sorted(run.rglob("*.jsonl")))
+    except (OSError, RunError):
+        return 0  # the attempt itself says what is wrong
+    return lines + sum(1 for name in ("learned.safetensors", "record.json") for _ in run.rglob(name))

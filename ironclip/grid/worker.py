@@ -4,20 +4,20 @@ CHOICE is JSON: the keywords of `plan`, and "until", the time after which no cel
 """
 
 import json
-import signal
 import sys
 from pathlib import Path
 
+from ironclip.core.signals import leaving_in_order
 from ironclip.grid.plan import plan
 from ironclip.grid.work import work
 
 
 def main(file: str, out: str, device: str, choice: str = "{}") -> None:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # leave the cell as after Ctrl-C
     chosen = json.loads(choice)
     until = chosen.pop("until", None)
     try:
-        work(plan(Path(file), **chosen), Path(out), device=device, until=until)
+        with leaving_in_order():
+            work(plan(Path(file), **chosen), Path(out), device=device, until=until)
     except KeyboardInterrupt:
         sys.exit(130)
 

@@ -2,19 +2,19 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from ironclip.backbones.loading import load
 from ironclip.backbones.probe import make_probe
 from ironclip.core.errors import CheckpointError
 from ironclip.core.files import write_json, write_whole
+from ironclip.records.learned import load_state, save_state
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -24,17 +24,14 @@ def save(
     model: nn.Module,
     trained: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
-    step: int,
     options: str,
-    averaged: Mapping[str, Tensor] | None = None,
+    rows: Sequence[Mapping[str, Any]],
+    averaged: Mapping[str, Tensor],
 ) -> None:
-    """One file with weights, their average if there is one, both moments of AdamW, the step and the deciding options."""
-    tensors = {f"model/{name}": tensor for name, tensor in model.state_dict().items()}
-    tensors |= {f"average/{name}": tensor for name, tensor in (averaged or {}).items()}
-    for name, parameter in trained.items():
-        tensors |= {f"{key}/{name}": optimizer.state[parameter][key] for key in MOMENTS}
-    tensors = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, {"step": str(step), "options": options}))
+    """One file with weights, their average if there is one, both moments of AdamW, the log's rows and the deciding options."""
+    moments = {key: {name: optimizer.state[parameter][key] for name, parameter in trained.items()} for key in MOMENTS}
+    state = {"options": options, "rows": list(rows), "model": model.state_dict(), "average": dict(averaged), **moments}
+    save_state(path, state)
 
 
 def restore(
@@ -43,27 +40,28 @@ def restore(
     trained: Mapping[str, Tensor],
     optimizer: torch.optim.Optimizer,
     options: str,
-    averaged: Mapping[str, Tensor] | None = None,
-) -> int:
-    """Load what `save` wrote, if anything, into model, optimiser and average; return the step to go on from.
+    averaged: Mapping[str, Tensor],
+) -> list[dict[str, Any]]:
+    """The rows of what `save` wrote, the last of them with the step to go on from; model, optimiser and average are as then.
 
     Raises:
-        CheckpointError: the file belongs to other options.
+        CheckpointError: the file is damaged, or belongs to other options.
     """
-    if not path.is_file():
-        return 0
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    if metadata["options"] != options:
-        raise CheckpointError(f"{path} belongs to a run with other options; choose another output folder or remove it")
-    tensors, step = load_file(path), int(metadata["step"])
-    model.load_state_dict({k.removeprefix("model/"): v for k, v in tensors.items() if k.startswith("model/")})
-    for name, average in (averaged or {}).items():
-        average.copy_(tensors[f"average/{name}"])
-    for name, parameter in trained.items():
-        moments = {key: tensors[f"{key}/{name}"].to(parameter.device) for key in MOMENTS}
-        optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
-    return step
+    if not path.exists():
+        return []
+    state = load_state(path)
+    try:
+        if state["options"] != options:
+            raise CheckpointError(f"{path} belongs to a run with other options; choose another output folder or remove it")
+        model.load_state_dict(state["model"])
+        for name, average in averaged.items():
+            average.copy_(state["average"][name])
+        for name, parameter in trained.items():
+            moments = {key: state[key][name].to(parameter.device) for key in MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(state["rows"][-1]["step"])), **moments}
+        return list(state["rows"])
+    except (KeyError, IndexError, TypeError, AttributeError, RuntimeError):
+        raise CheckpointError(f"{path} is no checkpoint of this model; remove it to train from the start") from None
 
 
 def export(state: Mapping[str, Tensor], path: Path, note: Mapping[str, Any]) -> Path:

@@ -20,16 +20,19 @@ from typing import Any
 import torch
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.core.errors import CheckpointError, DataError, NonFinite
+from ironclip.core.files import disk_errors, write_text
 from ironclip.pretraining import files, sets
 from ironclip.pretraining import steps as steps_of
 from ironclip.pretraining.config import SHARES, PretrainConfig, fingerprint
 from ironclip.pretraining.data import Batch, Source, make_batch, share
 from ironclip.pretraining.sets import Check
+from ironclip.records.lock import locked
 
 MIXED = 0.25
 """Share of the steps with dropped patches that also mix pictures."""
@@ -37,11 +40,16 @@ CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 
 
 def pretrain(config: PretrainConfig, out: Path, callback: Callable[[dict[str, Any]], None] = lambda row: None) -> Path:
-    """Train as configured, resuming what `out` already holds, and return the written weights (fp16 safetensors)."""
+    """Train as configured, resuming what `out` already holds, and return the written weights (fp16 safetensors).
+
+    Raises:
+        RunBusy: another process trains into this folder.
+    """
     size = config.architecture["vision_cfg"]["image_size"]
     sources = sets.load_sources(config.data, size, config.images)
-    path = train(config, sources, sets.load_checks(config.data, size), out, callback)
-    files.add_probe(path)
+    with locked(out), disk_errors(out):
+        path = train(config, sources, sets.load_checks(config.data, size), out, callback)
+        files.add_probe(path)
     return path
 
 
@@ -65,11 +73,9 @@ def train(
         fused=True,
     )
     averaged = {name: parameter.detach().clone() for name, parameter in trained.items()} if config.average else {}
-    start = files.restore(out / CHECKPOINT, model, trained, optimizer, fingerprint(config), averaged)
-    log = out / LOG
-    log.parent.mkdir(parents=True, exist_ok=True)
-    rows = [line for line in (log.read_text().splitlines() if log.exists() else []) if json.loads(line)["step"] <= start]
-    log.write_text("".join(row + "\n" for row in rows))
+    rows = files.restore(out / CHECKPOINT, model, trained, optimizer, fingerprint(config), averaged)
+    start = rows[-1]["step"] if rows else 0
+    write_text(out / LOG, _lines(rows))  # the checkpoint is the truth about the log
     shares = SHARES[config.objective]
     counts = share(config.batch, [shares.get(s.name, shares["objects"]) for s in sources])
     seen, sums, clock = 0, 0.0, time.perf_counter()
@@ -95,13 +101,17 @@ def train(
             row: dict[str, Any] = {"step": step + 1, "loss": sums / seen, "images_per_second": rate}
             with swapped(trained, averaged):
                 row |= {check.name: accuracy(config, model, tokenizer, check) for check in checks}
-            files.save(out / CHECKPOINT, model, trained, optimizer, step + 1, fingerprint(config), averaged)
-            with log.open("a") as file:
-                file.write(json.dumps(row) + "\n")
+            rows.append(row)
+            files.save(out / CHECKPOINT, model, trained, optimizer, fingerprint(config), rows, averaged)
+            write_text(out / LOG, _lines(rows))
             callback(row)
             seen, sums, clock = 0, 0.0, time.perf_counter()
     with swapped(trained, averaged):
         return export(config, model, out)
+
+
+def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(row) + "\n" for row in rows)
 
 
 @contextmanager
@@ -196,7 +206,11 @@ def build(config: PretrainConfig) -> CLIP:
     if config.init is not None:
         if not config.init.is_file():
             raise DataError(f"{config.init} is missing; init expects a safetensors file of the same architecture")
-        missing, unexpected = model.load_state_dict({k: v.float() for k, v in load_file(config.init).items()}, strict=False)
+        try:
+            weights = load_file(config.init)
+        except SafetensorError as error:
+            raise CheckpointError(f"{config.init} is damaged or no safetensors file: {error}") from None
+        missing, unexpected = model.load_state_dict({k: v.float() for k, v in weights.items()}, strict=False)
         if set(missing) | set(unexpected):
             raise CheckpointError(f"{config.init} holds another architecture; missing {missing[:2]}, unknown {unexpected[:2]}")
     elif config.objective == "adversarial":

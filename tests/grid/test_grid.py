@@ -7,7 +7,7 @@ import pytest
 from outcomes import outcomes
 
 from ironclip.core.errors import UsageError
-from ironclip.core.files import write_json
+from ironclip.core.files import append_lines, write_json
 from ironclip.grid.cost import estimate
 from ironclip.grid.execute import run_local
 from ironclip.grid.plan import plan
@@ -213,6 +213,17 @@ def test_a_cell_that_kills_its_process_is_given_up(tmp_path):
     work(made, out)
     assert place.state == "failed"
     assert f"died {ATTEMPTS} times" in place.read()["reason"]
+
+
+@pytest.mark.parametrize("kept", ["samples.jsonl", "log.jsonl", None])
+def test_a_cell_whose_process_dies_is_given_up_only_where_nothing_is_kept(tmp_path, kept):
+    place = Place(tmp_path, plan(written(tmp_path)).cells[0])
+    begun = []
+    for _ in range(3 * ATTEMPTS):
+        begun.append(place.begin())
+        if kept is not None:
+            append_lines(place.run / kept, ["{}"])
+    assert begun == ([True] * 3 * ATTEMPTS if kept else [True] * ATTEMPTS + [False] * 2 * ATTEMPTS)
 
 
 def test_a_removed_run_is_done_again(tmp_path):

@@ -11,12 +11,14 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 
 from ironclip.backbones.loading import load
-from ironclip.core.errors import CheckpointError, DataError
+from ironclip.core.errors import CheckpointError, DataError, RunBusy
 from ironclip.data import shapes
 from ironclip.pretraining import data as source_of
 from ironclip.pretraining import sets
 from ironclip.pretraining import steps as steps_of
 from ironclip.pretraining import train as recipe
+from ironclip.records.learned import load_state
+from ironclip.records.lock import locked
 
 TINY = {
     "embed_dim": 16,
@@ -41,6 +43,12 @@ def tiny_sources() -> list[source_of.Source]:
     return [named, source_of.Source("titled", noise[:5], torch.arange(5), titles, ("{}.",), all_names=False)]
 
 
+def flat(state) -> dict[str, torch.Tensor]:
+    """The tensors of a checkpoint by "kind/name"."""
+    kinds = {kind: tensors for kind, tensors in state.items() if isinstance(tensors, dict)}
+    return {f"{kind}/{name}": tensor for kind, tensors in kinds.items() for name, tensor in tensors.items()}
+
+
 def check_of(source: source_of.Source) -> sets.Check:
     return sets.Check("named", source.images, source.labels, source.wordings[0], "a photo of a {}.")
 
@@ -49,7 +57,7 @@ def test_average_is_the_exponential_mean_of_the_weights_and_survives_an_interrup
     sources = tiny_sources()
     config = tiny(average=0.5, report_every=1, steps=3)
     kept = []
-    seen = lambda row: kept.append(load_file(tmp_path / "whole" / recipe.CHECKPOINT))  # noqa: E731
+    seen = lambda row: kept.append(flat(load_state(tmp_path / "whole" / recipe.CHECKPOINT)))  # noqa: E731
     whole = recipe.train(config, sources, [check_of(sources[0])], tmp_path / "whole", seen)
     start = recipe.build(config).state_dict()
     for name in (key.removeprefix("average/") for key in kept[0] if key.startswith("average/")):
@@ -68,7 +76,7 @@ def test_interrupted_run_ends_bitwise_like_an_unbroken_one(tmp_path):
     whole = recipe.train(tiny(), sources, [check_of(sources[0])], tmp_path / "whole", rows.append)
     recipe.train(tiny(), sources, [check_of(sources[0])], tmp_path / "parts", stop_after=4)  # saved at 3, loses one step
     parts = recipe.train(tiny(), sources, [check_of(sources[0])], tmp_path / "parts")
-    first, second = (load_file(path.parent / recipe.CHECKPOINT) for path in (whole, parts))
+    first, second = (flat(load_state(path.parent / recipe.CHECKPOINT)) for path in (whole, parts))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert whole.read_bytes() == parts.read_bytes()
@@ -94,6 +102,33 @@ def test_finished_weights_load_as_a_backbone_and_state_their_logits(tmp_path):
         load(str(path))
 
 
+@pytest.mark.parametrize("damage", ["log torn", "log gone", "log behind", "checkpoint cut", "checkpoint edited"])
+def test_the_checkpoint_is_the_truth_about_the_log_and_damage_to_it_is_one_line(tmp_path, damage):
+    rows = []
+    recipe.train(tiny(steps=9), tiny_sources(), [], tmp_path, rows.append, stop_after=7)
+    log, checkpoint = tmp_path / recipe.LOG, tmp_path / recipe.CHECKPOINT
+    if damage.startswith("log"):
+        text = log.read_text()
+        log.write_text({"torn": text[:-9], "behind": text.splitlines()[0] + "\n", "gone": ""}[damage[4:]])
+        recipe.train(tiny(steps=9), tiny_sources(), [], tmp_path, rows.append)
+        assert [json.loads(line) for line in log.read_text().splitlines()] == rows
+        assert [row["step"] for row in rows] == [3, 6, 9]
+        return
+    content = bytearray(checkpoint.read_bytes())
+    content[-5] ^= 1
+    checkpoint.write_bytes(content if damage == "checkpoint edited" else content[:-9])
+    with pytest.raises(CheckpointError, match="is damaged") as caught:
+        recipe.train(tiny(steps=9), tiny_sources(), [], tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_two_processes_do_not_train_into_one_folder(tmp_path, monkeypatch):
+    for what in ("load_sources", "load_checks"):
+        monkeypatch.setattr(sets, what, lambda *_: [])
+    with locked(tmp_path), pytest.raises(RunBusy, match="is in use by process"):
+        recipe.pretrain(tiny(), tmp_path)
+
+
 def test_other_options_do_not_continue_a_run(tmp_path):
     recipe.train(tiny(), tiny_sources(), [], tmp_path, stop_after=4)
     with pytest.raises(CheckpointError, match="other options"):
@@ -107,7 +142,7 @@ def test_adversarial_run_keeps_the_text_tower_and_writes_the_image_tower(tmp_pat
     state, before = load_file(path), load_file(start)
     assert path.name == "mini-robust.safetensors"
     assert state.keys() == {key for key in before if key.startswith("visual.")}
-    kept = load_file(tmp_path / "robust" / recipe.CHECKPOINT)
+    kept = flat(load_state(tmp_path / "robust" / recipe.CHECKPOINT))
     for key, tensor in before.items():
         assert torch.equal(kept[f"model/{key}"].half(), tensor) == (not key.startswith("visual.")), key
     description = json.loads((path.parent / "mini-robust.json").read_text())
