@@ -88,7 +88,7 @@ def fit(
     config = resolve(method, data.name, preset=preset, given=given, changes=_changes(settings))
     experiment = open_experiment(config, backbone=backbone, dataset=data.dataset)
     with watched(f"train {method}", callback) as tell:
-        run = train(config, root=Path(root), callback=tell, experiment=experiment)
+        run = train(config, root=Path(root), callback=tell, experiment=experiment, as_last=experiment.defense.learns)
     run, experiment = open_run(run.path, experiment=experiment)
     return Model(experiment, run)
 

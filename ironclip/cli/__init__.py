@@ -1,7 +1,9 @@
 """The command line: parse, call one function, print. `--help` imports no torch."""
 
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any
 
 import typer
 
@@ -25,33 +27,51 @@ from ironclip.cli import (  # noqa: F401 - each adds its verbs
 )
 from ironclip.cli import list as _list  # noqa: F401
 from ironclip.cli.common import app
+from ironclip.cli.terminal import forgiving, tell
 from ironclip.core.errors import IronclipError
 from ironclip.core.signals import leaving_in_order
 
 
 def main() -> None:
     """Exit status 0: good; 1: a requirement failed; 2: wrong usage or bad input, said in one line; 130: interrupted."""
+    forgiving(sys.stdout, sys.stderr)
+    arguments = sys.argv[1:]
     try:
         with leaving_in_order():
-            code = app(standalone_mode=False)
+            code = app([*arguments], prog_name="ironclip", standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = _say("interrupted; the same command goes on where it stopped", 130)
     except IronclipError as error:
-        code = _say(f"error: {error}", 2)
+        code = _refused(arguments, str(error))
     except BrokenPipeError:
         sys.stderr.close()
         code = 0
     except OSError as error:
-        code = _say(f"error: {error.filename or 'file system'}: {error.strerror or error}", 2)
+        code = _refused(arguments, f"{error.filename or 'file system'}: {error.strerror or error}")
     except Exception as error:
-        if not (hasattr(error, "show") and hasattr(error, "exit_code")):  # what the parser raises; its class is private
+        if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):  # what the parser raises; its class is private
             raise
-        error.show()
-        code = error.exit_code
+        code = _misread(arguments, error)
     sys.exit(code or 0)
+
+
+def _misread(arguments: Sequence[str], error: Any) -> int:
+    """What the parser says of a command line that it cannot read; the help where nothing was asked for."""
+    said = error.format_message()
+    if len(said.splitlines()) > 1 or not said:
+        error.show()
+        return int(error.exit_code)
+    place = error.ctx.command_path if error.ctx is not None else "ironclip"
+    return _refused(arguments, f"{said.rstrip('.')} (see `{place} --help`)")
+
+
+def _refused(arguments: Sequence[str], reason: str) -> int:
+    if [*arguments[:1]] == ["train"]:
+        train.refused(arguments, reason)
+    return _say(f"error: {reason}", 2)
 
 
 def _say(line: str, code: int) -> int:
     with suppress(OSError):  # the terminal may be gone
-        print(line, file=sys.stderr)
+        tell(line)
     return code

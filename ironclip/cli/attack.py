@@ -5,21 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import (
-    Classes,
-    Device,
-    Json,
-    Layout,
-    Limit,
-    Norm,
-    Progress,
-    app,
-    emit,
-    out,
-    pick_device,
-    print_notes,
-)
+from ironclip.cli.common import Classes, Device, Json, Layout, Limit, Norm, Progress, app, emit, pick_device, print_notes, took
+from ironclip.cli.terminal import say
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import number_of
 from ironclip.core.threat import Threat, format_eps, parse_radii, read_norm
 
 
@@ -51,7 +40,7 @@ def attack(
     (made, *members) = named_attacks([name], radius, seed, changes or [], norm=threat.norm).values()
     if members:
         raise UsageError(f"pictures are written for one attack; {name} stands for several, name one of them")
-    _, experiment = open_target(target, data, device=pick_device(device), classes=classes, layout=layout)
+    _, experiment = open_target(took(target, quiet=as_json), data, device=pick_device(device), classes=classes, layout=layout)
     print_notes(experiment.dataset.notes, quiet=as_json)
     shown = Progress(f"attack {name}", quiet=as_json)
     manifest = write_adversarial(experiment, made, threat, save, split=split, limit=limit, progress=shown.count)
@@ -60,4 +49,4 @@ def attack(
         return
     fooled = sum(entry["prediction"] != entry["label"] for entry in manifest["images"])
     within = f"{norm} radius {format_eps(radius, norm)} after 8 bits"
-    out.print(f"{len(manifest['images'])} pictures in {save}, {within}; {fooled} misclassified")
+    say(f"{number_of(len(manifest['images']), 'picture')} in {save}, {within}; {fooled} misclassified")

@@ -5,22 +5,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import (
-    Classes,
-    Device,
-    Json,
-    Layout,
-    Limit,
-    Norm,
-    Progress,
-    app,
-    emit,
-    out,
-    pick_device,
-    print_notes,
-    table,
-)
+from ironclip.cli.common import Classes, Device, Json, Layout, Limit, Norm, Progress, app, emit, pick_device, print_notes, took
+from ironclip.cli.terminal import say, show_table, table
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import number_of
 from ironclip.core.threat import format_eps, parse_radii, read_norm
 
 RADII = "1/255,2/255,4/255,8/255"
@@ -80,13 +68,14 @@ def audit(
     from ironclip.protocols.audit_target import open_target
 
     where = pick_device(device)
+    target = took(target, quiet=as_json)
     opened = open_target(
         target, data, device=where, resolution=resolution, transfer=_names(transfer), classes=classes, layout=layout
     )
     print_notes(opened.dataset.notes, quiet=as_json)
     shown: dict[str, Progress] = {}
 
-    def tell(what: str, event: dict[str, Any]) -> None:
+    def heard(what: str, event: dict[str, Any]) -> None:
         line = shown.setdefault(what, Progress(f"audit {what}", quiet=as_json))
         line.count(event["done"], event["total"]) if event["event"] == "check" else line(event)
 
@@ -110,7 +99,7 @@ def audit(
             transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
             classes=classes, layout=layout,
         ),
-        progress=tell,
+        progress=heard,
     )  # fmt: skip
     if html is not None or robustbench is not None:
         _write(report, curve, html, robustbench)
@@ -141,23 +130,23 @@ def _write(report: Any, curve: Any, html: Path | None, robustbench: Path | None)
 
 def _print(report: Any, folder: Path, html: Path | None) -> None:
     data, norm = report.record.data, report.record.threat.norm
-    out.print(f"audit of {report.target} on {data.name}, {report.record.images} images", markup=False)
+    say(f"audit of {report.target} on {data.name}, {number_of(report.record.images, 'image')}")
     rows = [["0 (clean)", str(report.clean), "", ""]]
     for radius in report.radii:
         broke = ", ".join(f"{attack.name} {attack.broken} of {attack.attacked}" for attack in radius.attacks)
         carried = f"; {radius.carried} broken at a smaller radius" if radius.carried else ""
         rows.append([format_eps(radius.eps, norm), f"{radius.bound}{radius.robust}", broke + carried, f"{radius.seconds:.0f} s"])
-    out.print(table("", [f"{norm} eps", "robust, worst case", "broken by", "cost"], rows))
+    show_table(table("", [f"{norm} eps", "robust, worst case", "broken by", "cost"], rows))
     for line in (*report.remarks, *(f"{flag.level}: {flag.text}" for flag in report.flags)):
-        out.print(line, markup=False)
+        say(line)
     if report.verdicts:
-        title = f"diagnostics on {report.diagnosed} images at {norm} {format_eps(report.diagnostic_eps, norm)}"
+        title = f"diagnostics on {number_of(report.diagnosed, 'image')} at {norm} {format_eps(report.diagnostic_eps, norm)}"
         cells = [[v.id, v.level, v.title, "" if v.value is None else f"{v.value:.4g}", v.text] for v in report.verdicts]
-        out.print(table(title, ["", "verdict", "check", "value", "what it means"], cells))
+        show_table(table(title, ["", "verdict", "check", "value", "what it means"], cells))
     if report.draws > 1:
-        out.print(f"the classifier is random: every attack step averages {report.draws} draws", markup=False)
+        say(f"the classifier is random: every attack step averages {report.draws} draws")
     if report.surrogates:
-        out.print(f"{report.surrogates} surrogate(s) of the target were attacked too", markup=False)
+        say(f"{number_of(report.surrogates, 'surrogate')} of the target attacked too")
     for met in report.requirements:
-        out.print(f"requirement {met}", markup=False)
-    out.print(f"folder: {folder}" + (f"\npage: {html}" if html else ""), markup=False)
+        say(f"requirement {met}")
+    say(f"folder: {folder}", *([f"page: {html}"] if html else []))

@@ -6,23 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import (
-    Classes,
-    Device,
-    Json,
-    Limit,
-    Progress,
-    Trust,
-    Weights,
-    app,
-    emit,
-    err,
-    out,
-    pick_device,
-    print_notes,
-    table,
-)
+from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Trust, Weights, app, emit, pick_device, print_notes, took
+from ironclip.cli.terminal import show_table, table, tell
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import number_of
 
 PAGE = 100
 
@@ -75,6 +62,7 @@ def classify(
     above = None if test_time is None else testtime.build(test_time, testtime.called(values_of(changes or [])))
     shipped = None
     if model is not None:
+        model = took(model, quiet=as_json)
         shipped = open_shipped(model, device=where, backbone=backbone, weights=weights, test_time=above, trust=trust)
     classifier = shipped or classifier_of(model, backbone or "mini", weights, given, where, above)
     print_notes(doubts(classifier.classes), quiet=as_json)
@@ -88,12 +76,12 @@ def classify(
     if report is not None:
         _write_report(report, classifier, photos, len(rows), bad)
     for name, reason in bad:
-        err.print(f"left out: {name}: {reason}", markup=False)
+        tell(f"left out: {name}: {reason}")
     if as_json:
         emit([{"image": row.name, "predictions": [{"class": c, "probability": p} for c, p in row.ranked]} for row in rows])
     else:
         cells = [[row.name, ", ".join(f"{c} {p:.1%}" for c, p in row.ranked)] for row in rows]
-        out.print(table("", ["image", "most probable classes"], cells))
+        show_table(table("", ["image", "most probable classes"], cells))
     if bad:
         raise typer.Exit(2)
 
@@ -118,9 +106,10 @@ def _write_report(file: Path, classifier: Any, photos: list[Any], count: int, ba
     method = getattr(classifier, "method", None)
     name = type(method).__module__.rpartition(".")[2]
     what = f"with {name}, which adapts to each picture by itself" if method else "without a test-time method"
-    notes = [f"{count} pictures labelled among {len(classifier.classes)} classes, {what}. Probabilities are not calibrated."]
+    among = f"{number_of(count, 'picture')} labelled among {number_of(len(classifier.classes), 'class')}"
+    notes = [f"{among}, {what}. Probabilities are not calibrated."]
     notes += [f"Shown are the first {len(photos)} of {count}."] if len(photos) < count else []
     notes += [f"Left out: {name}, {reason}." for name, reason in bad]
     with disk_errors(file):
         write_text(file, photos_page(photos, notes=notes))
-    err.print(f"report: {file}", markup=False)
+    tell(f"report: {file}")

@@ -5,26 +5,22 @@ import sys
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from ironclip.cli.terminal import err, say, tell
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import plain
 
+T = TypeVar("T", str, Path)
 app = typer.Typer(
     name="ironclip",
-    help="Adapt CLIP-like models from a few images, make them robust against adversarial images, and prove it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=True,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-WIDE = 200  # where no terminal says how wide it is, lines are for other programs
-out = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
-err = Console(highlight=False, stderr=True, width=None if sys.stderr.isatty() else WIDE)
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on standard output.")]
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
@@ -51,6 +47,23 @@ Eps = Annotated[
 Norm = Annotated[str, typer.Option("--norm", help="linf, or l2 with radii such as 0.5.")]
 
 
+def _version(asked: bool) -> None:
+    if asked:
+        from ironclip.core.version import __version__
+
+        say(f"ironclip {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Adapt CLIP-like models from few images, make them robust against adversarial images, and prove it."""
+
+
 def emit(value: Any) -> None:
     """One JSON value on standard output."""
     print(json.dumps(value, indent=1, sort_keys=True))
@@ -59,13 +72,26 @@ def emit(value: Any) -> None:
 def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
     """What a user should know about the data, each note in one line on standard error."""
     for note in () if quiet else notes:
-        err.print(f"note: {note}", markup=False, soft_wrap=True)
+        tell(f"note: {note}")
+
+
+def took(target: T, *, quiet: bool = False) -> T:
+    """The run that a target means, named on standard error; anything but a run as it is."""
+    from ironclip.records.folder import is_run
+    from ironclip.records.last import named
+
+    if not is_run(Path(target)):
+        return target
+    found = named(Path(target))
+    if not quiet:
+        tell(f"run: {found}")
+    return type(target)(found)
 
 
 def run_paths(targets: list[Path]) -> list[Path]:
     """The runs named: each target is a run, or a folder of runs."""
     found: list[Path] = []
-    for target in targets:
+    for target in map(took, targets):
         inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
         found += inside if inside and not (target / "config.yaml").exists() else [target]
     return found
@@ -73,16 +99,16 @@ def run_paths(targets: list[Path]) -> list[Path]:
 
 def print_record(record: Any) -> None:
     """A record in one line, and its flags below it."""
-    out.print(str(record), markup=False)
+    say(str(record))
     for name, moved in record.diagnostics.get("distortion", {}).items():
         parts = ", ".join(f"{what.replace('_', ' ')} {value:.4g}" for what, value in moved.items())
-        out.print(f"  features under {name}: {parts}", markup=False)
+        say(f"  features under {name}: {parts}")
     for rule, reached in record.diagnostics.get("targeted", {}).items():
         for name, found in reached.items():
             share = "{value:.1%} [{low:.1%}, {high:.1%}]".format(**found["success"])
-            out.print(f"  targeted success of {name}, rule {rule}: {share} of {found['attacked']} images", markup=False)
+            say(f"  targeted success of {name}, rule {rule}: {share} of {found['attacked']} images")
     for flag in record.flags:
-        out.print(f"  {flag.level}: {flag.text}", markup=False)
+        say(f"  {flag.level}: {flag.text}")
 
 
 def pick_device(name: str) -> str:
@@ -101,15 +127,6 @@ def pick_device(name: str) -> str:
         here = ", ".join(device for device, there in usable.items() if there)
         raise UsageError(f"device {name!r} is not usable here; usable: {here}")
     return name
-
-
-def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
-    made = Table(title=title, title_justify="left", header_style="bold", box=None, pad_edge=False)
-    for column in columns:
-        made.add_column(column, overflow="fold")
-    for row in rows:
-        made.add_row(*[Text(cell) for cell in row])
-    return made
 
 
 class Progress:
@@ -137,7 +154,7 @@ class Progress:
         if self.quiet or (not final and now - self.last < (0.2 if self.live else 15)):
             return
         self.last = now
-        text = f"{self.label}: {text}"
+        text = plain(f"{self.label}: {text}")
         if self.live:
             sys.stderr.write("\r\x1b[2K" + text[: err.width - 1] + ("\n" if final else ""))
             sys.stderr.flush()

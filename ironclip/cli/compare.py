@@ -8,7 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Json, app, emit, err, out, run_paths, table
+from ironclip.cli.common import Json, app, emit, run_paths
+from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
 
 
@@ -55,7 +56,7 @@ def _published(runs: list[Any], as_json: bool) -> None:
         emit(rows)
         return
     if not rows:
-        out.print(f"none of the {len(records)} records has a published number for its method and data set")
+        say(f"none of the {len(records)} records has a published number for its method and data set")
         return
     columns = ["method", "data", "metric", "ours [95 %]", "theirs", "difference", "source", "what differs"]
     cells = [
@@ -66,7 +67,7 @@ def _published(runs: list[Any], as_json: bool) -> None:
         ]
         for row in rows
     ]  # fmt: skip
-    out.print(table("ours and published, per cent", columns, cells))
+    show_table(table("ours and published, per cent", columns, cells))
 
 
 def _paired(first: Any, second: Any, as_json: bool) -> None:
@@ -93,7 +94,7 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
     if len(radii := {trained for record, _ in (*ours, *theirs) if (trained := trained_at(record))}) > 1:
         err.print(f"trained at different radii: {' and '.join(sorted(radii))}", markup=False)
     for line in apart:
-        err.print(line, markup=False, soft_wrap=True)
+        tell(line)
     if as_json:
         emit(results)
         return
@@ -105,13 +106,13 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
         ]
         for row in results
     ]  # fmt: skip
-    out.print(table(f"first: {first.path.name}\nsecond: {second.path.name}", columns, cells))
+    show_table(table(f"first: {first.path.name}, second: {second.path.name}", columns, cells))
     for threat, attacks in {
         json.dumps([row["threat"], row["attacks"]]): (row["threat"], row["attacks"]) for row in results
     }.values():
         for name, constants in attacks.items():
             said = ", ".join(f"{key} {value}" for key, value in constants.items() if key not in ("attack", "derived"))
-            out.print(f"{threat}: {name} ({said})", markup=False)
+            say(f"{threat}: {name} ({said})")
 
 
 def _pictures(record: Any) -> tuple[Any, ...]:

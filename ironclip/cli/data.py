@@ -4,7 +4,9 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Classes, Json, Layout, Progress, app, emit, err, out, table
+from ironclip.cli.common import Classes, Json, Layout, Progress, app, emit
+from ironclip.cli.terminal import say, show_table, table, tell
+from ironclip.core.shown import number_of
 
 data_app = typer.Typer(help="What data is there, what is wrong with it, and how to get it.", no_args_is_help=True)
 
@@ -28,7 +30,7 @@ def data_list(as_json: Json = False) -> None:
         [entry.name, str(entry.classes or ""), "ready" if entry.ready else entry.missing or "not here", entry.how]
         for entry in found
     ]
-    out.print(table("data sets", ["name", "classes", "here", "how to get it"], rows))
+    show_table(table("data sets", ["name", "classes", "here", "how to get it"], rows))
 
 
 @data_app.command("check")
@@ -52,14 +54,13 @@ def data_check(
     else:
         for report in reports:
             counts = ", ".join(f"{count} {split}" for split, count in report.counts.items())
-            out.print(
-                f"[bold]{report.name}[/bold]: {'good' if report.ok else 'not good'}; {len(report.classes)} classes; {counts}"
-            )
+            verdict = "good" if report.ok else "not good"
+            say(f"{report.name}: {verdict}; {number_of(len(report.classes), 'class')}; {counts}", style="bold")
             lines = [*report.problems, *report.notes]
             lines += [f"{split}: {bad.name}: {bad.reason}" for split, many in report.bad.items() for bad in many]
             lines += [f"the same picture more than once: {', '.join(group)}" for group in report.repeated]
             for line in lines:
-                out.print(f"  {line}", markup=False)
+                say(f"  {line}")
     if not all(report.ok for report in reports):
         raise typer.Exit(1)
 
@@ -80,7 +81,7 @@ def data_prepare(
         dropped = {split: [bad.name for bad in many] for split, many in made.dropped.items()}
         emit({"name": made.dataset.name, "cache": str(made.cache), "decoded": made.decoded, "dropped": dropped})
         return
-    out.print(f"{made.dataset}\ndecoded at {made.resolution} px into {made.cache}: {dict(made.decoded)}", markup=False)
+    say(made.dataset, f"decoded at {made.resolution} px into {made.cache}: {dict(made.decoded)}")
     for split, many in made.dropped.items():
         for bad in many:
-            err.print(f"left out of {split}: {bad.name}: {bad.reason}", markup=False)
+            tell(f"left out of {split}: {bad.name}: {bad.reason}")

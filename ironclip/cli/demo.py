@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Device, Json, Progress, Seed, app, clock, emit, out, pick_device
+from ironclip.cli.common import Device, Json, Progress, Seed, app, clock, emit, pick_device
+from ironclip.cli.terminal import say, show_table
 
 
 @app.command()
@@ -36,5 +37,6 @@ def demo(
     if as_json:
         emit({"page": str(page), "runs": [str(run.path) for run in runs]})
         return
-    out.print(terminal(rows([view.record for view in shown])))
-    out.print(f"page: {page.resolve()}\nruns: {', '.join(str(run.path) for run in runs)}\ntook {clock(time.monotonic() - start)}")
+    show_table(terminal(rows([view.record for view in shown])))
+    say(f"page: {page.resolve()}", f"runs: {', '.join(str(run.path) for run in runs)}")
+    say(f"took {clock(time.monotonic() - start)}")

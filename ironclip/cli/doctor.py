@@ -3,7 +3,8 @@
 from pathlib import Path
 from typing import Any
 
-from ironclip.cli.common import Json, app, emit, out
+from ironclip.cli.common import Json, app, emit
+from ironclip.cli.terminal import say
 
 
 @app.command()
@@ -43,4 +44,4 @@ def doctor(as_json: Json = False) -> None:
         return
     for name, value in facts.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        out.print(f"[bold]{name}:[/bold] {', '.join(text) if isinstance(text, list) else text}")
+        say(f"{name}: {', '.join(text) if isinstance(text, list) else text}")

@@ -18,13 +18,12 @@ from ironclip.cli.common import (
     Progress,
     app,
     emit,
-    err,
-    out,
     pick_device,
     print_notes,
     print_record,
-    table,
+    took,
 )
+from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import KNOWLEDGE, parse_radii, read_norm
 from ironclip.records.bounds import mark
@@ -107,7 +106,7 @@ def evaluate(
     if suite is not None and (classes_file is not None or layout != "auto"):
         raise UsageError("the data sets of a suite have their own class names and folders; leave out --classes and --layout")
     where = {"device": pick_device(device), "classes": classes_file, "layout": layout}
-    run, experiment = open_target(target, data, None if opened else subset, **where)  # type: ignore[arg-type]
+    run, experiment = open_target(took(target, quiet=as_json), data, None if opened else subset, **where)  # type: ignore[arg-type]
     if not opened:
         print_notes(experiment.dataset.notes, quiet=as_json)
     classes: Any = subset or "all"
@@ -148,22 +147,22 @@ def evaluate(
     if suite is not None:
         _print_suite(suite, records, missing)
     if experiment.test_time is not None:
-        out.print(side_by_side(records))
+        show_table(side_by_side(records))
     lines = [f"record: {run.path}", *(f"again: {record.command}" for record in records)]
-    out.print("\n".join(lines), markup=False, soft_wrap=True)
+    say(*lines)
 
 
 def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> None:
     """What was left out, and the means with the data sets they are over."""
     for reason in missing.values():
-        err.print(f"left out: {reason.partition(' To get it')[0]}", markup=False)
+        tell(f"left out: {reason.partition(' To get it')[0]}")
     of = len(missing) + len({record.data.name for record in records})
     for threat in dict.fromkeys(str(record.threat) for record in records):
         these = [record for record in records if str(record.threat) == threat]
         clean, robust = (sum(getattr(record, what).value for record in these) / len(these) for what in ("clean", "robust"))
         bound = mark(any(record.one_loss for record in these))
         over = f"{len(these)} of {of} data sets ({', '.join(record.data.name for record in these)})"
-        out.print(f"suite {suite}, {threat}: mean clean {clean:.1%}, robust {bound}{robust:.1%} over {over}", markup=False)
+        say(f"suite {suite}, {threat}: mean clean {clean:.1%}, robust {bound}{robust:.1%} over {over}")
 
 
 def side_by_side(records: list[Any]) -> Any:

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Json, app, emit, out
+from ironclip.cli.common import Json, app, emit, took
+from ironclip.cli.terminal import command, say
 from ironclip.core.errors import UsageError
 
 Run = Annotated[Path, typer.Argument(help="A run's folder, or runs/last.")]
@@ -35,8 +36,8 @@ def export(
             }
         )
         return
-    out.print(str(made), markup=False)
-    out.print(f"next: ironclip classify PICTURES --model {made.path}", markup=False)
+    say(str(made))
+    say(f"next: {command('classify', 'PICTURES', '--model', made.path)}")
 
 
 @app.command()
@@ -54,7 +55,7 @@ def save(
     if as_json:
         emit({"folder": str(folder), "bytes": sizes})
         return
-    out.print(f"{folder}: " + ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items()), markup=False)
+    say(f"{folder}: " + ", ".join(f"{name} {size:,} bytes" for name, size in sizes.items()))
 
 
 @app.command()
@@ -69,7 +70,7 @@ def push(
 
     experiment, records = _open(run)
     address = publish(experiment, repository, records=records, private=not public)
-    emit({"address": address}) if as_json else out.print(address, markup=False)
+    emit({"address": address}) if as_json else say(address)
 
 
 def _open(run: Path) -> tuple[Any, list[Any]]:
@@ -77,5 +78,5 @@ def _open(run: Path) -> tuple[Any, list[Any]]:
     from ironclip.protocols.few_shot import open_run
     from ironclip.serve.facts import own_records
 
-    folder, experiment = open_run(run)
+    folder, experiment = open_run(took(run))
     return experiment, own_records(folder, experiment)

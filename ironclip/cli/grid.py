@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Device, Json, app, clock, emit, err, out, pick_device, table
+from ironclip.cli.common import Device, Json, app, clock, emit, pick_device
+from ironclip.cli.terminal import command, say, show_table, table, tell
 from ironclip.core.errors import UsageError
 
 grid_app = typer.Typer(help="Many runs from one file: a whole table with one command, resumable.", no_args_is_help=True)
@@ -55,10 +56,10 @@ def plan_grid(
         return
     columns = ["run", "variant", "image passes", "state"]
     cells = [[cost.cell.name, cost.cell.variant, f"{cost.passes:,.0f}", cost.state] for cost in costs]
-    out.print(table(f"{made.grid.name}: {len(costs)} cells", columns, cells))
+    show_table(table(f"{made.grid.name}: {len(costs)} cells", columns, cells))
     open_cells = sum(cost.state not in ("done", "failed") for cost in costs)
     pace = f"about {clock(left)} for one worker" if left is not None else "no pace known before the first cell is done"
-    out.print(f"{open_cells} of {len(costs)} cells to do, {pace}")
+    say(f"{open_cells} of {len(costs)} cells to do, {pace}")
 
 
 @grid_app.command("run")
@@ -92,14 +93,14 @@ def run_grid(
     done = sum(Place(folder, cell).settled for cell in made.cells)
     start = time.monotonic()
 
-    def tell(event: dict[str, Any]) -> None:
+    def heard(event: dict[str, Any]) -> None:
         nonlocal done
         done += 1
         if not as_json:
             text = f"{done}/{len(made.cells)} {event['cell']}: {event['state']}"
-            err.print(f"{text} ({event['reason'] or clock(event['seconds'])})", markup=False)
+            tell(f"{text} ({event['reason'] or clock(event['seconds'])})")
 
-    options: dict[str, Any] = {"workers": workers, "choice": choice, "device": pick_device(device), "callback": tell}
+    options: dict[str, Any] = {"workers": workers, "choice": choice, "device": pick_device(device), "callback": heard}
     options["until"] = None if hours is None else time.time() + 3600 * hours
     if executor == "ray":
         from ironclip.grid.cluster import run_ray
@@ -111,7 +112,7 @@ def run_grid(
         run_local(file, made, folder, **options)
     failed = _status(made, folder, as_json)
     if not as_json:
-        out.print(f"took {clock(time.monotonic() - start)}; next: ironclip report {folder} --matrix", markup=False)
+        say(f"took {clock(time.monotonic() - start)}; next: {command('report', folder, '--matrix')}")
     raise typer.Exit(1 if failed else 0)
 
 
@@ -134,7 +135,7 @@ def _status(made: Any, folder: Path, as_json: bool) -> int:
         emit({"name": made.grid.name, "out": str(folder), "cells": len(states), "states": counts, "failed": failed})
         return len(failed)
     summary = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
-    out.print(f"{made.grid.name}: {len(states)} cells, {summary}; {folder}", markup=False)
+    say(f"{made.grid.name}: {len(states)} cells, {summary}; {folder}")
     for name, reason in failed.items():
-        out.print(f"  failed: {name}: {reason}", markup=False)
+        say(f"  failed: {name}: {reason}")
     return len(failed)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from ironclip import catalogue
-from ironclip.cli.common import Json, app, emit, out, table
+from ironclip.cli.common import Json, app, emit
+from ironclip.cli.terminal import show_table, table
 from ironclip.core.errors import UsageError, unknown
 
 KINDS = ("methods", "attacks", "backbones", "datasets", "presets")
@@ -42,4 +43,4 @@ def list_names(
     if as_json:
         emit(found)
         return
-    out.print(table(what, ["name", ""], [[name, text] for name, text in found.items()]))
+    show_table(table(what, ["name", ""], [[name, text] for name, text in found.items()]))

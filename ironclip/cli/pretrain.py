@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Device, Json, app, emit, err, out, pick_device
+from ironclip.cli.common import Device, Json, app, emit, pick_device
+from ironclip.cli.terminal import say, tell
 
 
 @app.command()
@@ -35,15 +36,15 @@ def pretrain(
     values = {key: value for key, value in given.items() if value is not None}
     config = validated(PretrainConfig, {**values, **values_of(changes or []), "seed": seed, "device": pick_device(device)})
 
-    def tell(row: dict[str, Any]) -> None:
+    def heard(row: dict[str, Any]) -> None:
         if not as_json:
             shown = "  ".join(
                 f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in row.items()
             )
-            err.print(shown, markup=False)
+            tell(shown)
 
-    weights = run_pretraining(config, out_folder, tell)
+    weights = run_pretraining(config, out_folder, heard)
     if as_json:
         emit({"weights": str(weights), "config": config.model_dump(mode="json")})
     else:
-        out.print(f"weights: {weights}", markup=False)
+        say(f"weights: {weights}")

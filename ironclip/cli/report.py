@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Json, app, err, out, run_paths
+from ironclip.cli.common import Json, app, run_paths
+from ironclip.cli.terminal import show_table, tell
 from ironclip.core.errors import UsageError
 
 
@@ -51,11 +52,11 @@ def report(
     for path, text in writers.items():
         if path is not None:
             write_text(path, text())
-            err.print(f"wrote {path}", markup=False)
+            tell(f"wrote {path}")
     if as_json:
         print(formats.as_json(table))
     else:
-        out.print(formats.terminal(table))
+        show_table(formats.terminal(table))
 
 
 def _matrix(
@@ -95,6 +96,6 @@ def _matrix(
     for path, text in texts.items():
         if path is not None:
             write_text(path, text)
-            err.print(f"wrote {path}", markup=False)
+            tell(f"wrote {path}")
     for each in grids:
-        out.print(formats.terminal(each))
+        show_table(formats.terminal(each))

@@ -5,8 +5,10 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Device, Trust, app, err, pick_device
+from ironclip.cli.common import Device, Trust, app, pick_device, took
+from ironclip.cli.terminal import tell
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import number_of
 
 
 @app.command()
@@ -49,10 +51,11 @@ def serve(
     )  # fmt: skip
     if token is None and not insecure and not is_loopback(host):
         raise UsageError(f"{host!r} may be reached from the network: set --token (or IRONCLIP_TOKEN), or say --insecure")
+    target = took(target)
     model = open_model(target, device=where, trust=trust)
 
     def ready(address: str) -> None:
-        err.print(f"serving {target} at {address} (page), {address}/docs (interface); Ctrl-C or SIGTERM ends it", markup=False)
+        tell(f"serving {target} at {address} (page), {address}/docs (interface); Ctrl-C or SIGTERM ends it")
 
     accepted, answered = run(model, limits, host=host, port=port, token=token, ready=ready, allow=allow_host or ())
-    err.print(f"ended: {accepted} images accepted, {answered} answered", markup=False)
+    tell(f"ended: {number_of(accepted, 'image')} accepted, {answered} answered")

@@ -5,7 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Json, app, emit, out, print_record, table
+from ironclip.cli.common import Json, app, emit, print_record
+from ironclip.cli.terminal import say, show_table, table
 from ironclip.records.bounds import BOUND, LEGEND, mark
 
 
@@ -25,9 +26,9 @@ def show(
         listed = [record.model_dump(mode="json") for record in records]
         emit({"run": str(run.path), "status": run.status, "config": run.config, "records": listed})
         return
-    out.print(f"[bold]{run.path}[/bold]  {run.status}")
+    say(f"{run.path}  {run.status}", style="bold")
     for key, value in run.config.items():
-        out.print(f"  {key}: {value}", style="dim", markup=False)
+        say(f"  {key}: {value}", style="dim")
     for record in records:
         print_record(record)
 
@@ -49,6 +50,6 @@ def _show_all(root: Path, as_json: bool) -> None:
     cells = [[f"{v:.1%}" if isinstance(v := row.get(c, ""), float) else str(v) for c in columns] for row in rows]
     for row, line in zip(rows, cells, strict=True):
         line[3] = mark(row.get("one_loss", False)) + line[3]
-    out.print(table(f"runs in {root}", columns, cells))
+    show_table(table(f"runs in {root}", columns, cells))
     if any(row.get("one_loss") for row in rows):
-        out.print(f"{BOUND}: {LEGEND}")
+        say(f"{BOUND}: {LEGEND}")

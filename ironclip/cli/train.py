@@ -1,5 +1,7 @@
 """The verb `train`: a run from a method and a few images for each class."""
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +19,10 @@ from ironclip.cli.common import (
     Weights,
     app,
     emit,
-    out,
     pick_device,
     print_notes,
 )
+from ironclip.cli.terminal import command, say
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5.")
@@ -68,17 +70,29 @@ def train(
 
     progress = Progress(f"train {config.method}", quiet=as_json)
     if not as_json:
-        out.print(f"[bold]{config}[/bold]")
+        say(config, style="bold")
     experiment = open_experiment(config, device=pick_device(device))
     print_notes(experiment.dataset.notes, quiet=as_json)
     if not as_json and any(True for _ in experiment.defense.parameters()):
-        out.print(training_radius(config), markup=False, soft_wrap=True)
-    run = run_training(config, out=out_folder, callback=progress, experiment=experiment)
+        say(training_radius(config))
+    run = run_training(config, out=out_folder, callback=progress, experiment=experiment, as_last=True)
     flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])
     if as_json:
         emit({"run": str(run.path), "status": run.status, "flags": flags, "config": config.as_dict()})
         return
     if words := collapse_words(flags):
-        out.print(f"[yellow]warning: {words}. Try a smaller lr, clip_norm or eps[/yellow]")
-    under = f"--eps {format_eps(config.eps)}" if config.norm == "linf" else f"--norm {config.norm} --eps {config.eps:g}"
-    out.print(f"run: {run.path}\nnext: ironclip evaluate {run.path} {under}")
+        say(f"warning: {words}. Try a smaller lr, clip_norm or eps", style="yellow")
+    under = ["--eps", format_eps(config.eps)] if config.norm == "linf" else ["--norm", config.norm, "--eps", f"{config.eps:g}"]
+    say(f"run: {run.path}", f"next: {command('evaluate', run.path, *under)}")
+
+
+def refused(arguments: Sequence[str], reason: str) -> None:
+    """After a training that was refused `last` names no run, for it would be another one than the user asked for."""
+    from contextlib import suppress
+
+    from ironclip.records.last import refuse
+
+    folders = [value for option, value in pairwise(arguments) if option == "--out"]
+    folders += [each.removeprefix("--out=") for each in arguments if each.startswith("--out=")]
+    with suppress(OSError):  # the refusal itself is what the user has to read
+        refuse(Path(folders[-1]).parent if folders else Path("runs"), reason)

@@ -5,7 +5,8 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Json, app, emit, err, out, run_paths
+from ironclip.cli.common import Json, app, emit, run_paths
+from ironclip.cli.terminal import say, tell
 from ironclip.core.errors import RunError
 
 
@@ -31,9 +32,9 @@ def verify(
         emit([{"path": str(finding.path), "ok": finding.ok, "text": finding.text} for finding in found])
     for finding in found:
         if not as_json:
-            (out if finding.ok else err).print(f"{'ok' if finding.ok else 'WRONG'}  {finding.path}: {finding.text}", markup=False)
+            (say if finding.ok else tell)(f"{'ok' if finding.ok else 'WRONG'}  {finding.path}: {finding.text}")
     bad = sum(not finding.ok for finding in found)
     if bad:
         raise RunError(f"{bad} of {len(found)} things looked at {'is' if bad == 1 else 'are'} not to be believed; see above")
     if not as_json:
-        out.print(f"all {len(found)} good", markup=False)
+        say(f"all {len(found)} good")

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ironclip.core.errors import DataError, UsageError
+from ironclip.core.shown import number_of
 from ironclip.data.catalogue import choose_templates
 from ironclip.data.folders import FRACTIONS
 from ironclip.data.names import prompt_name
@@ -51,7 +52,11 @@ def open_hub(
         values = {split: [folders.index(str(value)) for value in column] for split, column in values.items()}
     found: dict[str, list[tuple[Source, int]]] = {split: [] for split in SPLITS}
     meant = roles(parts)
-    notes = [f"the split {split!r} of {len(part)} pictures is left out" for split, part in parts.items() if split not in meant]
+    notes = [
+        f"the split {split!r} of {number_of(len(part), 'picture')} is left out"
+        for split, part in parts.items()
+        if split not in meant
+    ]
     for split, part in parts.items():
         if split in meant:
             found[meant[split]] += [(IndexedSource(part, k, f"{split}/{k:06d}", picture), v) for k, v in enumerate(values[split])]

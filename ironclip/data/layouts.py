@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 from ironclip.core.errors import DataError
+from ironclip.core.shown import number_of
 from ironclip.data.roles import Layout, neutral, roles
 from ironclip.data.walk import Contents, counted
 
@@ -90,7 +91,7 @@ def _classes(tree: Tree, where: str) -> Arranged:
     if not tree.inside and not tree.empty:
         many = len(tree.loose)
         nothing = "an empty folder" if not tree.found.left_out else f"no picture ({tree.found.said()})"
-        found = f"{many} pictures directly in it" if many else nothing
+        found = f"{number_of(many, 'picture')} directly in it" if many else nothing
         raise DataError(f"{where}: expected one folder of pictures for each class; found {found}")
     for name in tree.empty:
         said = tree.found.said(f"{tree.top}/{name}" if tree.top else name)
@@ -98,7 +99,7 @@ def _classes(tree: Tree, where: str) -> Arranged:
         raise DataError(f"{where}: the class folder {name!r} holds no picture{holds}; add some or remove the folder")
     names = sorted(tree.inside)
     rows: list[Row] = [(path, name, None) for name in names for path in tree.inside[name]]
-    notes = [f"{len(tree.loose)} pictures lie in no class folder and are left out, e.g. {tree.loose[0]}"] if tree.loose else []
+    notes = [f"in no class folder: {number_of(len(tree.loose), 'picture')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
     deep = [name for name in names if len(tree.below(name).inside) > 1 and not tree.below(name).loose]
     if deep:
         notes.append(f"{len(deep)} class folders hold folders, e.g. {deep[0]!r}: everything below a class folder is that class")
@@ -112,8 +113,8 @@ def _splits(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], whe
     unclear = [name for name in others if below[name].inside or folded(name) in insides]
     if unclear and not sure:
         raise _doubt(tree, where, f"{_listed(known)} look like splits, but {_listed(unclear)} lies beside them")
-    notes = [f"{len(tree.inside[name])} pictures in {name!r} are in no split and are left out" for name in others]
-    notes += [f"{len(tree.loose)} pictures lie in no split and are left out, e.g. {tree.loose[0]}"] if tree.loose else []
+    notes = [f"in {name!r}, which is no split: {number_of(len(tree.inside[name]), 'picture')} left out" for name in others]
+    notes += [f"in no split: {number_of(len(tree.loose), 'picture')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
     notes += [f"the folder {name!r} holds no picture" for name in tree.empty]
     parts = {name: _part(below[name], name) for name in known}
     for name, part in parts.items():
@@ -183,7 +184,7 @@ def _class_splits(tree: Tree, below: Mapping[str, Tree], inner: Mapping[str, str
         if odd:
             raise DataError(f"{where}: {odd[0]} lies in no split folder; expected {name}/<train, val or test>/<picture>")
         rows += [(path, name, inner[split]) for split, paths in part.inside.items() for path in paths]
-    notes = [f"{len(tree.loose)} pictures lie in no class folder and are left out, e.g. {tree.loose[0]}"] if tree.loose else []
+    notes = [f"in no class folder: {number_of(len(tree.loose), 'picture')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
     return Arranged(tuple(sorted(rows, key=lambda row: row[0].split("/"))), tuple(sorted(below)), tuple(notes))
 
 

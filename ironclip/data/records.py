@@ -16,6 +16,7 @@ from typing import Protocol
 from PIL import Image
 
 from ironclip.core.errors import DataError, unknown
+from ironclip.core.shown import number_of
 from ironclip.data.lists import check_names, text_of
 
 SPLITS = ("train", "val", "test")
@@ -168,7 +169,7 @@ class Dataset:
 
     def __str__(self) -> str:
         counts = " / ".join(f"{len(items)} {split}" for split, items in self.splits.items())
-        return f"{self.name}: {len(self.classes)} classes, {counts} ({self.origin})"
+        return f"{self.name}: {number_of(len(self.classes), 'class')}, {counts} ({self.origin})"
 
     def __repr__(self) -> str:
         return f"Dataset({self})"

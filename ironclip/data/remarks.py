@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+from ironclip.core.shown import number_of
 from ironclip.data.names import doubts
 from ironclip.data.records import SPLITS, Dataset, FileSource
 
@@ -23,7 +24,7 @@ def gaps(dataset: Dataset) -> tuple[str, ...]:
         absent = [name for name, count in zip(dataset.classes, counts) if not count]
         if dataset.splits[split] and absent:
             so = "" if split == "train" else ": their accuracy cannot be measured"
-            notes.append(f"{len(absent)} classes have no {what} picture, e.g. {absent[0]!r}{so}")
+            notes.append(f"{number_of(len(absent), 'class', 'has', 'have')} no {what} picture, e.g. {absent[0]!r}{so}")
     return tuple(notes)
 
 
@@ -33,12 +34,13 @@ def too_few(dataset: Dataset, shots: int) -> tuple[str, ...]:
     if not few:
         return ()
     name, count = min(few, key=lambda pair: pair[1])
-    remedy = f"ask for at most {count} shots, or add pictures" if count else "add pictures"
-    return (f"{len(few)} classes have fewer training pictures than {shots} shots, e.g. {name!r} has {count}; {remedy}",)
+    remedy = f"ask for at most {number_of(count, 'shot')}, or add pictures" if count else "add pictures"
+    which = f"{number_of(len(few), 'class', 'has', 'have')} fewer training pictures than {number_of(shots, 'shot')}"
+    return (f"{which}, e.g. {name!r} has {count}; {remedy}",)
 
 
 def _shared(dataset: Dataset) -> tuple[str, ...]:
     """Files that two splits list: what is learned from them is measured on them."""
     files = [{item.source for item in dataset.splits[split] if isinstance(item.source, FileSource)} for split in SPLITS]
     twice = [source.name for source, count in Counter(source for each in files for source in each).items() if count > 1]
-    return (f"{len(twice)} pictures are listed in more than one split, e.g. {twice[0]!r}",) if twice else ()
+    return (f"{number_of(len(twice), 'picture', 'is', 'are')} listed in more than one split, e.g. {twice[0]!r}",) if twice else ()

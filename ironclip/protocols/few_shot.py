@@ -18,6 +18,7 @@ from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.records.folder import RunFolder
+from ironclip.records.last import point
 from ironclip.records.learned import Learned
 
 Callback = Callable[[dict[str, Any]], None]
@@ -31,17 +32,21 @@ def train(
     device: str = "cpu",
     callback: Callback | None = None,
     experiment: Experiment | None = None,
+    as_last: bool = False,
 ) -> RunFolder:
     """The trained run; nothing to do where it is finished, goes on where it was interrupted.
 
     Args:
         out: the run's folder; default: named after the configuration, in `root`.
         callback: receives the events of `training.fit`, and {"event": "done"} if there was nothing left to do.
+        as_last: `last` beside the run names it from now on.
     """
     say = callback or (lambda event: None)
     training_attack(config)  # before anything is loaded or written
     experiment = experiment or open_experiment(config, device=device)
     run = RunFolder.create(config.as_dict(), out=out, root=root)
+    if as_last:
+        point(run.path)
     with run.lock():
         if run.status in ("trained", "evaluated"):
             say({"event": "done", "run": str(run.path)})

@@ -27,6 +27,7 @@ from ironclip.core.errors import CheckpointError, RunError, UsageError
 from ironclip.core.files import append_lines, disk_errors, read_lines, write_json, write_text
 from ironclip.core.texts import json_value, plain_bytes, yaml_value
 from ironclip.records.environment import environment
+from ironclip.records.last import LAST, named
 from ironclip.records.lock import locked
 from ironclip.records.plain import check_plain
 from ironclip.records.record import Record, Sample, canonical_hash
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
 
 Status = Literal["new", "training", "trained", "evaluated"]
 NAMED = ("method", "dataset", "backbone", "shots", "seed")
-LAST = "last"
 AGAIN = "Copy the folder again, or remove its record.json and samples.jsonl and measure again"
 
 
@@ -145,7 +145,7 @@ class RunFolder(EvaluationFolder):
 
     @classmethod
     def create(cls, config: Mapping[str, Any], *, out: Path | None = None, root: Path = Path("runs")) -> "RunFolder":
-        """The folder of this configuration, made if it is not there, and `last` in its parent pointing to it.
+        """The folder of this configuration, made if it is not there.
 
         Args:
             config: resolved, JSON values only. Whatever can change a result belongs in it; device, workers and paths of
@@ -168,18 +168,16 @@ class RunFolder(EvaluationFolder):
                     write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
             elif run.config_hash != canonical_hash(config):
                 raise RunError(f"{path} holds another run ({run_name(run.config)}); choose another --out or remove it")
-            _point(path.parent / LAST, path)
         return run
 
     @classmethod
     def open(cls, path: Path) -> "RunFolder":
-        """An existing run; `runs/last` is the one made last.
+        """An existing run; `runs/last` is the one trained last.
 
         Raises:
             RunError: there is no run, or its configuration cannot be read.
         """
-        if path.name == LAST and path.is_file():
-            path = path.parent / _pointed(path)
+        path = named(path)
         if not (path / "config.yaml").is_file():
             raise RunError(f"{path} is no run: it has no config.yaml. `ironclip train` makes runs; they lie in runs/")
         run = cls(path.resolve() if path.is_symlink() else path)
@@ -292,7 +290,7 @@ class RunFolder(EvaluationFolder):
 
 def is_run(path: Path) -> bool:
     """Whether the path is meant as a run: a run's folder, or the pointer "last", be it there or not."""
-    return path.name == "last" or (path / "config.yaml").exists()
+    return path.name == LAST or (path / "config.yaml").exists()
 
 
 def run_name(config: Mapping[str, Any]) -> str:
@@ -342,21 +340,10 @@ def _lines(path: Path, remedy: str) -> list[str]:
         raise RunError(f"{path} is no text; {remedy}") from None
 
 
-def _pointed(pointer: Path) -> str:
-    """The name that a pointer holds: of a run beside it."""
-    with disk_errors(pointer):
-        name = plain_bytes(pointer, 4096).decode(errors="replace").strip()
-    if name in ("", ".", "..") or "/" in name or not name.isprintable():
-        raise RunError(f"{pointer} names no run beside it; name the run itself, or train again")
-    return name
-
-
 def _ends_whole(path: Path) -> bool:
     """Whether a file is empty or ends with a whole line."""
     with disk_errors(path), path.open("rb") as file:
-        return file.seek(0, os.SEEK_END) == 0 or os.pread(file.fileno(), 1, file.tell() - 1) == b"\n"
-
-
-def _point(pointer: Path, target: Path) -> None:
-    """Let a small text file beside the runs name the one made last."""
-    write_text(pointer, f"{target.name}\n")
+        if (length := file.seek(0, os.SEEK_END)) == 0:
+            return True
+        file.seek(length - 1)
+        return file.read(1) == b"\n"

@@ -61,7 +61,7 @@ def test_without_a_test_folder_val_is_the_test_split(tmp_path, paint):
     found = open_dataset(tmp_path / "set")
     assert [found.counts(split) for split in SPLITS] == [(1, 0, 1), (0, 0, 0), (1, 1, 1)]
     assert found.notes[0] == "there is no test folder: val serves as the test split"
-    assert "1 classes have no training picture, e.g. 'newt'" in found.notes[1]
+    assert "1 class has no training picture, e.g. 'newt'" in found.notes[1]
 
 
 def test_classes_called_train_among_others_are_classes(tmp_path, paint):
@@ -85,7 +85,7 @@ def test_folders_that_hold_no_set_say_what_was_expected(tmp_path, paint):
     with pytest.raises(DataError, match="expected one folder of pictures for each class; found an empty folder"):
         open_dataset(tmp_path / "empty")
     paint(tmp_path / "loose" / "a.png")
-    with pytest.raises(DataError, match="found 1 pictures directly in it"):
+    with pytest.raises(DataError, match="found 1 picture directly in it"):
         open_dataset(tmp_path / "loose")
     paint(tmp_path / "one" / "fox" / "a.png")
     with pytest.raises(DataError, match=r"at least two classes are needed; found 1: \['fox'\]"):

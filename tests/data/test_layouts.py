@@ -164,7 +164,7 @@ def test_everything_that_is_no_picture_is_counted_by_kind(tmp_path):
         expected.append('1 HEIC picture (to read them: pip install "ironclip[heif]")')
     for part in expected:
         assert part in left
-    assert any("1 pictures lie in no class folder and are left out, e.g. loose.png" in note for note in open_dataset(root).notes)
+    assert any("in no class folder: 1 picture left out, e.g. loose.png" in note for note in open_dataset(root).notes)
 
 
 def test_pictures_without_an_ending_and_behind_links_are_read(tmp_path):
@@ -193,12 +193,12 @@ def test_a_picture_that_is_a_pipe_is_named_and_never_waited_for(tmp_path, paint)
 
 def test_what_the_splits_cannot_measure_is_said_before_training(tmp_path):
     found = open_dataset(build(tmp_path / "set", [f"train/{PAIR}/", "test/fox/", "test/owl//"]))
-    assert "1 classes have no test picture, e.g. 'owl': their accuracy cannot be measured" in found.notes
+    assert "1 class has no test picture, e.g. 'owl': their accuracy cannot be measured" in found.notes
     single = open_dataset(build(tmp_path / "single", ["fox/0.png", "owl/0.png"]))
     assert "there is no test picture: nothing can be measured on it" in single.notes
     report = check(build(tmp_path / "few", ["fox/", "owl/0.png", "owl/1.png"]), shots=2)
     assert report.problems == (
-        "1 classes have fewer training pictures than 2 shots, e.g. 'owl' has 1; ask for at most 1 shots, or add pictures",
+        "1 class has fewer training pictures than 2 shots, e.g. 'owl' has 1; ask for at most 1 shot, or add pictures",
     )
     assert not report.ok
 

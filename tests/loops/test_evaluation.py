@@ -357,7 +357,7 @@ def record_into(root: Path, pause: float = 0.0) -> Record:
 
 def test_a_finished_evaluation_is_read(tmp_path):
     record = record_into(tmp_path)
-    run = RunFolder.open(tmp_path / "last")
+    run = RunFolder.create(CONFIG, root=tmp_path)
     stamp = (run.path / "record.json").stat().st_mtime_ns
     assert record_into(tmp_path) == record == run.record()
     assert (run.path / "record.json").stat().st_mtime_ns == stamp
@@ -367,7 +367,7 @@ def test_a_finished_evaluation_is_read(tmp_path):
 
 def test_a_part_of_the_split_is_another_evaluation(tmp_path):
     record_into(tmp_path)
-    run = RunFolder.open(tmp_path / "last")
+    run = RunFolder.create(CONFIG, root=tmp_path)
     with pytest.raises(RunError, match="holds a record of 8 images, not of 3"):
         evaluate_into(run, setup(), HalfSpace(), ATTACKS, batches(3)[:1], total=3)
     part = run.evaluation(settings(setup(), ATTACKS, images=3), "part")
@@ -404,7 +404,7 @@ test_evaluation.kill_again_and_again(Path({str(tmp_path / "killed")!r}), kills=8
     statuses = [int(line) for line in done.stdout.split()]
     assert statuses.count(-signal.SIGKILL) >= 3, done
     assert statuses[-1] == 0, done
-    run = RunFolder.open(tmp_path / "killed" / "last")
+    run = RunFolder.create(CONFIG, root=tmp_path / "killed")
     record = run.record()
     assert record is not None
     assert record.outcome() == expected.outcome()

@@ -81,7 +81,7 @@ print(json.dumps(seen))
     assert seen == [[stage, -signal.SIGKILL, place + 2, 0] for place, stage in enumerate(ATTACKS)], done
     record = record_into(tmp_path / "killed")
     assert record.outcome() == expected.outcome()
-    run = RunFolder.open(tmp_path / "killed" / "last")
+    run = RunFolder.create(CONFIG, root=tmp_path / "killed")
     assert sorted(sample.index for sample in run.samples()) == list(range(8))
     assert expected.robust.count == 7
     assert not list(run.path.rglob("*.tmp"))

@@ -15,6 +15,7 @@ from ironclip.loops.evaluation import settings
 from ironclip.protocols.config import configure
 from ironclip.records.folder import RunFolder
 from ironclip.records.index import Index
+from ironclip.records.last import point
 from ironclip.records.learned import Learned, fingerprint
 from ironclip.records.summary import summarise
 from ironclip.records.verify import verify
@@ -40,6 +41,7 @@ def made(root: Path) -> RunFolder:
         place = run.evaluation(settings(setup, {}, images=len(samples)), "part")
         place.append(samples)
         place.save_record(summarise(setup, samples, ATTACKS))
+    point(run.path)
     return run
 
 

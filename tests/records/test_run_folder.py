@@ -47,12 +47,6 @@ def test_numbers_survive_the_configuration_file_exactly(tmp_path):
     assert run.path.name.endswith(run.config_hash[:8])
 
 
-def test_last_is_the_run_made_last(tmp_path):
-    RunFolder.create(CONFIG, root=tmp_path)
-    second = RunFolder.create(CONFIG | {"seed": 2}, root=tmp_path)
-    assert RunFolder.open(tmp_path / "last").path == second.path
-
-
 def test_a_folder_of_another_run_is_refused(tmp_path):
     RunFolder.create(CONFIG, out=tmp_path / "mine")
     with pytest.raises(RunError, match=r"mine holds another run \(nap.*; choose another --out or remove it"):

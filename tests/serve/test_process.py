@@ -100,4 +100,4 @@ def test_the_verb_serves_a_run_and_ends_in_order(tmp_path: Path) -> None:
     finally:
         process.kill()
     assert process.returncode == 0
-    assert said.strip() == "ended: 1 images accepted, 1 answered"
+    assert said.strip() == "ended: 1 image accepted, 1 answered"

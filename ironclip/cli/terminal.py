@@ -1,0 +1,60 @@
+"""What the terminal shows: every text as it is. Square brackets are no markup, and no name moves the cursor or breaks a line."""
+
+import shlex
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from ironclip.core.shown import plain
+
+WIDE = 200  # where no terminal says how wide it is, lines are for other programs
+
+
+def _console(*, stderr: bool = False) -> Console:
+    stream = sys.stderr if stderr else sys.stdout
+    return Console(stderr=stderr, highlight=False, markup=False, emoji=False, width=None if stream.isatty() else WIDE)
+
+
+out, err = _console(), _console(stderr=True)
+
+
+def say(*lines: object, style: str = "", to: Console | None = None) -> None:
+    """Each line on standard output (or `to`), whole: a terminal may fold it, a pasted one is what was meant."""
+    for line in lines:
+        (to or out).print(Text(plain(str(line)), style=style), soft_wrap=True)
+
+
+def tell(*lines: object, style: str = "") -> None:
+    """Each line on standard error: what a user should know, and no result."""
+    say(*lines, style=style, to=err)
+
+
+def show_table(table: Table) -> None:
+    out.print(table)
+
+
+def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
+    """A table of these cells, all of them text."""
+    made = Table(title=Text(title) if title else None, title_justify="left", header_style="bold", box=None, pad_edge=False)
+    for column in columns:
+        made.add_column(Text(column), overflow="fold")
+    for row in rows:
+        made.add_row(*[Text(plain(cell)) for cell in row])
+    return made
+
+
+def command(*words: str | Path) -> str:
+    """A command line as a shell takes it back: `ironclip` and these words, quoted where they need it."""
+    return shlex.join(["ironclip", *map(str, words)])
+
+
+def forgiving(*streams: Any) -> None:
+    """Let the streams write what their encoding lacks (≤ in a console of Windows) as an escape, and not fail."""
+    for stream in streams:
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
