@@ -92,7 +92,7 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
         reason = f"; {next(iter(apart))}" if apart else ""
         raise UsageError(f"the two runs have no evaluation on the same pictures under the same threat model and attacks{reason}")
     if len(radii := {trained for record, _ in (*ours, *theirs) if (trained := trained_at(record))}) > 1:
-        err.print(f"trained at different radii: {' and '.join(sorted(radii))}", markup=False)
+        tell(f"trained at different radii: {' and '.join(sorted(radii))}")
     for line in apart:
         tell(line)
     if as_json:

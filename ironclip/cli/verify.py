@@ -26,7 +26,7 @@ def verify(
         from ironclip.records.sealing import seal as seal_run
 
         for path in [path for folder in folders for path in seal_run(folder)]:
-            err.print(f"sealed {path}", markup=False)
+            tell(f"sealed {path}")
     found = [finding for folder in folders for finding in verified(folder)]
     if as_json:
         emit([{"path": str(finding.path), "ok": finding.ok, "text": finding.text} for finding in found])
