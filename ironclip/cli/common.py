@@ -91,7 +91,7 @@ def took(target: T, *, quiet: bool = False) -> T:
 def run_paths(targets: list[Path]) -> list[Path]:
     """The runs named: each target is a run, or a folder of runs."""
     found: list[Path] = []
-    for target in map(took, targets):
+    for target in (took(target) if target.name == "last" else target for target in targets):
         inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
         found += inside if inside and not (target / "config.yaml").exists() else [target]
     return found
