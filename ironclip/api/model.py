@@ -9,6 +9,7 @@ from ironclip.api.progress import Bar, seen
 from ironclip.backbones import ClipBackbone
 from ironclip.core.display import facts_html, listed
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import number_of
 from ironclip.core.types import Classifier
 from ironclip.protocols import methods
 from ironclip.protocols.classify import Prediction, predict
@@ -105,7 +106,7 @@ class Model(nn.Module):
         return self.experiment
 
     def __repr__(self) -> str:
-        return f"Model({self.method} on {self.backbone.spec.name}, {len(self.classes)} classes)"
+        return f"Model({self.method} on {self.backbone.spec.name}, {number_of(len(self.classes), 'class')})"
 
     def _repr_html_(self) -> str:
         facts = {"backbone": repr(self.backbone), "classes": listed(self.classes)}
