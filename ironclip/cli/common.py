@@ -76,13 +76,12 @@ def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
 
 
 def took(target: T, *, quiet: bool = False) -> T:
-    """The run that a target means, named on standard error; anything but a run as it is."""
-    from ironclip.records.folder import is_run
+    """The run that `runs/last` stands for, named on standard error; any other target as it is."""
     from ironclip.records.last import named
 
-    if not is_run(Path(target)):
-        return target
     found = named(Path(target))
+    if found == Path(target):
+        return target
     if not quiet:
         tell(f"run: {found}")
     return type(target)(found)
@@ -91,7 +90,7 @@ def took(target: T, *, quiet: bool = False) -> T:
 def run_paths(targets: list[Path]) -> list[Path]:
     """The runs named: each target is a run, or a folder of runs."""
     found: list[Path] = []
-    for target in (took(target) if target.name == "last" else target for target in targets):
+    for target in map(took, targets):
         inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
         found += inside if inside and not (target / "config.yaml").exists() else [target]
     return found
