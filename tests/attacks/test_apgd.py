@@ -206,3 +206,71 @@ def test_a_hinge_of_zero_stops_where_the_image_is_wrong():
         CW(0.1, hinge=-1)
     with pytest.raises(UsageError, match='needs mode="full"'):
         CW(0.1, hinge=0, mode="compact")
+
+
+def by_hand(loss, start, image, eps, steps, kind, first_loss):
+    """Algorithm 1 of arXiv 2003.01690 for one image, line by line; the points looked at."""
+
+    def slope(x):
+        leaf = x.clone().requires_grad_()
+        value = loss(leaf)
+        return value.item(), torch.autograd.grad(value, leaf)[0]
+
+    def onto(x):
+        if kind == "linf":
+            return torch.minimum(torch.maximum(x, image - eps), image + eps).clamp(0, 1)
+        return (image + (x - image) * min(1, eps / max((x - image).norm().item(), 1e-30))).clamp(0, 1)
+
+    def up(gradient):
+        return gradient.sign() if kind == "linf" else gradient / gradient.norm()
+
+    value, gradient = slope(start)
+    before, x, seen, step = start, start, [start], 2 * eps
+    best, best_value, best_gradient = start, value, gradient
+    last, rises, window_start, best_then, was_halved = (value if first_loss == "start" else 0.0), 0, 0, value, True
+    for done in range(1, steps + 1):
+        z = onto(x + step * up(gradient))
+        if done > 1:
+            z = onto(x + 0.75 * (z - x) + 0.25 * (x - before))
+        before, x = x, z
+        seen.append(x)
+        value, gradient = slope(x)
+        rises, last = rises + (value > last), value
+        if value > best_value:
+            best, best_value, best_gradient = x, value, gradient
+        if done in checkpoints(steps):
+            first = rises <= 0.75 * (done - window_start)
+            second = not was_halved and best_then >= best_value
+            if first or second:
+                step, x, gradient = step / 2, best, best_gradient
+            was_halved, best_then, rises, window_start = first or second, best_value, 0, done
+    return seen
+
+
+@pytest.mark.parametrize("first_loss", ["start", "zero"])
+@pytest.mark.parametrize("kind", ["linf", "l2"])
+def test_every_point_is_that_of_the_algorithm_written_out(kind, first_loss):
+    """Steep waves over a slow rise: some windows rise by most steps and some by few, so steps are halved for both reasons."""
+    generator = torch.Generator().manual_seed(3)
+    ways = torch.randn(4, 12, generator=generator, dtype=torch.float64)
+    images = 0.3 + 0.4 * torch.rand(6, 12, generator=generator, dtype=torch.float64)
+    eps = {"linf": 0.1, "l2": 0.3}[kind]
+    starts = images + eps / 12**0.5 * (2 * torch.rand(6, 12, generator=generator, dtype=torch.float64) - 1)
+
+    def values(x, rows):
+        heights = x @ ways.T
+        return (
+            heights.mul(torch.tensor([1.0, 5.0, 15.0, 0.5], dtype=torch.float64)).sin().sum(1) + 0.5 * (rows + 1) * heights[:, 0]
+        )
+
+    seen: list[list[torch.Tensor]] = [[] for _ in images]
+
+    def observe(rows, points, outputs, losses):
+        for row, point in zip(rows.tolist(), points):
+            seen[row].append(point)
+
+    climb(lambda x: x, values, starts, images, eps=eps, steps=40, kind=kind, observe=observe, first_loss=first_loss)
+    for row, image in enumerate(images):
+        one = lambda x, row=row: values(x[None], torch.tensor([row]))[0]  # noqa: E731
+        expected = by_hand(one, starts[row], image, eps, 40, kind, first_loss)
+        torch.testing.assert_close(torch.stack(seen[row]), torch.stack(expected))

@@ -9,6 +9,7 @@ from torch.testing import assert_close
 from toys import convnet, linear, pictures, predicted
 
 from ironclip.attacks import PGD
+from ironclip.attacks._goal import TARGETED, Best, Part
 from ironclip.attacks.pgd import pgd
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.losses import cross_entropy_each, kl_each, margin_each
@@ -233,3 +234,47 @@ def test_the_default_is_the_project_default():
         "linf",
     )
     assert attack.derived == {"step_size": 1 / 255}
+
+
+@pytest.mark.parametrize("keep", ["best", "last"])
+def test_iterates_beyond_the_box_come_back_clipped(keep):
+    model, images, labels = scene()
+    seen = Watched(model)
+    found = pgd(seen, images, labels, eps=0.5, step_size=0.5, steps=3, box="forward", keep=keep)
+    assert 0 <= found.min() <= found.max() <= 1
+    assert all(0 <= shown.min() <= shown.max() <= 1 for shown in seen.seen)
+
+
+def test_best_of_points_offered_one_by_one():
+    """A fooling point before any other, then the higher loss, then the later one."""
+    points = torch.arange(6.0).view(6, 1, 1, 1)
+    outputs = {False: torch.tensor([[1.0, 0.0]]), True: torch.tensor([[0.0, 1.0]])}
+    best, row = Best(torch.full((1, 1, 1), -1.0), torch.zeros(1, dtype=torch.long), False), torch.zeros(1, dtype=torch.long)
+    held = []
+    for point, fools, value in zip(points, (False, False, True, False, True, True), (2.0, 1.0, 0.0, 3.0, -1.0, 0.0)):
+        best.offer(row, row, point, outputs[fools], torch.tensor([value]))
+        held.append(best.adv.item())
+    assert held == [0, 0, 2, 2, 2, 5]
+
+
+@pytest.mark.parametrize("name", TARGETED)
+def test_losses_towards_a_class_rise_with_it_and_fall_with_the_label(name):
+    logits, labels = torch.zeros(1, 5, dtype=torch.float64), torch.zeros(1, dtype=torch.long)
+    logits[0] = torch.tensor([2.0, 1.0, 0.5, 0.2, -1.0])
+    before = TARGETED[name](logits, labels, labels + 3)
+    towards, away = logits.clone(), logits.clone()
+    towards[0, 3] += 0.1
+    away[0, 0] += 0.1
+    assert TARGETED[name](towards, labels, labels + 3) > before
+    if name != "dlr":  # its scale follows the highest logit
+        assert TARGETED[name](away, labels, labels + 3) < before
+
+
+def test_an_image_broken_on_its_way_to_any_target_is_followed_no_further():
+    labels, wanted = torch.tensor([0, 0, 0]), torch.tensor([[1, 1, 1], [2, 2, 2]])
+    part = Part(torch.zeros(3, 1, 1, 1), labels, torch.arange(3), torch.zeros(3, 3), wanted, "margin")
+    rows = torch.arange(6)
+    assert part.going(rows).all()
+    part.best.fooled[4] = True  # image 1 on its way to the second target
+    assert part.going(rows).tolist() == [True, False, True, True, False, True]
+    assert part.going(torch.tensor([1, 5])).tolist() == [False, True]

@@ -17,6 +17,7 @@ from ironclip.core.losses import (
     kl_to_clean,
     margin_each,
     squared_distance_each,
+    targeted_dlr_each,
 )
 
 
@@ -115,3 +116,15 @@ def test_jensen_shannon_is_symmetric_bounded_and_the_mean_of_two_kls():
     assert_close(js_each(first, second), js_each(second, first))
     assert float(js_each(first, second)[1]) == pytest.approx(math.log(2))
     assert_close(js_each(first, first), torch.zeros(2), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4, 7])
+def test_targeted_dlr_written_out(classes):
+    logits, labels = drawn(columns=classes)
+    targets = (labels + 1) % classes
+    for row, label, target, value in zip(
+        logits.tolist(), labels.tolist(), targets.tolist(), targeted_dlr_each(logits, labels, targets).tolist()
+    ):
+        top = sorted(row, reverse=True)
+        scale = 1 if classes == 2 else top[0] - sum(top[2:4]) / len(top[2:4])
+        assert value == pytest.approx((row[target] - row[label]) / scale)

@@ -173,3 +173,9 @@ def test_subsets_are_nested_ordered_and_in_proportion(labels, seed):
 def test_a_limit_below_one_is_refused():
     with pytest.raises(UsageError, match="number of pictures, at least 1; got 0"):
         subset([Item(Painted("x"), 0, 0)], 0)
+
+
+def test_a_rare_class_keeps_its_share_of_a_subset():
+    items = [Item(Painted(str(k)), int(k >= 90), k) for k in range(100)]
+    for limit, rare in ((10, 1), (50, 5), (90, 9)):
+        assert abs(sum(item.label for item in subset(items, limit)) - rare) <= 1

@@ -8,6 +8,7 @@ from torch.testing import assert_close
 
 from ironclip.backbones import assemble
 from ironclip.core.errors import AdaptationClash, UsageError
+from ironclip.core.schedule import Schedule
 from ironclip.core.types import Adaptation, Defense, Mask
 from ironclip.defenses import Stack, build, options
 from ironclip.defenses._blocks import ImagePrompts
@@ -133,3 +134,14 @@ def test_two_parts_that_append_image_prompts_clash(backbone, batch):
 def test_an_option_of_no_part_names_the_nearest(backbone, batch):
     with pytest.raises(UsageError, match=r"did you mean 'apt\.length'"):
         build("apt+zero_shot", backbone, batch.classes, given={"apt.lenght": 2})
+
+
+def test_an_epoch_has_as_many_passes_as_the_part_that_needs_most(backbone, batch):
+    class Twice(Masked):
+        def passes(self, schedule, steps):
+            return 3
+
+    schedule = Schedule(epochs=2)
+    for parts in (("one", "more"), ("more", "one")):
+        made = {name: (Twice if name == "more" else Masked)(backbone, batch.classes) for name in parts}
+        assert Stack(made).passes(schedule, 5) == 3

@@ -132,6 +132,32 @@ def test_neither_the_size_nor_the_order_of_batches_changes_an_outcome(size):
         )
 
 
+def test_a_weaker_attack_afterwards_leaves_the_worst_margin_and_the_longest_way():
+    attacks = {"down": Shift(-EPS), "back": Shift(-EPS / 2), "still": Still()}
+    (sample,) = (s for s in evaluate(HalfSpace(), attacks, batches(), WHITE, stop_early=False).samples if s.index == 6)
+    assert sample.margin == pytest.approx(-2 * 20 * (0.04 - EPS), abs=1e-4)
+    assert sample.distance == pytest.approx(EPS, abs=1e-6)
+
+
+class OnePixel(HalfSpace):
+    """Decides by the mean of the first channel alone."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        return super().forward(images[:, :1])
+
+
+def test_a_gradient_is_dead_where_all_of_it_is_zero_and_is_asked_for_only_where_attacks_may():
+    def dead(classifier, threat=WHITE, surrogates=()):
+        samples = evaluate(classifier, {}, batches(), threat, surrogates=surrogates).samples
+        return {sample.dead_gradient for sample in samples}
+
+    assert dead(Stairs()) == {True}
+    assert dead(HalfSpace()) == dead(OnePixel()) == {False}
+    for knowledge in ("static", "transfer"):
+        assert dead(Stairs(), Threat(eps=EPS, knowledge=knowledge), [HalfSpace()]) == {None}
+    assert dead(Stairs(), Threat(eps=EPS, knowledge="black-box")) == {None}
+
+
 def test_more_radius_breaks_no_fewer_images():
     counts = [recorded(HalfSpace(), {"fgsm": FGSM(k / 255)}, Threat(eps=k / 255)).robust.count for k in (1, 4, 8, 16)]
     assert counts == [7, 5, 3, 1]
@@ -199,8 +225,11 @@ def test_a_static_attack_is_made_on_another_classifier_and_says_so():
         def __call__(self, function, images, labels, *, indices=None, loss=None):
             return torch.where((indices % 2 == 0).view(-1, 1, 1, 1), images, images + EPS)
 
-    record = recorded(HalfSpace(), {"spares": Spares()}, threat, [HalfSpace()])
-    assert "3 of 7 pictures reached the classifier as they were" in {flag.text for flag in record.flags}
+    for knowledge in ("static", "transfer"):
+        record = recorded(HalfSpace(), {"spares": Spares()}, Threat(eps=EPS, knowledge=knowledge), [HalfSpace()])
+        texts = {flag.id: flag.text for flag in record.flags}
+        assert texts["unperturbed"] == "3 of 7 pictures reached the classifier as they were"
+        assert texts[knowledge].startswith("made on another classifier")
 
 
 @pytest.mark.parametrize(
@@ -330,6 +359,13 @@ def test_flags_of_numbers_not_to_be_trusted():
     }
 
 
+def test_accuracy_is_below_chance_only_where_its_whole_interval_is():
+    for wrong, flagged in ((range(5), False), (range(8), True)):
+        found = evaluate(HalfSpace(), {}, batches(wrong=tuple(wrong)), WHITE)
+        record = summarise(setup(), found.samples, {})
+        assert ("clean_below_chance" in {flag.id for flag in record.flags}) is flagged
+
+
 def test_a_record_names_each_class():
     record = recorded(HalfSpace(), {"fgsm": FGSM(EPS)})
     assert [(c.name, c.images, c.clean, c.robust) for c in record.per_class] == [("dark", 3, 3, 1), ("light", 5, 4, 2)]
@@ -363,6 +399,30 @@ def test_a_finished_evaluation_is_read(tmp_path):
     assert (run.path / "record.json").stat().st_mtime_ns == stamp
     assert record.threat.resolution == 4
     assert record.timing.evaluate_seconds > 0
+
+
+def test_an_interrupted_evaluation_attacks_only_what_is_missing(tmp_path):
+    attacked: list[int] = []
+
+    @dataclass(frozen=True)
+    class Counting:
+        until: int
+
+        def __call__(self, function, images, labels, *, indices=None, loss=None):
+            if len(attacked) >= self.until:
+                raise KeyboardInterrupt
+            attacked.extend(indices.tolist())
+            return images
+
+    run = RunFolder.create(CONFIG, root=tmp_path)
+    place = run.evaluation(settings(setup(), ATTACKS))
+    with run.lock():
+        with pytest.raises(KeyboardInterrupt):
+            evaluate_into(place, setup(), HalfSpace(), {"counting": Counting(3)}, batches(2))
+        record, _ = evaluate_into(place, setup(), HalfSpace(), {"counting": Counting(100)}, batches(2))
+    assert sorted(attacked) == list(range(1, 8))  # image 0 is wrong without an attack
+    assert record.images == 8
+    assert [sample.index for sample in place.samples()] == list(range(8))
 
 
 def test_a_part_of_the_split_is_another_evaluation(tmp_path):

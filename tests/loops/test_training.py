@@ -369,3 +369,16 @@ def test_what_a_defence_logs_beside_its_loss_reaches_the_events_and_changes_noth
     assert [e["diagnostics"]["calls"] for e in events if e["event"] == "step"] == [1, 2, 3, 4, 5, 6]
     assert [e["diagnostics"]["calls"] for e in events if e["event"] == "epoch"] == [2, 5]
     assert all(torch.equal(a, b) for a, b in zip(telling.parameters(), silent.parameters(), strict=True))
+
+
+def test_a_defence_trains_in_training_mode_and_ends_in_evaluation_mode():
+    class Dropping(Toy):
+        def loss(self, backbone, batch, attack, *, adaptation=None):
+            modes.append(self.training)
+            return super().loss(backbone, batch, attack, adaptation=adaptation)
+
+    modes: list[bool] = []
+    defense = Dropping().eval()
+    run(defense, epochs=1)
+    assert modes == [True] * 3
+    assert not defense.training

@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from ironclip.core.errors import UsageError
-from ironclip.records.statistics import harmonic, mcnemar, wilson
+from ironclip.records.statistics import harmonic, mcnemar, paired, wilson
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 7), (512, 1000), (49_999, 50_000)])
@@ -41,3 +41,18 @@ def test_harmonic_means_are_those_of_the_papers(accuracies, printed):
 
 def test_a_term_of_zero_makes_the_harmonic_mean_zero():
     assert harmonic((0.7, 0.0)) == 0
+
+
+def test_a_paired_difference_is_the_firsts_advantage_with_its_bootstrap_interval():
+    """60 images right under the first alone, 20 under the second alone, 120 alike: standard error of the mean 0.0424."""
+    first = {index: index < 60 or index >= 100 for index in range(200)}
+    second = {index: 60 <= index < 80 or index >= 100 for index in range(200)}
+    found = paired(first, second)
+    assert (found["only_first"], found["only_second"], found["images"]) == (60, 20, 200)
+    assert found["difference"] == pytest.approx(0.2)
+    assert found["first"] - found["second"] == pytest.approx(0.2)
+    error = ((0.4 - 0.2**2) / 200) ** 0.5
+    assert found["low"] == pytest.approx(0.2 - 1.96 * error, abs=0.01)
+    assert found["high"] == pytest.approx(0.2 + 1.96 * error, abs=0.01)
+    turned = paired(second, first)
+    assert (turned["difference"], turned["p"]) == (pytest.approx(-0.2), found["p"])
