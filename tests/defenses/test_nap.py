@@ -14,6 +14,7 @@ from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.core.types import Adaptation, Batch, Trace
 from ironclip.defenses import build
+from ironclip.defenses._blocks import TokenRefiner
 from ironclip.defenses.nap import NAP
 from ironclip.loops.training import Schedule, fit
 
@@ -396,3 +397,17 @@ def test_float64_and_bfloat16_run_through_prompts_and_refiners(batch):
     rough = classifier(twin, single, batch.classes, precision="bfloat16")(batch.images)
     assert rough.dtype == torch.float32
     assert (rough - classifier(twin, single, batch.classes)(batch.images)).abs().max() < 0.7
+
+
+@pytest.mark.parametrize("pre_norm", ["none", "layernorm"])
+def test_a_refiner_adds_its_scaled_residual_to_each_token(pre_norm):
+    refiner = TokenRefiner(6, 4, activation="relu", scale=0.3, pre_norm=pre_norm, generator=drawn())
+    for parameter in refiner.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=drawn(parameter.numel()))
+    first, second = (part for part in refiner.net if isinstance(part, nn.Linear))
+    tokens = torch.randn(2, 3, 6, generator=drawn(1))
+    seen = tokens
+    if pre_norm == "layernorm":
+        seen = (tokens - tokens.mean(-1, keepdim=True)) / (tokens.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    hidden = (seen @ first.weight.T + first.bias).clamp_min(0)
+    assert_close(refiner(tokens), tokens + 0.3 * (hidden @ second.weight.T + second.bias))
