@@ -215,11 +215,11 @@ def test_the_inner_attack_is_handed_the_defence_as_it_is_now(backbone, batch, ca
         assert_close(terms["adv_ce"], known["adv_ce"], atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if case.first != NOTHING], ids=str)
+@pytest.mark.parametrize(
+    "case", [case for case in CASES if case.first != NOTHING and case.sees not in (fixed_words, frozen_tower)], ids=str
+)
 def test_neither_the_backbone_nor_the_start_would_pass_for_the_defence(backbone, batch, case):
-    """Else the test above could not fail."""
-    if case.sees in (fixed_words, frozen_tower):
-        pytest.skip("the paper attacks the undefended model here")
+    """Else the test above could not fail. Where the paper attacks the undefended model there is nothing to tell apart."""
     defense = trained(case.name, case.given, backbone, batch)
     fresh = build(
         case.name, backbone, CLASSES, generator=torch.Generator().manual_seed(0),

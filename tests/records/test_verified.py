@@ -116,12 +116,17 @@ FORGED = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("fits", [True, None], ids=["sealed again", "no checksum"])
-@pytest.mark.parametrize("change", FORGED.values(), ids=FORGED)
+@pytest.mark.parametrize(
+    ("change", "fits"),
+    [
+        pytest.param(change, fits, id=f"{name}, {'sealed again' if fits else 'no checksum'}")
+        for name, change in FORGED.items()
+        for fits in (True, None)
+        if not (fits and name in ("NaN", "infinity"))  # what is no JSON has no checksum
+    ],
+)
 def test_numbers_that_do_not_follow_from_the_samples_are_refused_whatever_the_checksum_says(tmp_path, change, fits):
     place = written(tmp_path)
-    if fits and change in (FORGED["NaN"], FORGED["infinity"]):
-        pytest.skip("has no checksum")
     edit(place, change, fits)
     refused(place, "record.json")
 
