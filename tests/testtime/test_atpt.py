@@ -143,6 +143,25 @@ def test_limits_in_which_the_views_are_those_of_rtpt(base, images):
     assert not torch.allclose(guided[:, 1:], found.blended)
 
 
+def test_the_crop_has_its_own_weight_where_the_model_looks_most_and_least():
+    method = build("atpt", {"p_high": 0.25, "p_low": 0.25, "m_high": 0.9, "m_low": 0.1})
+    maps = torch.arange(16.0).view(1, 1, 4, 4)
+    found = method.mixed(maps, torch.ones(1, 1, 3, 4, 4), torch.zeros(1, 1, 3, 4, 4), torch.full((1, 1), 0.4))[0, 0, 0].flatten()
+    assert_close(found, torch.tensor([0.1] * 4 + [0.4] * 8 + [0.9] * 4))
+
+
+def test_the_views_that_are_surest_after_tuning_vote(base, images):
+    method = build("atpt", {"views": 7, "ensemble": "uniform", "vote": 2})
+    prompted = method.stand(base)
+    with torch.no_grad():
+        pictures = method.pictures(prompted, images, _base.image_keys(images, 0))
+        tuned = method.tune(prompted, _base.features_of(prompted, pictures))
+    chances = tuned.logits.softmax(-1)
+    doubt = -(chances * chances.log()).sum(-1)
+    surest = doubt.argsort(1)[:, :2]
+    assert_close(method.answer(tuned), torch.stack([tuned.logits[b, surest[b]].mean(0) for b in range(3)]))
+
+
 def test_without_augmix_guidance_changes_nothing_and_costs_nothing(base, images):
     method = build("atpt", {"views": 7, "augmix": False, "ensemble": "neighbour"})
     assert method.passes == 7

@@ -169,6 +169,21 @@ def test_the_full_gradient_goes_through_the_tuning_and_is_that_of_finite_differe
     assert 0 < difference < 0.05  # the step is nearly a sign: its derivative is nearly zero
 
 
+def test_several_steps_are_differentiated_through_the_views_that_they_were_taken_on(base, images):
+    """After the second step AdamW's moments mix slopes, so the tuned context moves with the features by itself."""
+    method = build("tpt", {"views": 5, "select": 0.6, "steps": 3, "lr": 0.02, "gradient": "full"})
+    prompted = method.stand(base)
+    with torch.no_grad():
+        features = features_of(prompted, method.pictures(prompted, images[:1], _base.image_keys(images[:1], 0)))
+    leaf = features.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(method.tune(prompted, leaf).text[0, 0, 0], leaf)
+    way = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).double()
+    ends = [method.tune(prompted, features + step * way).text[0, 0, 0].detach() for step in (1e-5, -1e-5)]
+    measured = float(ends[0] - ends[1]) / 2e-5
+    assert abs(measured) > 1e-4
+    assert float((slope * way).sum()) == pytest.approx(measured, rel=1e-3)
+
+
 def test_a_learned_context_of_the_base_is_where_tuning_starts(backbone, images):
     vectors = torch.randn(len(CLASSES), 3, backbone.spec.text_width, generator=torch.Generator().manual_seed(3)).double()
     with torch.no_grad():
