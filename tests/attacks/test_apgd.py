@@ -274,3 +274,28 @@ def test_every_point_is_that_of_the_algorithm_written_out(kind, first_loss):
         one = lambda x, row=row: values(x[None], torch.tensor([row]))[0]  # noqa: E731
         expected = by_hand(one, starts[row], image, eps, 40, kind, first_loss)
         torch.testing.assert_close(torch.stack(seen[row]), torch.stack(expected))
+
+
+def test_the_step_is_also_halved_where_most_steps_rise_but_none_beats_the_best_and_not_twice_in_a_row():
+    """Values by script: rising to 10; a fall to 0 and slow rises below 10; the same again, right after a halving."""
+    heights = [*range(9), 10, 0, *range(1, 40)]
+    heights[17:] = [0.1 * k for k in range(len(heights[17:]))]
+    image = torch.full((12,), 0.5, dtype=torch.float64)
+    ways = torch.randn(len(heights), 12, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+    def scripted():
+        left = iter(zip(heights, ways, strict=True))
+
+        def value(x):
+            height, way = next(left)
+            return height + ((x - x.detach()) * way).sum(-1)
+
+        return value
+
+    seen: list[torch.Tensor] = []
+    ours, theirs = scripted(), scripted()
+    climb(
+        lambda x: x, lambda x, rows: ours(x), image[None], image[None], eps=0.4, steps=40, kind="l2",
+        observe=lambda rows, points, outputs, values: seen.append(points[0]),
+    )  # fmt: skip
+    torch.testing.assert_close(torch.stack(seen), torch.stack(by_hand(theirs, image, image, 0.4, 40, "l2", "start")))
