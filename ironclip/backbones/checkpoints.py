@@ -1,7 +1,7 @@
 """Weights from files of every format we read, checked, without ever unpickling more than tensors.
 
-Formats: safetensors; `torch.save` files read with `weights_only=True` (a state dict, perhaps under `state_dict`; TeCoA's
-`*.pth.tar` with `vision_encoder_state_dict`; FARE's bare image tower); OpenAI's TorchScript archives.
+Containers: safetensors; `torch.save` files read with `weights_only=True`; OpenAI's TorchScript archives; each alone or in several
+files with an index. What the weights are called in them is the matter of `names`.
 """
 
 import hashlib
@@ -11,31 +11,27 @@ import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from ironclip.backbones.folders import INDEX, shards, weights_in
+from ironclip.backbones.names import Layout, check_tensors, named
 from ironclip.backbones.torchscript import tensors
 from ironclip.core.errors import CheckpointError
 
-Layout = Literal["clip", "visual"]
-# Numbers that OpenAI's archives keep among the tensors; `input_resolution` occurs in nobody else's.
-OPENAI_NUMBERS = ("input_resolution", "context_length", "vocab_size")
-# Constants that some files repeat and open_clip computes.
-COMPUTED = (*OPENAI_NUMBERS, "attn_mask", "text.attn_mask")
-
-
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file holds.
+    """What a file, a folder or several files hold.
 
     Args:
         layout: "clip": both towers, open_clip's names; "visual": an image tower alone, names without `visual.`.
         openai: it is OpenAI's own file (recognised by its format).
         metadata: of a safetensors file, else empty.
+        form: container and names as they were found, in words.
     """
 
     path: Path
@@ -43,32 +39,54 @@ class Checkpoint:
     layout: Layout
     openai: bool = False
     metadata: Mapping[str, str] = field(default_factory=dict)
+    form: str = ""
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """The tensors of a weights file.
+    """The tensors of a weights file, of the folder that holds it, or of all files that an index names.
 
     Raises:
         CheckpointError: no such file, not a weights file, damaged, holding more than tensors, or not a CLIP.
     """
     path = path.expanduser()
+    if path.is_dir():
+        path = weights_in(path)
     if not path.is_file():
-        raise CheckpointError(f"no weights file at {path}" + (" (it is a folder)" if path.is_dir() else ""))
-    with path.open("rb") as file:
-        head = file.read(16)
+        raise CheckpointError(f"no weights file at {path}")
+    files = shards(path) if path.name.endswith(INDEX) else [path]
     metadata: Mapping[str, str] = {}
-    openai = False
-    if len(head) > 8 and head[8:9] == b"{":
-        state, metadata = _read_safetensors(path)
-    elif head[:4] == b"PK\x03\x04" and _is_torchscript(path):
-        state, openai = _read_torchscript(path), True
-    elif head[:4] == b"PK\x03\x04" or head[:1] == b"\x80":
-        state = _read_torch(path)
-    else:
-        raise CheckpointError(
-            f"{path} is not a weights file: expected safetensors or a torch file (.pt, .bin, .pth.tar); {_kind(head)}"
-        )
-    return _tidy(path, state, openai, metadata)
+    loaded: Any = {}
+    for file in files:
+        content, metadata, container = _read(file)
+        if len(files) > 1 and isinstance(content, Mapping):
+            content = {**loaded, **content}
+        loaded = content
+    if len(files) > 1:
+        container = f"{len(files)} files, {container}"
+    state, layout, names, openai = named(path, loaded)
+    check_tensors(path, state)
+    archive = container == TORCHSCRIPT
+    return Checkpoint(path, state, layout, openai or archive, metadata, f"{container}, {names}")
+
+
+TORCHSCRIPT = "OpenAI's TorchScript archive"
+
+
+def _read(path: Path) -> tuple[Any, Mapping[str, str], str]:
+    """(what the file holds, its metadata, its container in words)."""
+    with path.open("rb") as file:
+        head = file.read(256)
+    if head[4:9] == b"\0\0\0\0{":  # the length of a header below 4 GB, and the header
+        return *_read_safetensors(path), "safetensors"
+    if head[:4] == b"PK\x03\x04":
+        if _is_torchscript(path):
+            return _read_torchscript(path), {}, TORCHSCRIPT
+        return _read_torch(path), {}, "torch file"
+    if head[:1] == b"\x80":
+        return _read_torch(path), {}, "torch file of before 2020"
+    raise CheckpointError(
+        f"{path} is not a weights file: expected safetensors or a torch file (.pt, .bin, .pth.tar); {_kind(head)}"
+    )
 
 
 def _kind(head: bytes) -> str:
@@ -77,8 +95,13 @@ def _kind(head: bytes) -> str:
         b"\x89PNG": "a PNG picture",
         b"version https": "a Git LFS pointer",
         b"\x1f\x8b": "gzip",
+        b"\x89HDF": "an HDF5 file (TensorFlow)",
+        b"GGUF": "a GGUF file (quantised)",
+        b"\x93NUMPY": "a NumPy array",
+        b"<": "an HTML or XML page, as a browser saves instead of the file",
+        b"{": "JSON; the weights lie in another file",
     }
-    names = [name for start, name in known.items() if head.startswith(start)]
+    names = [name for start, name in known.items() if head.lstrip().startswith(start)]
     return f"it is {names[0]}" if names else ("it is empty" if not head else f"it starts with {head[:8]!r}")
 
 
@@ -126,36 +149,6 @@ def _read_torch(path: Path) -> Any:
 
 def _line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-
-
-def _tidy(path: Path, loaded: Any, openai: bool, metadata: Mapping[str, str]) -> Checkpoint:
-    """Unwrap, strip prefixes, and tell an image tower from a whole CLIP."""
-    if isinstance(loaded, Mapping):
-        loaded = loaded.get("vision_encoder_state_dict", loaded.get("state_dict", loaded))
-    if not isinstance(loaded, Mapping):
-        raise CheckpointError(f"{path} holds a {type(loaded).__name__}; expected a state dict")
-    state = {str(name): tensor for name, tensor in loaded.items() if isinstance(tensor, Tensor)}
-    for prefix in ("module.", "model."):
-        if state and all(name.startswith(prefix) for name in state):
-            state = {name.removeprefix(prefix): tensor for name, tensor in state.items()}
-    openai = openai or "input_resolution" in state
-    state = {name: tensor for name, tensor in state.items() if name not in COMPUTED}
-    if any("vision_model." in name for name in state):
-        raise CheckpointError(
-            f"{path} has the names of transformers' CLIPModel; expected open_clip's (export the model from open_clip)"
-        )
-    if state and all(name.startswith("visual.") for name in state):
-        state = {name.removeprefix("visual."): tensor for name, tensor in state.items()}
-    alone = any(name.split(".")[0] in ("class_embedding", "layer1", "trunk") for name in state)
-    if not alone and not any(name.startswith("visual.") for name in state):
-        names = ", ".join(list(state)[:3]) or "none"
-        raise CheckpointError(f"{path} holds no CLIP weights: expected names such as visual.conv1.weight; got {names}")
-    for name, tensor in state.items():
-        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-            raise CheckpointError(f"{path} is damaged: {name} repeats its numbers instead of holding them")
-        if not tensor.isfinite().all():
-            raise CheckpointError(f"{path} holds NaN or infinity in {name}")
-    return Checkpoint(path, state, "visual" if alone else "clip", openai, metadata)
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what: str) -> None:

@@ -1,9 +1,8 @@
 """Weights from the Hugging Face hub or open_clip's addresses, with one line when they cannot be had."""
 
-import json
 import socket
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlparse
@@ -12,10 +11,15 @@ import huggingface_hub
 from huggingface_hub.errors import EntryNotFoundError
 from open_clip.pretrained import download_pretrained_from_url
 
+from ironclip.backbones.folders import INDEX, OPEN_CLIP, PIXELS, TRANSFORMERS, shard_names
 from ironclip.core.errors import CheckpointError
 
 WEIGHTS = "open_clip_pytorch_model.bin"
-CONFIG = "open_clip_config.json"
+OF = {
+    OPEN_CLIP: ("open_clip_model.safetensors", WEIGHTS),
+    TRANSFORMERS: ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"),
+}
+"""The files with the weights that each description announces, the safe ones first."""
 
 
 def from_tag(name: str, known: Mapping[str, Any]) -> Path:
@@ -30,44 +34,61 @@ def from_tag(name: str, known: Mapping[str, Any]) -> Path:
     """
     if known.get("hf_hub"):
         repository, _, filename = str(known["hf_hub"]).rpartition("/")
-        return from_hub(name, repository, filename or WEIGHTS)
+        return from_hub(name, repository, *_candidates(filename or WEIGHTS))
     try:
         return Path(download_pretrained_from_url(known["url"]))
     except (OSError, RuntimeError, ValueError) as error:
-        raise _refused(name, error) from None
+        raise _refused(name, str(known["url"]), error) from None
 
 
-def from_hub(name: str, repository: str, filename: str = WEIGHTS) -> Path:
-    """A file of a hub repository, as safetensors where it is offered; without a connection the cached one.
+def from_hub(name: str, repository: str, *filenames: str) -> Path:
+    """The first of these files that a hub repository has; without a connection the cached one.
 
     Raises:
-        CheckpointError: no connection and not in the cache, or refused.
+        CheckpointError: no connection and not in the cache, refused, or a cache entry that points nowhere.
     """
     host = urlparse(huggingface_hub.constants.ENDPOINT).hostname or ""
-    offline = not _reachable(host)
+    offline = not reachable(host)
     missing: Exception | None = None
-    for candidate in _candidates(filename):
+    for filename in filenames:
+        _check_entry(repository, filename)
         try:
-            return Path(huggingface_hub.hf_hub_download(repository, candidate, local_files_only=offline))
+            return Path(huggingface_hub.hf_hub_download(repository, filename, local_files_only=offline))
         except EntryNotFoundError as error:
-            missing = error
+            missing = missing or error
         except (OSError, RuntimeError, ValueError) as error:
-            raise _refused(name, error) from None
+            raise _refused(name, f"{filenames[0]} of {repository}", error) from None
     if offline:
         raise CheckpointError(
-            f"{name} is not in the local cache and there is no connection to {host}; connect once or name a local file"
+            f"{name} is not in the local cache and there is no connection to {host}; connect once (ironclip backbones fetch "
+            f"{name}), or put {filenames[0]} of {repository} into {huggingface_hub.constants.HF_HUB_CACHE}, or name a local file"
         )
-    raise _refused(name, missing or FileNotFoundError(filename))
+    raise _refused(name, f"{filenames[0]} of {repository}", missing or FileNotFoundError(filenames[0]))
 
 
-def hub_config(name: str, repository: str) -> dict[str, Any]:
-    """open_clip's description of a hub model: `model_cfg` and `preprocess_cfg`."""
-    path = from_hub(name, repository, CONFIG)
-    try:
-        note = json.loads(path.read_text(encoding="utf-8"))
-        return {"preprocess_cfg": {}, **note} if "model_cfg" in note else {"model_cfg": note, "preprocess_cfg": {}}
-    except (ValueError, TypeError) as error:
-        raise CheckpointError(f"{CONFIG} of {name} is damaged: {error}") from None
+def described_on_hub(name: str, repository: str) -> tuple[Path, Path | None, Callable[[], Path]]:
+    """(configuration of open_clip or transformers, transformers' pixel statistics, a function that fetches the weights).
+
+    Raises:
+        CheckpointError: as `from_hub`.
+    """
+    note = from_hub(name, repository, OPEN_CLIP, TRANSFORMERS)
+    kind = OPEN_CLIP if note.name == OPEN_CLIP else TRANSFORMERS
+
+    def weights() -> Path:
+        path = from_hub(name, repository, *OF[kind])
+        if path.name.endswith(INDEX):
+            for shard in shard_names(path):
+                from_hub(name, repository, shard)
+        return path
+
+    pixels = None
+    if kind == TRANSFORMERS:
+        try:
+            pixels = from_hub(name, repository, PIXELS)
+        except CheckpointError:
+            pixels = None  # the statistics of the model's kind then
+    return note, pixels, weights
 
 
 def _candidates(filename: str) -> list[str]:
@@ -77,9 +98,12 @@ def _candidates(filename: str) -> list[str]:
     return [safe, filename] if safe else [filename]
 
 
-def _reachable(host: str) -> bool:
-    """Whether it is worth asking: the hub's own retries take most of a minute without a network."""
-    if urllib.request.getproxies():
+def reachable(host: str) -> bool:
+    """Whether it is worth asking: the hub's own retries take most of a minute without a network.
+
+    A proxy answers for names that cannot be looked up here; `no_proxy` alone is no proxy.
+    """
+    if set(urllib.request.getproxies()) & {"http", "https", "all", "socks"}:
         return True
     try:
         socket.getaddrinfo(host, 443)
@@ -88,6 +112,16 @@ def _reachable(host: str) -> bool:
     return True
 
 
-def _refused(name: str, error: Exception) -> CheckpointError:
+def _check_entry(repository: str, filename: str) -> None:
+    """CheckpointError where the cache has a link to a file that is gone: the hub's own message would not name it."""
+    folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
+    for link in folder.glob(f"*/{filename}"):
+        if link.is_symlink() and not link.exists():
+            raise CheckpointError(f"{link} in the download cache points to a file that is gone; delete the link and fetch it again")
+
+
+def _refused(name: str, what: str, error: Exception) -> CheckpointError:
     reason = (str(error).strip() or type(error).__name__).splitlines()[0][:160]
-    return CheckpointError(f"{name} could not be downloaded ({reason}); check the name and the connection, or name a local file")
+    return CheckpointError(
+        f"{name} could not be downloaded ({what}: {reason}); check the name and the connection, or name a local file"
+    )

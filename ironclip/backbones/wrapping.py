@@ -14,6 +14,7 @@ from open_clip.transformer import TextTransformer, VisionTransformer
 from torch import Tensor, nn
 
 from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD, ClipBackbone
+from ironclip.backbones.foreign import TANH
 from ironclip.backbones.registry import Activation
 from ironclip.backbones.resnet import ResNetTower
 from ironclip.backbones.text import TextTower
@@ -39,11 +40,16 @@ def build(config: Mapping[str, Any], activation: Activation) -> CLIP | CustomTex
             "CoCa models and text towers from transformers have no adapter here; use a CLIP with open_clip's own text tower"
         )
     options["quick_gelu"] = activation == "quick_gelu"
+    tanh = options.pop(TANH, False)
     with torch.random.fork_rng(devices=[]):
         try:
-            return (CustomTextCLIP if custom else CLIP)(**options).eval()
+            model: CLIP | CustomTextCLIP = (CustomTextCLIP if custom else CLIP)(**options).eval()
         except (TypeError, KeyError) as error:
             raise CheckpointError(f"open_clip does not take this configuration: {error}") from None
+    for part in model.modules() if tanh else ():
+        if isinstance(part, nn.GELU):
+            part.approximate = "tanh"
+    return model
 
 
 def image_tower(visual: nn.Module) -> Tower:

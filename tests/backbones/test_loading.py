@@ -76,7 +76,7 @@ def hub(monkeypatch):
         return str(files[repository, filename])
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    monkeypatch.setattr("ironclip.backbones.downloads._reachable", lambda host: True)
+    monkeypatch.setattr("ironclip.backbones.downloads.reachable", lambda host: True)
     return files
 
 
@@ -213,7 +213,7 @@ def test_safetensors_metadata_says_activation_and_architecture(model, tmp_path):
 
 def test_the_activation_must_be_known(model, tmp_path):
     path = write(tmp_path / "unknown.pt", model.state_dict())
-    with pytest.raises(CheckpointError, match="does not say whether it was trained with QuickGELU or GELU; pass activation="):
+    with pytest.raises(CheckpointError, match="does not say whether it was trained with QuickGELU or GELU; say --activation"):
         load(f"Tiny@{path}")
     assert load(f"Tiny-quickgelu@{path}").spec.activation == "quick_gelu"
     gelu = load(f"Tiny@{path}", activation="gelu")
@@ -359,7 +359,7 @@ def test_hub_models_bring_their_configuration(model, tmp_path, hub):
     with pytest.raises(CheckpointError, match=r"its open_clip_config\.json\); activation='gelu'"):
         load("hf-hub:org/clip", activation="gelu")
     with pytest.raises(
-        CheckpointError, match=r"hf-hub:org/none could not be downloaded \(no open_clip_config\.json in org/none\)"
+        CheckpointError, match=r"hf-hub:org/none could not be downloaded \(open_clip_config\.json of org/none: no open_clip"
     ):
         load("hf-hub:org/none")
 
@@ -370,7 +370,7 @@ def test_without_a_connection_one_line_says_what_to_do(monkeypatch):
         raise huggingface_hub.errors.LocalEntryNotFoundError("not cached")
 
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", offline)
-    monkeypatch.setattr("ironclip.backbones.downloads._reachable", lambda host: False)
+    monkeypatch.setattr("ironclip.backbones.downloads.reachable", lambda host: False)
     with pytest.raises(
         CheckpointError, match=r"^ViT-B-32/openai is not in the local cache and there is no connection to [\w.]+; connect"
     ):
@@ -399,7 +399,12 @@ def wrong(model, tmp_path_factory) -> Path:
     write(folder / "nan.pt", {**state, "visual.proj": state["visual.proj"] * torch.nan})
     write(folder / "lacking.pt", {name: tensor for name, tensor in state.items() if "ln_post" not in name})
     write(folder / "more.pt", {**state, "visual.extra": torch.zeros(1)})
-    write(folder / "transformers.pt", {"vision_model.embeddings.class_embedding": torch.zeros(1)})
+    write(folder / "words.pt", {"text_model.final_layer_norm.weight": torch.zeros(1)})
+    write(folder / "quantised.pt", {**state, "visual.proj": torch.zeros(64, 32, dtype=torch.int8)})
+    (folder / "page.pt").write_text("\n<!DOCTYPE html><html><body>Sign in to download</body></html>")
+    (folder / "config.json").write_text("{}")
+    (folder / "lfs.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
+    (folder / "folder").mkdir()
     save_file(state, folder / "relu.safetensors", metadata={"activation": "relu"})
     write(folder / "tower.pt", model.visual.state_dict())
     return folder
@@ -409,7 +414,7 @@ def wrong(model, tmp_path_factory) -> Path:
     ("name", "message"),
     [
         ("Tiny@{0}/none.pt", r"no weights file at .*none\.pt$"),
-        ("Tiny@{0}", r"no weights file at .* \(it is a folder\)$"),
+        ("Tiny@{0}/folder", r"folder is a folder without weights of a known name, such as open_clip_model\.safetensors .* it is empty$"),
         ("Tiny@{0}/photo.jpg", "is not a weights file: expected safetensors or a torch file .* it is a JPEG picture$"),
         ("Tiny@{0}/empty.pt", "it is empty$"),
         ("Tiny@{0}/half-clip.safetensors", "is a damaged or truncated safetensors file: "),
@@ -419,7 +424,11 @@ def wrong(model, tmp_path_factory) -> Path:
         ("Tiny@{0}/list.pt", "holds a list; expected a state dict"),
         ("Tiny@{0}/linear.pt", "holds no CLIP weights: expected names such as visual.conv1.weight; got weight, bias"),
         ("Tiny@{0}/nan.pt", "holds NaN or infinity in visual.proj"),
-        ("Tiny@{0}/transformers.pt", "has the names of transformers' CLIPModel; expected open_clip's"),
+        ("Tiny@{0}/words.pt", "holds no CLIP weights: .* got text_model.final_layer_norm.weight$"),
+        ("Tiny@{0}/quantised.pt", "holds int8 numbers in visual.proj, as quantised models do"),
+        ("Tiny@{0}/page.pt", "it is an HTML or XML page, as a browser saves"),
+        ("Tiny@{0}/config.json", "it is JSON; the weights lie in another file"),
+        ("Tiny@{0}/lfs.bin", "it is a Git LFS pointer$"),
         ("Tiny@{0}/relu.safetensors", "states the activation 'relu'; expected 'gelu' or 'quick_gelu'"),
         (
             "Tiny-quickgelu@{0}/lacking.pt",
@@ -434,13 +443,13 @@ def wrong(model, tmp_path_factory) -> Path:
         ("Tiny", r"Tiny is an architecture; say which weights: Tiny/TAG \(tags: openai, laion2b\) or Tiny@FILE$"),
         (
             "tecoa-vitb32-eps4",
-            "needs the file vitb32_eps4.pth.tar .*: pass weights=FILE or put it into the folder .*IRONCLIP_WEIGHTS is not set$",
+            "needs the file vitb32_eps4.pth.tar .*: say --weights FILE .* or put it into the folder .*IRONCLIP_WEIGHTS is not set$",
         ),
     ],
 )
 def test_a_wrong_file_says_what_was_expected(wrong, name, message, monkeypatch):
     monkeypatch.delenv("IRONCLIP_WEIGHTS", raising=False)
-    monkeypatch.setattr("ironclip.backbones.downloads._reachable", lambda host: False)
+    monkeypatch.setattr("ironclip.backbones.downloads.reachable", lambda host: False)
     with pytest.raises(CheckpointError, match=message) as caught:
         load(name.format(wrong))
     assert "\n" not in str(caught.value)

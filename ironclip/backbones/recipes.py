@@ -1,0 +1,121 @@
+"""All that makes a backbone, before it is built, and what its sources say about the activation."""
+
+import inspect
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
+from torch import Tensor
+
+from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
+from ironclip.backbones.checkpoints import Checkpoint
+from ironclip.backbones.registry import Activation
+from ironclip.core.errors import CheckpointError
+
+YES, NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0", "none", "")
+TOP = {*inspect.signature(CLIP).parameters, *inspect.signature(CustomTextCLIP).parameters, "custom_text", "multimodal_cfg"}
+PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that makes a backbone, before it is built.
+
+    Args:
+        config: arguments of open_clip's model class.
+        state: weights of both towers.
+        visual: image-tower weights that replace those of `state`, where a file holds an image tower alone.
+        path: of the file with `state`, for messages.
+        visual_path: of the file with `visual`.
+        tokenizer: what open_clip calls the model whose tokenizer it is.
+        probe: logits to reproduce, where the weights come with some.
+        form: of the file that was named, in words.
+    """
+
+    name: str
+    config: Mapping[str, Any]
+    state: Mapping[str, Tensor]
+    activation: Activation
+    path: Path
+    tokenizer: str
+    visual: Mapping[str, Tensor] | None = None
+    visual_path: Path | None = None
+    mean: tuple[float, ...] = OPENAI_MEAN
+    std: tuple[float, ...] = OPENAI_STD
+    probe: Mapping[str, Any] | None = None
+    form: str = ""
+
+
+def settle(what: str, stated: Activation | None, by: str, asked: Activation | None) -> Activation:
+    """The activation of these weights from what their source states and what the caller says.
+
+    Raises:
+        CheckpointError: neither says it, or they disagree.
+    """
+    if stated and asked and stated != asked:
+        raise CheckpointError(
+            f"{what} was trained with {stated} ({by}); activation={asked!r} would silently compute wrong features"
+        )
+    if known := stated or asked:
+        return known
+    raise CheckpointError(
+        f"{what} does not say whether it was trained with QuickGELU or GELU; say --activation quick_gelu (OpenAI's weights "
+        "and what was fine-tuned from them) or --activation gelu (most LAION and DataComp weights); in Python activation="
+    )
+
+
+def quick(value: object, where: object) -> bool:
+    """Whether `quick_gelu` of a configuration is meant; some state it as a string such as "TRUE" or "FALSE".
+
+    Raises:
+        CheckpointError: neither yes nor no.
+    """
+    text = str(value).strip().lower()
+    if text not in (*YES, *NO):
+        raise CheckpointError(f"{where} states quick_gelu {value!r}; expected true or false")
+    return text in YES
+
+
+def stated(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Activation | None, str]:
+    """What the file or its architecture says about the activation, and where."""
+    said = checkpoint.metadata.get("activation")
+    if said is not None:
+        if said not in ("gelu", "quick_gelu"):
+            raise CheckpointError(f"{checkpoint.path} states the activation {said!r}; expected 'gelu' or 'quick_gelu'")
+        return ("gelu" if said == "gelu" else "quick_gelu"), "its metadata"
+    if checkpoint.openai:
+        return "quick_gelu", "OpenAI's format"
+    if quick(config.get("quick_gelu"), "the architecture"):
+        return "quick_gelu", "the architecture"
+    return ("gelu", "timm towers have GELU") if config["vision_cfg"].get("timm_model_name") else (None, "")
+
+
+def check_keys(config: Mapping[str, Any], where: object) -> None:
+    """CheckpointError where a configuration has a key that open_clip's model classes do not know: it is another program's."""
+    if not isinstance(config, Mapping) or not all(isinstance(config.get(part), Mapping) for part in PARTS):
+        raise CheckpointError(f"{where} should hold vision_cfg and text_cfg, as open_clip's configurations do")
+    strange = [key for key in config if key not in TOP]
+    for part, known in PARTS.items():
+        strange += [f"{part}.{key}" for key in config[part] if key not in {field.name for field in fields(known)}]
+    if strange:
+        raise CheckpointError(
+            f"{where} sets {strange[0]}, which open_clip does not know: the model needs the program it was trained with, "
+            "and under another tokenizer or tower it would compute wrong features"
+        )
+
+
+def whole(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+    if checkpoint.layout == "visual":
+        raise CheckpointError(f"{checkpoint.path} holds an image tower alone; expected a whole CLIP")
+    return checkpoint.state
+
+
+def pixel_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and standard deviation that most published weights of an architecture were trained with."""
+    tags = [get_pretrained_cfg(architecture, tag) for tag in list_pretrained_tags_by_model(architecture)]
+    found = Counter((tuple(tag["mean"]), tuple(tag["std"])) for tag in tags).most_common(1)
+    return found[0][0] if found else (OPENAI_MEAN, OPENAI_STD)
