@@ -23,6 +23,7 @@ from ironclip.backbones.names import Layout, check_tensors, named
 from ironclip.backbones.torchscript import tensors
 from ironclip.core.errors import CheckpointError
 
+
 @dataclass(frozen=True)
 class Checkpoint:
     """What a file, a folder or several files hold.

@@ -1,4 +1,4 @@
-"""Weights that say what they are: by a configuration in their folder, a JSON description beside them, metadata, or their format."""
+"""Weights that say what they are: a configuration in their folder, a JSON description beside them, metadata, their format."""
 
 import hashlib
 import json
@@ -13,12 +13,13 @@ from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
 from ironclip.backbones.checkpoints import Checkpoint, openai_config, read_checkpoint
 from ironclip.backbones.folders import OPEN_CLIP, PIXELS, description, weights_in
 from ironclip.backbones.foreign import configuration
-from ironclip.backbones.recipes import Recipe, check_keys, pixel_statistics, quick, settle, whole
+from ironclip.backbones.recipes import Recipe, check_keys, quick, settle, whole
 from ironclip.backbones.registry import Activation
 from ironclip.core.errors import CheckpointError, RunError, unknown
 from ironclip.core.texts import json_value, plain_bytes
 
 Resolve = Callable[..., Recipe]
+SIGLIP_PIXELS = (0.5, 0.5, 0.5)
 
 
 def described(path: Path, activation: Activation | None, base: str | None, resolve: Resolve) -> Recipe:
@@ -88,7 +89,7 @@ def configured(
 def read_description(
     note: Path, activation: Activation | None, pixels: Path | None = None
 ) -> tuple[dict[str, Any], Activation | None, tuple[tuple[float, ...], tuple[float, ...]], str]:
-    """(configuration of open_clip, activation that it states, mean and deviation, the architecture whose tokenizer it has or "")."""
+    """(open_clip's configuration, activation, mean and deviation, the architecture whose tokenizer it has or "")."""
     held = _json(note)
     if note.name == OPEN_CLIP:
         whole_note = held if "model_cfg" in held else {"model_cfg": held}
@@ -101,7 +102,7 @@ def read_description(
             said = None
         return config, said, (_numbers(seen, "mean", OPENAI_MEAN), _numbers(seen, "std", OPENAI_STD)), ""
     config, stated_, named = configuration(note, held)
-    usual = pixel_statistics(named) if named else (OPENAI_MEAN, OPENAI_STD)
+    usual = (SIGLIP_PIXELS, SIGLIP_PIXELS) if named else (OPENAI_MEAN, OPENAI_STD)
     pixels = pixels or note.parent / PIXELS
     seen = _json(pixels) if pixels.is_file() else {}
     act: Activation = "quick_gelu" if stated_ == "quick_gelu" else "gelu"

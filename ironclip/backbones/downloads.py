@@ -117,7 +117,9 @@ def _check_entry(repository: str, filename: str) -> None:
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
     for link in folder.glob(f"*/{filename}"):
         if link.is_symlink() and not link.exists():
-            raise CheckpointError(f"{link} in the download cache points to a file that is gone; delete the link and fetch it again")
+            raise CheckpointError(
+                f"{link} in the download cache points to a file that is gone; delete the link and fetch it again"
+            )
 
 
 def _refused(name: str, what: str, error: Exception) -> CheckpointError:

@@ -1,4 +1,4 @@
-"""Weights that lie in a folder, as a cloned hub repository or a saved transformers model has them, and weights in several files."""
+"""Weights in a folder, as a cloned hub repository or a saved transformers model has them, and weights in several files."""
 
 from pathlib import Path
 

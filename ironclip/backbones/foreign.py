@@ -15,7 +15,8 @@ from ironclip.core.errors import CheckpointError
 
 State = dict[str, Tensor]
 CLIP_BLOCK = {
-    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj",
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
 }  # fmt: skip
 TIMM_BLOCK = {
     "layer_norm1": "norm1", "layer_norm2": "norm2", "mlp.fc1": "mlp.fc1", "mlp.fc2": "mlp.fc2", "self_attn.out_proj": "attn.proj",
@@ -29,8 +30,9 @@ TEXT = {
     "final_layer_norm": "ln_final", "head": "text_projection",
 }  # fmt: skip
 SIGLIP_IMAGE = {
-    "embeddings.patch_embedding": "patch_embed.proj", "embeddings.position_embedding.weight": "pos_embed", "post_layernorm": "norm",
-    "head.probe": "attn_pool.latent", "head.attention.out_proj": "attn_pool.proj", "head.layernorm": "attn_pool.norm",
+    "embeddings.patch_embedding": "patch_embed.proj", "embeddings.position_embedding.weight": "pos_embed",
+    "post_layernorm": "norm", "head.probe": "attn_pool.latent", "head.attention.out_proj": "attn_pool.proj",
+    "head.layernorm": "attn_pool.norm",
     "head.mlp": "attn_pool.mlp",
 }  # fmt: skip
 
@@ -61,7 +63,10 @@ def siglip_names(path: object, state: State) -> tuple[State, str]:
             joint = tower.pop(f"head.attention.in_proj_{kind}", None)
             if joint is not None:
                 width = len(joint) // 3
-                made[f"{start}attn_pool.q.{kind}"], made[f"{start}attn_pool.kv.{kind}"] = joint[:width].clone(), joint[width:].clone()
+                made[f"{start}attn_pool.q.{kind}"], made[f"{start}attn_pool.kv.{kind}"] = (
+                    joint[:width].clone(),
+                    joint[width:].clone(),
+                )
         made |= _tower(path, tower, known, start, blocks, block, attention)
     if "visual.trunk.pos_embed" in made:
         made["visual.trunk.pos_embed"] = made["visual.trunk.pos_embed"][None]
@@ -100,7 +105,7 @@ def _renamed(path: object, name: str, known: Mapping[str, str]) -> str:
 
 
 def _rest(path: object, state: State, done: tuple[str, ...], wanted: tuple[str, ...]) -> State:
-    """What lies outside the towers; UsageError is never silent about a tensor that nobody asked for."""
+    """What lies outside the towers; a tensor that neither model has is refused."""
     outside = [name for name in state if not name.startswith(("vision_model.", "text_model.")) and name not in done]
     for name in outside:
         if name not in wanted:
@@ -111,22 +116,22 @@ def _rest(path: object, state: State, done: tuple[str, ...], wanted: tuple[str, 
 # --- configurations -----------------------------------------------------------------------------------------------------------
 
 TANH = "gelu_tanh"
-"""Key of a configuration that open_clip does not know: GELU is computed by its tanh approximation, as transformers' SigLIP does."""
+"""Key of a configuration that open_clip does not know: GELU by its tanh approximation, as in transformers' SigLIP."""
 ACTIVATIONS = {"quick_gelu": "quick_gelu", "gelu": "gelu", "gelu_pytorch_tanh": "gelu"}
 CLIP_VISION = {
     "hidden_size": 768, "intermediate_size": 3072, "num_hidden_layers": 12, "num_attention_heads": 12, "image_size": 224,
     "patch_size": 32,
 }  # fmt: skip
 CLIP_TEXT = {
-    "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8, "max_position_embeddings": 77,
-    "vocab_size": 49408,
+    "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12, "num_attention_heads": 8,
+    "max_position_embeddings": 77, "vocab_size": 49408,
 }  # fmt: skip
 SIGLIP_VISION = {**CLIP_VISION, "patch_size": 16}
 SIGLIP_TEXT = {**CLIP_TEXT, "hidden_size": 768, "num_hidden_layers": 12, "max_position_embeddings": 64, "vocab_size": 32000}
 
 
 def configuration(where: object, note: Mapping[str, Any]) -> tuple[dict[str, Any], str, str]:
-    """(open_clip's configuration, activation, the architecture of open_clip whose tokenizer it has or "") of a transformers config.json.
+    """(open_clip's configuration, activation, the architecture whose tokenizer it has or "") of a transformers config.json.
 
     Values that the file leaves out are transformers' defaults.
 
@@ -137,11 +142,15 @@ def configuration(where: object, note: Mapping[str, Any]) -> tuple[dict[str, Any
     if kind not in ("clip", "siglip"):
         raise CheckpointError(f"{where} describes a model of type {kind!r}; expected transformers' clip or siglip")
     defaults = (CLIP_VISION, CLIP_TEXT) if kind == "clip" else (SIGLIP_VISION, SIGLIP_TEXT)
-    vision, text = ({**known, **(note.get(f"{part}_config") or {})} for part, known in zip(("vision", "text"), defaults, strict=True))
+    vision, text = (
+        {**known, **(note.get(f"{part}_config") or {})} for part, known in zip(("vision", "text"), defaults, strict=True)
+    )
     usual = "quick_gelu" if kind == "clip" else "gelu_pytorch_tanh"
     acts = {part.get("hidden_act", usual) for part in (vision, text)}
     if len(acts) > 1 or not acts <= set(ACTIVATIONS):
-        raise CheckpointError(f"{where} states the activations {', '.join(sorted(map(str, acts)))}; expected one of quick_gelu and gelu")
+        raise CheckpointError(
+            f"{where} states the activations {', '.join(sorted(map(str, acts)))}; expected quick_gelu or gelu in both towers"
+        )
     (act,) = acts
     try:
         config, tokenizer = (_clip if kind == "clip" else _siglip)(where, note, vision, text)
@@ -150,9 +159,13 @@ def configuration(where: object, note: Mapping[str, Any]) -> tuple[dict[str, Any
     return {**config, TANH: act == "gelu_pytorch_tanh"}, ACTIVATIONS[act], tokenizer
 
 
-def _clip(where: object, note: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _clip(
+    where: object, note: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
     if text["vocab_size"] != CLIP_TEXT["vocab_size"]:
-        raise CheckpointError(f"{where} has a vocabulary of {text['vocab_size']} words; CLIP's tokenizer has {CLIP_TEXT['vocab_size']}")
+        raise CheckpointError(
+            f"{where} has a vocabulary of {text['vocab_size']} words; CLIP's tokenizer has {CLIP_TEXT['vocab_size']}"
+        )
     for part, sizes in (("vision", vision), ("text", text)):
         if sizes.get("layer_norm_eps", 1e-5) != 1e-5:
             raise CheckpointError(f"{where} states layer_norm_eps {sizes['layer_norm_eps']} of its {part} tower; CLIP has 1e-05")
@@ -171,7 +184,9 @@ def _clip(where: object, note: Mapping[str, Any], vision: Mapping[str, Any], tex
     }, ""  # fmt: skip
 
 
-def _siglip(where: object, note: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _siglip(
+    where: object, note: Mapping[str, Any], vision: Mapping[str, Any], text: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
     """The configuration of open_clip that has these sizes; its image tower is timm's."""
     wanted = (
         vision["hidden_size"], vision["patch_size"], vision["image_size"], text["hidden_size"], text["num_hidden_layers"],

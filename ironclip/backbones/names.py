@@ -1,8 +1,8 @@
 """One form for the names of weights, whatever program saved them: open_clip's, without wrappers, containers and prefixes.
 
-A file may keep its weights inside dictionaries ({"model": {"module.visual.conv1.weight": ...}, "optimizer": ...}), below any prefix,
-and with the segments that torch's wrappers add. The weights are found by tensors that only a CLIP has, so no list of prefixes is
-needed; what stands beside them under the same prefix belongs to the model and is never dropped.
+A file may keep its weights inside dictionaries ({"model": {"module.visual.conv1.weight": ...}}), below any prefix, and with the
+segments that torch's wrappers add. The weights are found by tensors that only a CLIP has, so no list of prefixes is needed. What
+stands beside them under the same prefix belongs to the model and is never dropped.
 """
 
 import re
@@ -68,7 +68,7 @@ def named(path: object, loaded: Any) -> tuple[dict[str, Tensor], Layout, str, bo
     if form == "transformers":
         state, kind = CONVERTERS["siglip" if "vision_model.head.probe" in state else "clip"](path, state)
     elif form == "apple":
-        kind = "MobileCLIP's names (Apple)"
+        raise CheckpointError(f"{path} has the names of Apple's MobileCLIP; take open_clip's file (ironclip list backbones)")
     if state and all(name.startswith("visual.") for name in state):
         state, form = {name.removeprefix("visual."): tensor for name, tensor in state.items()}, "vit"
     layout: Layout = "visual" if form in ("vit", "resnet", "timm") else "clip"
@@ -77,7 +77,7 @@ def named(path: object, loaded: Any) -> tuple[dict[str, Tensor], Layout, str, bo
 
 
 def check_tensors(path: object, state: Mapping[str, Tensor]) -> None:
-    """CheckpointError where a tensor holds no finite float numbers of its own: NaN, integers of a quantised model, one number repeated."""
+    """CheckpointError where a tensor holds NaN, integers of a quantised model, or one number repeated."""
     for name, tensor in state.items():
         counter = name.endswith("num_batches_tracked")
         if tensor.dtype not in FLOATS and not counter:

@@ -414,7 +414,10 @@ def wrong(model, tmp_path_factory) -> Path:
     ("name", "message"),
     [
         ("Tiny@{0}/none.pt", r"no weights file at .*none\.pt$"),
-        ("Tiny@{0}/folder", r"folder is a folder without weights of a known name, such as open_clip_model\.safetensors .* it is empty$"),
+        (
+            "Tiny@{0}/folder",
+            r"folder is a folder without weights of a known name, such as open_clip_model\.safetensors .* it is empty$",
+        ),
         ("Tiny@{0}/photo.jpg", "is not a weights file: expected safetensors or a torch file .* it is a JPEG picture$"),
         ("Tiny@{0}/empty.pt", "it is empty$"),
         ("Tiny@{0}/half-clip.safetensors", "is a damaged or truncated safetensors file: "),
@@ -443,7 +446,7 @@ def wrong(model, tmp_path_factory) -> Path:
         ("Tiny", r"Tiny is an architecture; say which weights: Tiny/TAG \(tags: openai, laion2b\) or Tiny@FILE$"),
         (
             "tecoa-vitb32-eps4",
-            "needs the file vitb32_eps4.pth.tar .*: say --weights FILE .* or put it into the folder .*IRONCLIP_WEIGHTS is not set$",
+            "needs the file vitb32_eps4.pth.tar .*: say --weights FILE .* into the folder .*IRONCLIP_WEIGHTS is not set$",
         ),
     ],
 )
