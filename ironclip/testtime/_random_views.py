@@ -68,15 +68,18 @@ def uniforms(keys: Sequence[int], count: int) -> Tensor:
     return torch.stack(rows).view(len(keys), count, UNIFORMS) if rows else torch.empty(len(keys), count, UNIFORMS)
 
 
-def crop_boxes(width: int, height: int, draws: Tensor) -> Tensor:
+def crop_boxes(width: int, height: int, draws: Tensor, *, area: tuple[float, float] = SCALE) -> Tensor:
     """[..., 4] left, top, width, height in pixels: of the tries [..., T, 4] the first that fits, else the largest central part.
 
-    Source: torchvision's RandomResizedCrop, 8 to 100 % of the area, ratio 3/4 to 4/3.
+    Source: torchvision's RandomResizedCrop, ratio 3/4 to 4/3.
+
+    Args:
+        area: smallest and largest share of the area; default: 8 to 100 %.
     """
     size, shape, left, top = draws.unbind(-1)
-    area = width * height * (SCALE[0] + size * (SCALE[1] - SCALE[0]))
+    pixels = width * height * (area[0] + size * (area[1] - area[0]))
     aspect = torch.exp(math.log(RATIO[0]) + shape * math.log(RATIO[1] / RATIO[0]))
-    w, h = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+    w, h = (pixels * aspect).sqrt().round(), (pixels / aspect).sqrt().round()
     fits = (w > 0) & (w <= width) & (h > 0) & (h <= height)
     boxes = torch.stack([(left * (width - w + 1)).floor(), (top * (height - h + 1)).floor(), w, h], dim=-1)
     first = fits.int().argmax(-1)[..., None, None].expand(*boxes.shape[:-2], 1, 4)

@@ -10,7 +10,9 @@ from ironclip.testtime._base import drawn
 
 RANDOM = {
     "rtpt": {"views": 5, "select": 0.5}, "atpt": {"views": 5, "select": 0.5}, "mta": {"views": 5, "augmix": True},
-    "aom": {"copies": 2}, "ttc": {"tau": 1e9}, "nac": {"tau": 1e9}, "tapt": {"views": 5, "select": 0.5, "source": "none"},
+    "aom": {"copies": 2}, "ttc": {"tau": 1e9}, "nac": {"tau": 1e9},
+    "ttp": {"views": 5, "tau": 2.0}, "dbd": {"crops": 2, "noisy": 2, "kept": 5},
+    "tapt": {"views": 5, "select": 0.5, "source": "none"},
 }  # fmt: skip
 
 
@@ -33,7 +35,7 @@ def test_every_random_method_offers_it_unless_one_draw_is_asked_for(base, name):
 
 @pytest.mark.parametrize("name", RANDOM)
 def test_one_draw_is_the_classifier_itself(base, images, name):
-    method = build(name, {**RANDOM[name], "gradient": "full"} if name in ("rtpt", "atpt") else RANDOM[name])
+    method = build(name, {**RANDOM[name], "gradient": "full"} if name in ("rtpt", "atpt", "ttp") else RANDOM[name])
     classifier = method(base)
     single = drawn(method.whole(), classifier.base, 1)
     with torch.no_grad():

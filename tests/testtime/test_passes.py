@@ -25,6 +25,10 @@ FORMULAS = {
     "csr": ({"steps": 3, "tau": 2.0}, 2 + 2 + 4 + 1, 3),  # gate, anchors, candidates, answer
     "csr open": ({"tau": -2.0}, 2 + 1, 0),
     "et3": ({"steps": 3}, 3 + 1, 3),
+    "ttp": ({"views": VIEWS, "select": 0.3, "tau": 2.0}, 2 + VIEWS + 2 * SELECTED, SELECTED),
+    "ttp open": ({"tau": -2.0}, 2, 0),
+    "dbd": ({"crops": 2, "noisy": 1, "kept": 5}, 1 + 2 + 1 + 9, 0),
+    "clipure": ({}, 1, 0),
     "ttc open": ({"steps": 3, "tau": 0.0}, 2 + 1, 0),
 }
 
