@@ -1,15 +1,16 @@
 """Files that are either the old version or the new one, never half of it."""
 
-import fcntl
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from ironclip.core.descriptors import WINDOWS, lock, to_change, to_read
 from ironclip.core.errors import RunError
 from ironclip.core.texts import plain_bytes
 
@@ -43,19 +44,22 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
-        os.close(handle)
+        if handle is not None:
+            os.close(handle)
 
 
 def sweep(folder: Path) -> None:
     """Remove the temporary files of `write_whole` in a folder whose writers are dead: nobody holds a lock on them."""
+    if WINDOWS:  # where they carry none
+        return
     with os.scandir(folder) as entries:
         left = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(TEMPORARY)]
     for path in left:
         with suppress(OSError):
-            handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+            handle = to_read(path, links=False)
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                os.unlink(path)
+                if lock(handle):
+                    os.unlink(path)
             finally:
                 os.close(handle)
 
@@ -66,16 +70,16 @@ def _sweep_once(folder: Path) -> None:
         sweep(folder)
 
 
-def _temporary(path: Path) -> tuple[int, Path]:
+def _temporary(path: Path) -> tuple[int | None, Path]:
     """(descriptor, path) of a new temporary file beside `path`; the lock on it shows that its writer lives."""
     while True:
         handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=TEMPORARY)
+        if WINDOWS:  # where nobody else could write to it, or rename it, while it is open
+            os.close(handle)
+            return None, Path(name)
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.exists(name):
+            if lock(handle) and os.path.exists(name):
                 return handle, Path(name)
-        except BlockingIOError:
-            pass
         except OSError:  # a file system without locks
             return handle, Path(name)
         os.close(handle)  # another process took it for left over before the lock was there
@@ -96,10 +100,9 @@ def append_lines(path: Path, lines: Iterable[str]) -> None:
     """
     text = "".join(f"{line}\n" for line in lines).encode()
     path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
-    with open(descriptor, "ab+", buffering=0) as file:
+    with open(to_change(path, append=True), "ab+", buffering=0) as file:
         whole = file.seek(0, os.SEEK_END)
-        if whole and os.pread(file.fileno(), 1, whole - 1) != b"\n":
+        if whole and _byte(file, whole - 1) != b"\n":
             whole = _whole_length(plain_bytes(path))
             file.truncate(whole)
         try:
@@ -118,6 +121,11 @@ def read_lines(path: Path) -> list[str]:
         return []
     content = plain_bytes(path)
     return content[: _whole_length(content)].decode().split("\n")[:-1]
+
+
+def _byte(file: FileIO, place: int) -> bytes:
+    file.seek(place)
+    return file.read(1)
 
 
 def _whole_length(content: bytes) -> int:

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 import yaml
 
+from ironclip.core.descriptors import to_read
 from ironclip.core.errors import RunError
 
 LARGEST = 1 << 28  # bytes of one file of text
@@ -28,7 +29,7 @@ def plain_bytes(path: Path, most: int = LARGEST) -> bytes:
     Raises:
         RunError: no plain file, or a larger one. OSError: it cannot be opened.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    descriptor = to_read(path)
     with open(descriptor, "rb") as file:
         facts = os.fstat(descriptor)
         if not stat.S_ISREG(facts.st_mode):

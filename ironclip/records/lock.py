@@ -1,11 +1,11 @@
 """One writer per folder."""
 
-import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from ironclip.core.descriptors import OWNER, lock, to_change
 from ironclip.core.errors import RunBusy
 from ironclip.core.files import disk_errors
 
@@ -19,7 +19,8 @@ def _let_go() -> None:
 
 
 # A data-loading child must not keep the lock of a parent that was killed.
-os.register_at_fork(after_in_child=_let_go)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
 
 
 @contextmanager
@@ -31,16 +32,15 @@ def locked(folder: Path) -> Iterator[None]:
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
+        descriptor = to_change(folder / ".lock")
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-            raise RunBusy(f"{folder} is in use by process {owner}; wait for it, or choose another --out") from None
         with disk_errors(folder):
+            os.lseek(descriptor, OWNER, os.SEEK_SET)
+            if not lock(descriptor):
+                owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+                raise RunBusy(f"{folder} is in use by process {owner}; wait for it, or choose another --out")
             os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, str(os.getpid()).encode(), 0)
+            os.write(descriptor, str(os.getpid()).encode())
         _held.add(descriptor)
         yield
     finally:

@@ -1,7 +1,6 @@
 """Connections of the service: few enough, none half open for long, and a newcomer always finds room."""
 
 import asyncio
-import resource
 from typing import Any
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
@@ -9,15 +8,24 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from ironclip.serve.limits import Limits
 from ironclip.serve.turns import address
 
+UNLIMITED = 1 << 31
 LOOK = 0.5
 """Seconds between two looks at a connection."""
 
 
 def guarded(limits: Limits) -> type[H11Protocol]:
     """The protocol for uvicorn, under these limits."""
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
-    most = limits.max_connections if files == resource.RLIM_INFINITY else min(limits.max_connections, files // 2)
-    return type("Guarded", (_Guarded,), {"most": most, "limits": limits})
+    return type("Guarded", (_Guarded,), {"most": min(limits.max_connections, _files() // 2), "limits": limits})
+
+
+def _files() -> int:
+    """How many files this process may open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return UNLIMITED
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return UNLIMITED if most == resource.RLIM_INFINITY else most
 
 
 class _Guarded(H11Protocol):

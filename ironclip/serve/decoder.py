@@ -9,7 +9,6 @@ text]}. Imports no torch.
 import io
 import json
 import os
-import resource
 import signal
 import sys
 import warnings
@@ -75,13 +74,22 @@ def answer(message: dict[str, Any], held: list[Upload], source: BinaryIO, resolu
     return {"bytes": len(data)}, data
 
 
-def main() -> None:
-    resolution, max_pixels, nice = map(int, sys.argv[1:])
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _confine(max_pixels: int, nice: int) -> None:
+    """Little memory, no files, after everybody else; where the system has no such limits (Windows) the deadline alone is left."""
+    try:
+        import resource
+    except ImportError:
+        return
     os.nice(nice)
     memory = 2**30 + 40 * max_pixels  # 16-bit pictures take most: some 30 bytes a pixel
     for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(what, (most, most))
+
+
+def main() -> None:
+    resolution, max_pixels, nice = map(int, sys.argv[1:])
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _confine(max_pixels, nice)
     warnings.simplefilter("ignore")
     Image.MAX_IMAGE_PIXELS = None
     held: list[Upload] = []
