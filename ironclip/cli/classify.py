@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Trust, Weights, app, emit, pick_device, print_notes, took
-from ironclip.cli.terminal import show_table, table, tell
+from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
 from ironclip.core.shown import number_of
 
@@ -38,6 +38,12 @@ def classify(
         Path | None,
         typer.Option("--report", help=f"HTML page of the first {PAGE} pictures: attention, kept views with their weights."),
     ] = None,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", help="A .csv or .parquet file for any number of pictures; the same command goes on where it stopped."
+        ),
+    ] = None,
     trust: Trust = False,
     device: Device = "auto",
     as_json: Json = False,
@@ -47,10 +53,15 @@ def classify(
     from ironclip.data.layouts import left_out
     from ironclip.data.names import class_list, doubts
     from ironclip.data.walk import contents
-    from ironclip.protocols.classify import classifier_of, predict
+    from ironclip.protocols.classify import classifier_of, found, predict
     from ironclip.protocols.config import values_of
+    from ironclip.protocols.labelling import check_table, label
     from ironclip.serve.opening import open_shipped
 
+    if to is not None and report is not None:
+        raise UsageError("--out is for any number of pictures and --report shows the first of them; give one of the two")
+    if to is not None:
+        check_table(to)
     where = pick_device(device)
     if (model is None) == (classes is None and names is None):
         raise UsageError("give either --model RUN, or class names by --classes FILE or --names a,b,c")
@@ -71,12 +82,17 @@ def classify(
     shown = Progress("classify", quiet=as_json)
     size = 64 if above is None else 4  # so that progress shows
     photos: list[Any] = []
+    if to is not None:
+        done = label(classifier, found(images, limit), to, top=top, batch_size=size, progress=shown.count)
+        counts = {"file": str(to), "pictures": done.pictures, "unreadable": done.unreadable, "resumed": done.resumed}
+        emit(counts) if as_json else say(str(done))
+        raise typer.Exit(2 if done.unreadable else 0)
     collect = None if report is None else _collector(classifier, photos)
     rows, bad = predict(classifier, images, top=top, limit=limit, batch_size=size, progress=shown.count, observe=collect)
     if report is not None:
         _write_report(report, classifier, photos, len(rows), bad)
-    for name, reason in bad:
-        tell(f"left out: {name}: {reason}")
+    for each in bad:
+        tell(f"left out: {each.name}: {each.reason}")
     if as_json:
         emit([{"image": row.name, "predictions": [{"class": c, "probability": p} for c, p in row.ranked]} for row in rows])
     else:
@@ -99,7 +115,7 @@ def _collector(classifier: Any, photos: list[Any]) -> Any:
     return collect
 
 
-def _write_report(file: Path, classifier: Any, photos: list[Any], count: int, bad: list[tuple[str, str]]) -> None:
+def _write_report(file: Path, classifier: Any, photos: list[Any], count: int, bad: list[Any]) -> None:
     from ironclip.core.files import disk_errors, write_text
     from ironclip.report.photos import photos_page
 
@@ -109,7 +125,7 @@ def _write_report(file: Path, classifier: Any, photos: list[Any], count: int, ba
     among = f"{number_of(count, 'picture')} labelled among {number_of(len(classifier.classes), 'class')}"
     notes = [f"{among}, {what}. Probabilities are not calibrated."]
     notes += [f"Shown are the first {len(photos)} of {count}."] if len(photos) < count else []
-    notes += [f"Left out: {name}, {reason}." for name, reason in bad]
+    notes += [f"Left out: {each.name}, {each.reason}." for each in bad]
     with disk_errors(file):
         write_text(file, photos_page(photos, notes=notes))
     tell(f"report: {file}")

@@ -146,7 +146,11 @@ class Progress:
             self.say(self._evaluation(event), event["done"] == event["total"])
 
     def count(self, done: int, total: int) -> None:
-        self.say(f"{done}/{total}", done == total)
+        now = time.monotonic()
+        if self.first is None:
+            self.first, self.start = done, now
+        left = f"  {clock((total - done) * (now - self.start) / (done - self.first))} left" if done > self.first else ""
+        self.say(f"{done}/{total}{left}", done == total)
 
     def say(self, text: str, final: bool) -> None:
         now = time.monotonic()

@@ -1,7 +1,8 @@
 """Labels and probabilities for pictures from the disk."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from ironclip.backbones import ClipBackbone, assemble, load
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.types import Classifier, TestTime
-from ironclip.data import BadPicture, decode, fit
+from ironclip.data import Bad, BadPicture, decode, fit
 from ironclip.data.sampling import spread
 from ironclip.data.walk import pictures
 from ironclip.protocols.few_shot import open_run
@@ -54,7 +55,7 @@ def predict(
     batch_size: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
     observe: Callable[[Sequence[Prediction], torch.Tensor], None] | None = None,
-) -> tuple[list[Prediction], list[tuple[str, str]]]:
+) -> tuple[list[Prediction], list[Bad]]:
     """(predictions, pictures that cannot be read with the reason).
 
     Args:
@@ -64,41 +65,68 @@ def predict(
     Raises:
         DataError: a path that is not there, or no picture at all.
     """
+    files = found(paths, limit)
+    answers: list[Prediction | Bad] = []
+    for batch in predictions(classifier, files, top=top, batch_size=batch_size, observe=observe):
+        answers += batch
+        progress(len(answers), len(files))
+    return [each for each in answers if isinstance(each, Prediction)], [each for each in answers if isinstance(each, Bad)]
+
+
+def found(paths: Sequence[Path], limit: int | None = None) -> list[Path]:
+    """The pictures at these paths, folders read to their bottom; a picture named twice is there once.
+
+    Raises:
+        DataError: a path that is not there, or no picture at all.
+    """
     files: list[Path] = []
     for path in paths:
         if not path.exists():
             raise DataError(f"{path}: no such file or folder")
         files += pictures(path) if path.is_dir() else [path]
+    files = list(dict.fromkeys(files))
     number = {folder: k for k, folder in enumerate(sorted({file.parent for file in files}))}
     files = [files[k] for k in spread([number[file.parent] for file in files], limit)]
     if not files:
         raise DataError(f"found no picture in {', '.join(map(str, paths))}; expected .jpg, .png, .webp or similar files")
-    side, device = _input(classifier)
-    rows: list[Prediction] = []
-    bad: list[tuple[str, str]] = []
-    for start in range(0, len(files), batch_size):
-        names, images = [], []
-        for file in files[start : start + batch_size]:
+    return files
+
+
+def predictions(
+    classifier: Classifier,
+    files: Iterable[Path],
+    *,
+    top: int = 3,
+    batch_size: int = 64,
+    observe: Callable[[Sequence[Prediction], torch.Tensor], None] | None = None,
+) -> Iterator[list[Prediction | Bad]]:
+    """The same batch by batch, in the order of the files: no more than one batch is in memory."""
+    side, device = input_of(classifier)
+    waiting = iter(files)
+    while group := list(islice(waiting, batch_size)):
+        images: dict[Path, np.ndarray] = {}
+        answers: dict[Path, Prediction | Bad] = {}
+        for file in group:
             try:
-                images.append(np.asarray(fit(decode(file), side)))
-                names.append(str(file))
+                images[file] = np.asarray(fit(decode(file), side))
             except BadPicture as problem:
-                bad.append((problem.name, problem.reason))
+                answers[file] = Bad(str(file), problem.reason)
         if images:
-            batch = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float().div(255)
-            batch = batch.to(device)
+            batch = torch.from_numpy(np.stack(list(images.values()))).permute(0, 3, 1, 2).float().div(255).to(device)
             with torch.no_grad():
                 probabilities = classifier(batch).softmax(1).cpu()
             best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
-            for name, values, labels in zip(names, best.values.tolist(), best.indices.tolist(), strict=True):
-                rows.append(Prediction(name, tuple((classifier.classes[k], v) for k, v in zip(labels, values, strict=True))))
+            rows = []
+            for file, values, labels in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
+                ranked = tuple((classifier.classes[k], value) for k, value in zip(labels, values, strict=True))
+                rows.append(Prediction(str(file), ranked))
+                answers[file] = rows[-1]
             if observe is not None:
-                observe(rows[-len(names) :], batch)
-        progress(min(start + batch_size, len(files)), len(files))
-    return rows, bad
+                observe(rows, batch)
+        yield [answers[file] for file in group]
 
 
-def _input(classifier: Classifier) -> tuple[int, torch.device]:
+def input_of(classifier: Classifier) -> tuple[int, torch.device]:
     """Side in pixels of the images that a classifier takes, and the device on which it wants them."""
     backbone: ClipBackbone | None = getattr(classifier, "backbone", None)
     if backbone is None:  # a file that was exported

@@ -88,3 +88,15 @@ def test_a_classes_file_that_is_none_is_one_line(ironclip, photos: Path, name: s
     code, _, complaint = ironclip("classify", str(photos), "--classes", name)
     assert code == 2
     assert "cannot read the classes file" in complaint
+
+
+def test_classify_writes_a_table_that_says_what_cannot_be_read(ironclip, photos: Path, tmp_path: Path) -> None:
+    (photos / "dark" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
+    code, said, _ = ironclip("classify", str(photos), "--names", "night,day", "--out", "found.csv", "--json")
+    assert code == 2
+    assert json.loads(said) == {"file": "found.csv", "pictures": 20, "unreadable": 1, "resumed": 0}
+    assert (tmp_path / "found.csv").read_text().splitlines()[0] == "image,class,probability,class_2,probability_2,problem"
+    code, _, complaint = ironclip("classify", str(photos), "--names", "night,day", "--out", "a.csv", "--report", "a.html")
+    assert (code, "give one of the two" in complaint) == (2, True)
+    code, _, complaint = ironclip("classify", str(photos), "--names", "night,day", "--out", "a.xlsx")
+    assert (code, ".csv or .parquet" in complaint) == (2, True)
