@@ -34,7 +34,7 @@ def measure(name: str, count: int, size: int, rounds: int, *, views: int = 64, t
     maps = method.maps(base, found.base)[0]
     expected = torch.stack([tuner.relevance(crop[None]) for crop in found.base[0]])
     row.deviations["maps"] = harness.check("maps", maps, expected, tolerance)
-    mixed = method.mixed(expected[None], found.base, found.mix, found.keep)
+    mixed = method.mixed(expected[None], found)
     guided = tuner.guided(found.base[0], found.mix[0], found.keep[0])
     row.deviations["views"] = harness.check_pixels(mixed[0], guided, 2e-3)  # ties at a quantile
     pictures = torch.cat([images[:, None], mixed], dim=1)
@@ -51,7 +51,7 @@ def _times(name: str, count: int, size: int, rounds: int, views: int) -> dict[st
 
     def ours() -> Tensor:
         with torch.no_grad():
-            mixed = method.mixed(method.maps(base, found.base), found.base, found.mix, found.keep)
+            mixed = method.mixed(method.maps(base, found.base), found)
             pictures = torch.cat([images[:, None], mixed], dim=1)
             return method.answer(method.tune(base, features_of(base, pictures)))
 

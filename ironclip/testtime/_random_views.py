@@ -45,11 +45,14 @@ class Views:
         return keep * self.base + (1 - keep) * self.mix
 
 
-def random_views(images: Tensor, keys: Sequence[int], count: int, *, augmix: bool = True) -> Views:
-    """`count` views of each of the images [B, 3, S, S] in [0, 1]; keys [B] seed them."""
+def random_views(images: Tensor, keys: Sequence[int], count: int, *, augmix: bool = True, crop: bool = True) -> Views:
+    """`count` views of each of the images [B, 3, S, S] in [0, 1]; keys [B] seed them. Without `crop` a base is the whole image,
+    mirrored or not."""
     draws = uniforms(keys, count)
     crops, flip, weights, keep, chains = draws.split([4 * TRIES, 1, CHAINS, 1, CHAINS + 3 * CHAINS * DEPTH], dim=-1)
     boxes = crop_boxes(images.shape[-1], images.shape[-2], crops.unflatten(-1, (TRIES, 4)))
+    if not crop:
+        boxes = torch.tensor([0, 0, images.shape[-1], images.shape[-2]]).expand_as(boxes)
     base = crops_of(images, boxes, flip[..., 0] < 0.5)
     keep = keep[..., 0].to(images)
     if not augmix:

@@ -1,8 +1,8 @@
-"""Where the class token looks, image by image: A-TPT's rollout of the last two blocks, and Grad-CAM for RN50.
+"""Where the class token looks, image by image: A-TPT's rollout of the last two blocks or of all, and Grad-CAM for RN50.
 
 Source: SEU-VIPGroup/A-TPT (`atpt.py`: get_gradrollout_last2avg_attn_up, get_rn50_singlelayer_gradrollout_top1,
 build_high_mid_low_masks). All maps of a batch come from one pass: the sum of the scores of single images has separate gradients.
-Blocks before the last two run without a graph. Maps are constants to whoever differentiates.
+Blocks before those rolled out run without a graph. Maps are constants to whoever differentiates.
 """
 
 from collections.abc import Iterator
@@ -22,15 +22,15 @@ TINY = 1e-8
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a rollout is made of, for N images and the blocks L-1 and L.
+    """What a rollout is made of, for N images and the last J blocks, in their order.
 
     Args:
         features: [N, E] unit features.
         classes: [N] whose logit was differentiated: the best under the text features.
-        attention: [N, 2, H, T, T] softmax attention.
-        tokens: [N, 2, T, D] inputs of the blocks, or of their attention (after the first norm).
-        gradients: [N, 2, T, D] of the logit with respect to them.
-        slopes: [N, 2, H, T, T] of the logit with respect to the attention.
+        attention: [N, J, H, T, T] softmax attention.
+        tokens: [N, J, T, D] inputs of the blocks, or of their attention (after the first norm).
+        gradients: [N, J, T, D] of the logit with respect to them.
+        slopes: [N, J, H, T, T] of the logit with respect to the attention.
     """
 
     features: Tensor
@@ -42,7 +42,7 @@ class Ingredients:
 
     @property
     def products(self) -> Tensor:
-        """[N, 2, T] inner product of every token with its gradient."""
+        """[N, J, T] inner product of every token with its gradient."""
         return (self.tokens * self.gradients).sum(-1)
 
 
@@ -55,13 +55,13 @@ def relevance_maps(
     tokens_at: str = "block_input",
     layers: str = "last_two",
     layer_weights: tuple[float, float] = (0.5, 1.0),
-    clip: float = 0.99,
+    clip: float | None = 0.99,
 ) -> Tensor:
     """[N, G, G] maps in [0, 1] of images [N, 3, S, S]; options as those of the method `atpt`.
 
     Args:
         text: [K, E] unit text features, constants.
-        clip: quantile from which on values count as the largest.
+        clip: quantile from which on values count as the largest; None: the rollout as it is, neither clipped nor stretched.
     """
     side = base.backbone.spec.grid
     found = []
@@ -69,17 +69,23 @@ def relevance_maps(
         if base.backbone.spec.kind == "resnet":
             raw = grad_cam(base, part, text)
         else:
-            made = ingredients(base, part, text, tokens_at=tokens_at)
+            made = ingredients(base, part, text, tokens_at=tokens_at, blocks=None if layers == "full" else 2)
             raw = rolled_out(made, rollout=rollout, layers=layers, layer_weights=layer_weights)[:, 1 : 1 + side**2]
         found.append(raw.unflatten(1, (side, side)))
+    if clip is None:
+        return torch.cat(found)
     maps = clipped(torch.cat(found), clip)
     return sharpened(maps) if base.backbone.spec.kind == "resnet" else maps
 
 
-def ingredients(base: AdaptedClassifier, images: Tensor, text: Tensor, *, tokens_at: str = "block_input") -> Ingredients:
-    """One pass of images [N, 3, S, S] with a graph through the last two blocks only."""
-    backbone, first = base.backbone, base.backbone.spec.image_layers - 2
-    trace = Trace(attention=True, layers=(first, first + 1))
+def ingredients(
+    base: AdaptedClassifier, images: Tensor, text: Tensor, *, tokens_at: str = "block_input", blocks: int | None = 2
+) -> Ingredients:
+    """One pass of images [N, 3, S, S] with a graph through the last `blocks` only; None: through all of them."""
+    backbone, depth = base.backbone, base.backbone.spec.image_layers
+    first = 0 if blocks is None else depth - blocks
+    looked = tuple(range(first, depth))
+    trace = Trace(attention=True, layers=looked)
 
     def restart(layer: int, tokens: Tensor) -> Tensor:
         return tokens.detach().requires_grad_() if layer == first else tokens
@@ -87,23 +93,23 @@ def ingredients(base: AdaptedClassifier, images: Tensor, text: Tensor, *, tokens
     restart.changes_output = False  # type: ignore[attr-defined]
     for change in base.adaptation.pixels:
         images = change(images)
-    with torch.enable_grad(), _normed_inputs(backbone.image, (first, first + 1)) as normed:  # type: ignore[attr-defined]
+    with torch.enable_grad(), _normed_inputs(backbone.image, looked) as normed:  # type: ignore[attr-defined]
         features = backbone.encode_image(
             images.detach(), edits=(*base.adaptation.image_edits, restart), weights=base.image_weights, trace=trace
         )
         features = F.normalize(features, dim=-1)
         scores = base.backbone.spec.logit_scale * features @ text.detach().T
         classes = scores.argmax(1)
-        attention = [trace.weights[first], trace.weights[first + 1]]
-        tokens = normed if tokens_at == "after_ln1" else [trace.inputs[first], trace.inputs[first + 1]]
+        attention = [trace.weights[layer] for layer in looked]
+        tokens = normed if tokens_at == "after_ln1" else [trace.inputs[layer] for layer in looked]
         slopes = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), [*tokens, *attention])
     return Ingredients(
         features.detach(),
         classes,
         torch.stack(attention, dim=1).detach(),
         torch.stack(tokens, dim=1).detach(),
-        torch.stack(slopes[:2], dim=1),
-        torch.stack(slopes[2:], dim=1),
+        torch.stack(slopes[: len(looked)], dim=1),
+        torch.stack(slopes[len(looked) :], dim=1),
     )
 
 
@@ -112,14 +118,19 @@ def rolled_out(
 ) -> Tensor:
     """[N, T] how much each token counts for the class token, before clipping."""
     if rollout == "attention":
-        return made.attention[:, 1, :, 0].mean(1)
+        return made.attention[:, -1, :, 0].mean(1)
     if rollout == "attention_gradient":
         mixed = (made.attention * made.slopes).relu().mean(2)
     else:
         weights = token_weights(made.products)
         mixed = made.attention.mean(2) * weights[:, :, None]
     hops = _rows(mixed + torch.eye(mixed.shape[-1], dtype=mixed.dtype, device=mixed.device))
-    before, last = hops.unbind(1)
+    before, last = hops[:, -2], hops[:, -1]
+    if layers == "full":
+        row = last[:, :1]
+        for hop in reversed(hops.unbind(1)[:-1]):
+            row = row @ hop
+        return row[:, 0]
     if layers != "last_two":
         return (last if layers == "last" else before)[:, 0]
     low, high = layer_weights
@@ -128,7 +139,7 @@ def rolled_out(
 
 
 def token_weights(products: Tensor) -> Tensor:
-    """[N, 2, T] positive parts of the products, of sum 1 over all tokens."""
+    """[N, J, T] positive parts of the products, of sum 1 over all tokens."""
     positive = products.relu()
     return positive / (positive.sum(-1, keepdim=True) + TINY)
 

@@ -2,7 +2,7 @@
 
 import copy
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, 
 from ironclip.testtime._views import ViewTuning, marked, with_views
 
 GRADIENTS = ("stop", "full")
+Objective = Callable[[Tensor, Tensor], Tensor]
+"""(logits [B, n, K] of the selected views, text features [B, K, E]) -> [B] what is lowered."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Tuned:
         context: [B, M, D] (or [B, K, M, D]) the tuned context; the start where there is no step.
         text: [B, K, E] unit text features of it.
         logits: [B, V, K] of all views with it.
+        weights: [B, n] of the selected views in the loss, where they are not alike.
     """
 
     features: Tensor
@@ -37,6 +40,7 @@ class Tuned:
     context: Tensor
     text: Tensor
     logits: Tensor
+    weights: Tensor | None = None
 
 
 class PromptTuning(ViewTuning):
@@ -101,13 +105,22 @@ class PromptTuning(ViewTuning):
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         assert isinstance(base, Prompted)
-        return self.answer(self.tune(base, features_of(base, self.pictures(base, images, keys))))
+        return self.answer(self.tuned(base, self.pictures(base, images, keys)))
 
-    def tune(self, base: Prompted, features: Tensor) -> Tuned:
+    def tuned(self, base: Prompted, pictures: Tensor) -> Tuned:
+        """What tuning found on views [B, V, 3, S, S], the image first."""
+        return self.tune(base, features_of(base, pictures))
+
+    def weighted(self, logits: Tensor, weights: Tensor) -> Tensor:
+        """[B] the objective with weights [B, n] for the selected views, in a method that has such weights."""
+        raise NotImplementedError
+
+    def tune(self, base: Prompted, features: Tensor, weigh: Callable[[Tensor], Tensor] | None = None) -> Tuned:
         """The tuned context of each image, a fresh start for every one.
 
         Args:
             features: [B, V, E] unit features of the views; they may carry a graph.
+            weigh: selected views [B, n] -> their weights [B, n] in the objective; default: it has none.
         """
         head, whole = plain_head(base, "prompt tuning"), self.gradient == "full" and features.requires_grad
         seen = features if whole else features.detach()
@@ -115,10 +128,15 @@ class PromptTuning(ViewTuning):
         start = head(features, first)
         selected = self.choose(start.detach())
         chosen = picked(seen, selected)
+        weights = None if weigh is None else weigh(selected)
+        lowered = None if weights is None else lambda logits, text: self.weighted(logits, weights)
         context, step = base.start.expand(len(features), *base.start.shape), AdamW(self.lr, self.weight_decay)
         with torch.set_grad_enabled(True), sdpa_kernel(SDPBackend.MATH if whole else list(FASTEST)):
             for number in range(self.steps):
-                slope = self._first_slope(base, chosen, whole) if number == 0 else self._slope(base, context, chosen, whole)
+                if number == 0:
+                    slope = self._first_slope(base, chosen, whole, lowered)
+                else:
+                    slope = self._slope(base, context, chosen, whole, lowered)
                 context = step(context, slope)
                 context = context if whole else context.detach()
             if self.steps == 0:
@@ -128,26 +146,26 @@ class PromptTuning(ViewTuning):
             else:
                 with torch.no_grad():
                     text = base.encode(context)
-        return Tuned(features, start, selected, context, text, head(features, text))
+        return Tuned(features, start, selected, context, text, head(features, text), weights)
 
-    def _first_slope(self, base: Prompted, chosen: Tensor, whole: bool) -> Tensor:
+    def _first_slope(self, base: Prompted, chosen: Tensor, whole: bool, lowered: Objective | None = None) -> Tensor:
         """[B, M, D] gradients at the start, by one product with the shared text graph for each image."""
         text = base.text_features.expand(len(chosen), *base.text_features.shape).clone().requires_grad_()
-        loss = self.objective(plain_head(base, "prompt tuning")(chosen, text), text).sum()
+        loss = (lowered or self.objective)(plain_head(base, "prompt tuning")(chosen, text), text).sum()
         (cotangents,) = torch.autograd.grad(loss, text, create_graph=whole)
         return base.pull(cotangents, create_graph=whole)
 
-    def _slope(self, base: Prompted, context: Tensor, chosen: Tensor, whole: bool) -> Tensor:
+    def _slope(self, base: Prompted, context: Tensor, chosen: Tensor, whole: bool, lowered: Objective | None = None) -> Tensor:
         """[B, M, D] gradients at contexts that differ from image to image."""
         leaf = context if whole and context.requires_grad else context.detach().clone().requires_grad_()
         text = base.encode(leaf)
-        loss = self.objective(plain_head(base, "prompt tuning")(chosen, text), text).sum()
+        loss = (lowered or self.objective)(plain_head(base, "prompt tuning")(chosen, text), text).sum()
         return torch.autograd.grad(loss, leaf, create_graph=whole)[0]
 
     def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
         assert isinstance(base, Prompted)
         pictures = self.pictures(base, images, keys)
-        tuned = self.tune(base, features_of(base, pictures))
+        tuned = self.tuned(base, pictures)
         chosen = marked(tuned.selected, pictures.shape[1])
         return Looked(pictures, self.votes(base, pictures, tuned), chosen & (self.steps > 0))
 

@@ -132,12 +132,17 @@ def views_of(base, images, **options):
 def test_limits_in_which_the_views_are_those_of_rtpt(base, images):
     plain, found = views_of(base, images, guidance=False)
     assert_close(plain[:, 1:], found.blended)
-    middle, _ = views_of(base, images, p_high=0.0, p_low=0.0)  # one pixel is at the lowest quantile
+    middle, _ = views_of(base, images, variant="code", p_high=0.0, p_low=0.0)  # one pixel is at the lowest quantile
     differ = ((middle[:, 1:] - found.blended).abs().amax(2) > 1e-9).double().mean((-2, -1))
     assert differ.max() <= 0.5
     assert differ.median() < 0.1
-    crops, _ = views_of(base, images, m_high=1.0, m_low=1.0)
+    crops, _ = views_of(base, images, variant="code", m_high=1.0, m_low=1.0)
     assert_close(crops[:, 1:], found.base)
+    for variant, same in (
+        ("code", {"m_of": "augmented", "m_high": 0.2, "m_low": 0.8}),
+        ("paper", {"m_of": "base", "m_high": 0.8, "m_low": 0.2}),
+    ):
+        assert_close(views_of(base, images, variant=variant, **same)[0], views_of(base, images, variant=variant)[0])
     guided, _ = views_of(base, images)
     assert torch.equal(guided[:, 0], images)
     assert not torch.allclose(guided[:, 1:], found.blended)
@@ -163,7 +168,7 @@ def test_the_views_that_are_surest_after_tuning_vote(base, images):
 
 
 def test_without_augmix_guidance_changes_nothing_and_costs_nothing(base, images):
-    method = build("atpt", {"views": 7, "augmix": False, "ensemble": "neighbour"})
+    method = build("atpt", {"views": 7, "augmix": False, "ensemble": "neighbour", "loss_weights": "uniform"})
     assert method.passes == 7
     with torch.no_grad():
         assert_close(method(base)(images), build("rtpt", {"views": 7, "augmix": False})(base)(images))
@@ -172,7 +177,8 @@ def test_without_augmix_guidance_changes_nothing_and_costs_nothing(base, images)
 def test_without_guidance_and_with_neighbour_weights_it_is_rtpt(base, images):
     with torch.no_grad():
         for variant in ("paper", "code"):
-            method = build("atpt", {"views": 12, "variant": variant, "ensemble": "neighbour", "guidance": False})
+            options = {"variant": variant, "ensemble": "neighbour", "guidance": False, "loss_weights": "uniform"}
+            method = build("atpt", {"views": 12, **options})
             assert torch.equal(method(base)(images), build("rtpt", {"views": 12})(base)(images))
         guided = build("atpt", {"views": 12, "ensemble": "neighbour"})(base)(images)
         assert not torch.allclose(guided, build("rtpt", {"views": 12})(base)(images))
@@ -185,7 +191,8 @@ def test_total_variation():
     assert_close(total_variation(maps)[0], slow)
     assert_close(total_variation(maps.flip(-1) + 3), total_variation(maps))
     assert total_variation(torch.ones(5, 5)) == 0
-    method = build("atpt", {})
+    assert_close(build("atpt", {}).smoothness(maps[None], 20)[0], (-total_variation(maps)).softmax(0))
+    method = build("atpt", {"variant": "code", "ensemble": "tv"})
     weights = method.smoothness(torch.stack([maps[0], torch.ones(5, 5).double()])[None], 20)
     assert weights[0, 1] > 0.99
     assert_close(weights.sum(1), torch.ones(1, dtype=torch.float64))
@@ -200,12 +207,13 @@ def test_the_paper_variant_weighs_probabilities_of_the_confident_views(base, ima
     prompted, keys = method.stand(base), _base.image_keys(images, 0)
     with torch.no_grad():
         pictures = method.pictures(prompted, images, keys)
-        tuned = method.tune(prompted, _base.features_of(prompted, pictures))
+        tuned = method.tuned(prompted, pictures)
         total = torch.zeros(3, 5, dtype=torch.float64)
         for b in range(3):
             chosen = tuned.selected[b]
-            maps = maps_of(prompted, pictures[b, chosen], tokens_at="after_ln1", layer_weights=(1.0, 1.0))
-            weights = (-total_variation(maps) / (2 * 4 * 3) / 0.01).softmax(0)
+            maps = maps_of(prompted, pictures[b, chosen], tokens_at="after_ln1", layer_weights=(1.0, 1.0), clip=None)
+            weights = (-total_variation(maps)).softmax(0)
+            assert_close(tuned.weights[b], weights, atol=1e-6, rtol=0)
             total[b] = (weights[:, None] * tuned.logits[b, chosen].softmax(-1)).sum(0)
         found = method(base)(images)
     assert_close(found.exp(), total, atol=1e-6, rtol=0)
@@ -236,11 +244,62 @@ def test_rn50_uses_grad_cam_and_a_tower_without_attention_is_refused(images):
     assert_close(maps, sharpened(clipped(raw, 0.99)), atol=1e-4, rtol=1e-3)
 
 
+def test_the_views_of_the_paper_are_the_whole_picture_where_it_matters_and_its_augmix_view_elsewhere(base, images):
+    method, keys = build("atpt", {"views": 7}), _base.image_keys(images, 0)
+    with torch.no_grad():
+        prompted = method.stand(base)
+        found = random_views(images, keys, 6, crop=False)
+        for b, image in enumerate(images):
+            for view in found.base[b]:
+                assert torch.allclose(view, image) or torch.allclose(view, image.flip(-1))
+        assert not torch.allclose(found.base[:, 0], found.base[:, 1])  # some are mirrored
+        pictures = method.pictures(prompted, images, keys)[:, 1:]
+        maps = method.maps(prompted, found.base)
+        high, _ = zones(enlarged(maps.flatten(0, 1), 32), 0.2, 0.8)
+        high = high.view(3, 6, 1, 32, 32)
+        expected = torch.where(high, 0.2 * found.blended + 0.8 * found.base, 0.8 * found.blended + 0.2 * found.base)
+    assert_close(pictures, expected)
+
+
+def test_the_paper_lowers_the_entropy_that_smooth_maps_weigh_and_the_code_its_mean(base, images):
+    logits = torch.randn(1, 3, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
+    entropies = [-(p * p.log()).sum() for p in logits[0].softmax(-1)]
+    expected = 0.5 * entropies[0] + 0.3 * entropies[1] + 0.2 * entropies[2]
+    assert_close(build("atpt", {}).weighted(logits, weights)[0], expected)
+    with torch.no_grad():
+        prompted = build("atpt", {}).stand(base)
+        views = build("atpt", {"views": 12}).pictures(prompted, images, _base.image_keys(images, 0))
+        one, other = (
+            build("atpt", {"views": 12, "select": 0.5, "tv_tau": 0.01, "loss_weights": how}).tuned(prompted, views)
+            for how in ("tv", "uniform")
+        )
+    assert not torch.allclose(one.context, other.context)
+
+
+def test_the_full_rollout_is_the_product_over_all_blocks(base, images):
+    made = ingredients(base, images, base.text_features, tokens_at="after_ln1", blocks=None)
+    assert made.attention.shape[1] == 3
+    total = torch.eye(17, dtype=torch.float64).expand(3, 17, 17)
+    for layer in range(3):
+        products = (made.tokens[:, layer] * made.gradients[:, layer]).sum(-1).relu()
+        weights = products / products.sum(-1, keepdim=True)
+        hop = torch.eye(17, dtype=torch.float64) + made.attention[:, layer].mean(1) * weights[:, None]
+        total = (hop / hop.sum(-1, keepdim=True)) @ total
+    assert_close(rolled_out(made, rollout="token_gradient", layers="full"), total[:, 0], atol=1e-6, rtol=0)
+    assert not torch.allclose(maps_of(base, images, layers="full"), maps_of(base, images), atol=1e-3)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
         ({"variant": "released"}, "variant must be one of paper, code"),
         ({"ensemble": "mean"}, "ensemble must be one of"),
+        ({"base": "centre"}, "base must be one of crop, whole"),
+        ({"target": "clean"}, "target must be one of mix, augmix"),
+        ({"m_of": "views"}, "m_of must be one of"),
+        ({"tv_map": "clipped"}, "tv_map must be one of"),
+        ({"loss_weights": "vote"}, "loss_weights must be one of"),
         ({"p_high": 0.5, "p_low": 0.6}, "at most 1"),
         ({"m_high": 1.5}, "m_high"),
         ({"layer_weights": [1.0]}, "two numbers"),

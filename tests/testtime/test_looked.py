@@ -31,14 +31,21 @@ def test_weights_sum_to_one_and_the_image_comes_first(base, images):
 
 
 @pytest.mark.parametrize(
-    "options", [{"variant": "code"}, {"variant": "code", "vote": 3}, {"variant": "paper"}, {"ensemble": "uniform"}]
+    "options",
+    [
+        {"variant": "code"},
+        {"variant": "code", "vote": 3},
+        {"variant": "paper"},
+        {"ensemble": "uniform"},
+        {"loss_weights": "uniform"},
+    ],
 )
 def test_weighted_views_make_the_answer_of_atpt(base, images, options):
     method = build("atpt", {**SMALL, **options})
     classifier = method(base)
     looked = classifier.looked(images)
     with torch.no_grad():
-        tuned = method.tune(classifier.base, features_of(classifier.base, looked.views))
+        tuned = method.tuned(classifier.base, looked.views)
         weights = looked.weights[..., None]
         joined = (weights * tuned.logits.softmax(-1)).sum(1).log() if method.ensemble == "tv" else (weights * tuned.logits).sum(1)
         assert_close(joined, classifier(images), atol=1e-4, rtol=1e-4)

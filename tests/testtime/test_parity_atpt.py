@@ -10,6 +10,7 @@ from ironclip.backbones import assemble
 from ironclip.testtime import atpt, build
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import entropy, picked
+from ironclip.testtime._random_views import Views
 from ironclip.testtime._relevance import clipped, enlarged, ingredients, rolled_out, token_weights, zones
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -84,7 +85,7 @@ def test_zones_and_mixing_of_the_stored_maps(world, zone):
     assert torch.equal(low[sure].byte(), tensors[f"{zone}.mask_low"][sure])
     method = make(case, zone)
     bases, mixes, betas = (tensors[name][1:].double()[None] for name in ("bases", "mixes", "betas"))
-    mixed = method.mixed(tensors["relevance_map"].double()[None], bases, mixes, betas)[0]
+    mixed = method.mixed(tensors["relevance_map"].double()[None], Views(bases, mixes, betas))[0]
     expected = tensors[f"{zone}.views"][1:].double()
     same = sure[:, None].expand_as(expected)
     tolerance = case[1]["tensors"][f"{zone}.views"]["atol_float64"]
@@ -109,7 +110,7 @@ def test_the_whole_chain_in_float64(world, zone, monkeypatch):
     monkeypatch.setattr(atpt, "zones", tied)
     method = make(case, zone)
     bases, mixes, betas = (tensors[name][1:].double()[None] for name in ("bases", "mixes", "betas"))
-    mixed = method.mixed(method.maps(base, bases), bases, mixes, betas)
+    mixed = method.mixed(method.maps(base, bases), Views(bases, mixes, betas))
     views = torch.cat([tensors["bases"][None, :1].double(), mixed], dim=1)
     features = features_of(base, views)
     tuned = method.tune(base, features)
