@@ -12,7 +12,7 @@ from ironclip.backbones.resnet import ResNetTower
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UsageError
 from ironclip.testtime import _base, build
-from ironclip.testtime._random_views import random_views
+from ironclip.testtime._random_views import Views, random_views
 from ironclip.testtime._relevance import (
     clipped,
     enlarged,
@@ -149,9 +149,10 @@ def test_limits_in_which_the_views_are_those_of_rtpt(base, images):
 
 
 def test_the_crop_has_its_own_weight_where_the_model_looks_most_and_least():
-    method = build("atpt", {"p_high": 0.25, "p_low": 0.25, "m_high": 0.9, "m_low": 0.1})
+    method = build("atpt", {"variant": "code", "p_high": 0.25, "p_low": 0.25, "m_high": 0.9, "m_low": 0.1})
     maps = torch.arange(16.0).view(1, 1, 4, 4)
-    found = method.mixed(maps, torch.ones(1, 1, 3, 4, 4), torch.zeros(1, 1, 3, 4, 4), torch.full((1, 1), 0.4))[0, 0, 0].flatten()
+    views = Views(torch.ones(1, 1, 3, 4, 4), torch.zeros(1, 1, 3, 4, 4), torch.full((1, 1), 0.4))
+    found = method.mixed(maps, views)[0, 0, 0].flatten()
     assert_close(found, torch.tensor([0.1] * 4 + [0.4] * 8 + [0.9] * 4))
 
 
