@@ -18,6 +18,7 @@ from ironclip.protocols import repeat
 from ironclip.protocols.config import assigned
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
 from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.frozen import named
 from ironclip.protocols.measure import evaluate as measure
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.protocols.sources import check_source
@@ -32,9 +33,22 @@ from ironclip.testtime import called
 RUNS = Path("runs")
 
 
-def load(name: str, *, weights: str | Path | None = None, device: str = "cpu") -> ClipBackbone:
-    """A frozen backbone: `mini`, `ViT-B-32/openai`, `hf-hub:org/name`, a file (see `ironclip list backbones`)."""
-    return load_backbone(name, weights=weights, device=device)
+def load(
+    name: str,
+    *,
+    weights: str | Path | None = None,
+    base: str | None = None,
+    activation: str | None = None,
+    device: str = "cpu",
+) -> ClipBackbone:
+    """A frozen backbone: `mini`, `ViT-B-32/openai`, `hf-hub:org/name`, a file or folder (see `ironclip list backbones`).
+
+    Args:
+        weights: a file, a folder or a tag, where `name` is an architecture.
+        base: the backbone that gives the text tower where the weights are an image tower alone.
+        activation: where the weights do not say it: "quick_gelu" for OpenAI's and what was tuned from them.
+    """
+    return load_backbone(name, weights=weights, base=base, activation=activation, device=device)
 
 
 def dataset(
@@ -76,8 +90,8 @@ def fit(
     Raises:
         UsageError: an unknown method, preset or setting, or a value that cannot be right.
     """
-    given = {
-        "backbone": backbone.spec.name,
+    given: dict[str, Any] = {
+        **named(backbone),
         "seed": seed,
         "split_seed": data.seed,
         "shots": data.shots,

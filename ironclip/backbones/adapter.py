@@ -18,6 +18,8 @@ REMEMBERED = 32  # lists of texts whose tokens are kept: a training step asks fo
 class ClipBackbone(nn.Module):
     """A `types.Backbone`: frozen, in eval mode, taking images in [0, 1].
 
+    `origin` holds the arguments of `load` with which it can be loaded again; empty where it was made by hand.
+
     Args:
         image: tower with edit points.
         text: text tower (`TextTower` or one with its interface).
@@ -42,6 +44,7 @@ class ClipBackbone(nn.Module):
         sha256: str = "",
     ) -> None:
         super().__init__()
+        self.origin: Mapping[str, str] = {}
         self.image, self.text, self._tokenizer = image, text, tokenizer
         self._ids: dict[tuple[str, ...], Tensor] = {}
         like = next(image.parameters())

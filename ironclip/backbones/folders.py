@@ -56,6 +56,13 @@ def shards(index: Path) -> list[Path]:
     return [index.parent / name for name in names]
 
 
+def belonging(folder: Path) -> list[Path]:
+    """Every file that decides what is loaded from the folder, in order of name; CheckpointError where there are no weights."""
+    file = weights_in(folder)
+    parts = {file, *(shards(file) if file.name.endswith(INDEX) else ())}
+    return sorted(parts | {folder / name for name in (OPEN_CLIP, TRANSFORMERS, PIXELS) if (folder / name).is_file()})
+
+
 def description(path: Path) -> Path | None:
     """The configuration beside weights of the names that a hub repository has, or None."""
     file = path if path.is_dir() else path.parent

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import cast
 
 import torch
 from open_clip.model import convert_to_custom_text_state_dict
@@ -25,7 +26,7 @@ def load(
     base: str | None = None,
     device: torch.device | str = "cpu",
     precision: str = "float32",
-    activation: Activation | None = None,
+    activation: str | None = None,
 ) -> ClipBackbone:
     """A frozen backbone in evaluation mode.
 
@@ -37,7 +38,7 @@ def load(
     and for a file with an image tower alone (TeCoA, FARE) its base. Otherwise `activation` must say it.
 
     Args:
-        weights: a file, or a tag of open_clip.
+        weights: a file, a folder or a tag of open_clip.
         base: the backbone that gives the text tower where the file holds an image tower alone; default `ARCHITECTURE/openai`.
         precision: of the weights, "float32" or "float64"; to compute in bfloat16 give `precision` to `assemble`.
 
@@ -50,7 +51,7 @@ def load(
     if activation not in (None, "gelu", "quick_gelu"):
         raise UsageError(f"activation is 'gelu' or 'quick_gelu'; got {activation!r}")
     where = check_device(device)
-    recipe = resolve(name, weights=weights, base=base, activation=activation)
+    recipe = resolve(name, weights=weights, base=base, activation=cast(Activation | None, activation))
     model = build(recipe.config, recipe.activation)
     fill(model, _text_names(recipe.state, custom=hasattr(model, "text")), recipe.path, recipe.tokenizer)
     if recipe.visual is not None:
@@ -66,6 +67,8 @@ def load(
     )
     if recipe.probe is not None:
         check_probe(backbone, recipe.probe, recipe.visual_path or recipe.path)
+    given = {"backbone": name, "weights": weights, "base": base, "activation": activation}
+    backbone.origin = {key: str(value) for key, value in given.items() if value is not None}
     return backbone.to(device=where, dtype=PRECISIONS[precision])
 
 

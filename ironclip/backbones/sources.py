@@ -137,7 +137,7 @@ def _file(name: str, architecture: str, path: Path, base: str | None, activation
         base = base or checkpoint.metadata.get("base") or f"{architecture}/openai"
         try:
             other = resolve(base, weights=None, base=None, activation=None)
-        except CheckpointError as error:
+        except (CheckpointError, UsageError) as error:
             raise CheckpointError(
                 f"{path} holds an image tower alone and needs the text tower of {base}: {error}; or say --base (in Python base=)"
             ) from None

@@ -5,7 +5,23 @@ from typing import Annotated
 
 import typer
 
-from ironclip.cli.common import Classes, Device, Json, Layout, Limit, Norm, Progress, app, emit, pick_device, print_notes, took
+from ironclip.cli.common import (
+    Activation,
+    Base,
+    Classes,
+    Device,
+    Json,
+    Layout,
+    Limit,
+    Norm,
+    Progress,
+    Weights,
+    app,
+    emit,
+    pick_device,
+    print_notes,
+    took,
+)  # fmt: skip
 from ironclip.cli.terminal import say
 from ironclip.core.errors import UsageError
 from ironclip.core.shown import number_of
@@ -22,6 +38,9 @@ def attack(
     data: Annotated[str | None, typer.Option("--data", help="For a backbone: the data set.")] = None,
     classes: Classes = None,
     layout: Layout = "auto",
+    weights: Weights = None,
+    base: Base = None,
+    activation: Activation = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     limit: Limit = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Options of the attack, e.g. steps=100.")] = None,
@@ -31,6 +50,7 @@ def attack(
 ) -> None:
     """Write adversarial pictures as lossless PNG, inside the radius after rounding to 8 bits, with a manifest."""
     from ironclip.protocols.adversarial_images import write_adversarial
+    from ironclip.protocols.frozen import given
     from ironclip.protocols.resolve import named_attacks, open_target
 
     (radius, *more) = parse_radii(eps, norm)
@@ -40,7 +60,9 @@ def attack(
     (made, *members) = named_attacks([name], radius, seed, changes or [], norm=threat.norm).values()
     if members:
         raise UsageError(f"pictures are written for one attack; {name} stands for several, name one of them")
-    _, experiment = open_target(took(target, quiet=as_json), data, device=pick_device(device), classes=classes, layout=layout)
+    frozen = given(weights=weights, base=base, activation=activation)
+    where = pick_device(device)
+    _, experiment = open_target(took(target, quiet=as_json), data, device=where, classes=classes, layout=layout, frozen=frozen)
     print_notes(experiment.dataset.notes, quiet=as_json)
     shown = Progress(f"attack {name}", quiet=as_json)
     manifest = write_adversarial(experiment, made, threat, save, split=split, limit=limit, progress=shown.count)

@@ -5,7 +5,23 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Classes, Device, Json, Layout, Limit, Norm, Progress, app, emit, pick_device, print_notes, took
+from ironclip.cli.common import (
+    Activation,
+    Base,
+    Classes,
+    Device,
+    Json,
+    Layout,
+    Limit,
+    Norm,
+    Progress,
+    Weights,
+    app,
+    emit,
+    pick_device,
+    print_notes,
+    took,
+)  # fmt: skip
 from ironclip.cli.terminal import say, show_table, table
 from ironclip.core.errors import UsageError
 from ironclip.core.shown import number_of
@@ -23,6 +39,9 @@ def audit(
     data: Annotated[str | None, typer.Option("--data", help="The data set; a run knows its own.")] = None,
     classes: Classes = None,
     layout: Layout = "auto",
+    weights: Weights = None,
+    base: Base = None,
+    activation: Activation = None,
     eps: Annotated[
         str | None, typer.Option("--eps", help=f"Radii, separated by commas; default: {RADII} for linf, none for l2.")
     ] = None,
@@ -66,12 +85,15 @@ def audit(
     from ironclip.protocols import repeat
     from ironclip.protocols.audit import audit as run_audit
     from ironclip.protocols.audit_target import open_target
+    from ironclip.protocols.frozen import given
 
     where = pick_device(device)
     target = took(target, quiet=as_json)
+    frozen = given(weights=weights, base=base, activation=activation)
     opened = open_target(
-        target, data, device=where, resolution=resolution, transfer=_names(transfer), classes=classes, layout=layout
-    )
+        target, data, device=where, resolution=resolution, transfer=_names(transfer), classes=classes, layout=layout,
+        frozen=frozen,
+    )  # fmt: skip
     print_notes(opened.dataset.notes, quiet=as_json)
     shown: dict[str, Progress] = {}
 
@@ -97,7 +119,7 @@ def audit(
         command=repeat.audit(
             target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed,
             transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
-            classes=classes, layout=layout,
+            classes=classes, layout=layout, **frozen,
         ),
         progress=heard,
     )  # fmt: skip

@@ -6,7 +6,22 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Classes, Device, Json, Limit, Progress, Trust, Weights, app, emit, pick_device, print_notes, took
+from ironclip.cli.common import (
+    Activation,
+    Base,
+    Classes,
+    Device,
+    Json,
+    Limit,
+    Progress,
+    Trust,
+    Weights,
+    app,
+    emit,
+    pick_device,
+    print_notes,
+    took,
+)  # fmt: skip
 from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
 from ironclip.core.shown import number_of
@@ -28,6 +43,8 @@ def classify(
         ),
     ] = None,
     weights: Weights = None,
+    base: Base = None,
+    activation: Activation = None,
     classes: Classes = None,
     names: Annotated[str | None, typer.Option("--names", help="Class names separated by commas, instead of --classes.")] = None,
     test_time: Annotated[str | None, typer.Option("--test-time", help="A test-time method on top, such as rtpt.")] = None,
@@ -55,6 +72,7 @@ def classify(
     from ironclip.data.walk import contents
     from ironclip.protocols.classify import classifier_of, found, predict
     from ironclip.protocols.config import values_of
+    from ironclip.protocols.frozen import given
     from ironclip.protocols.labelling import check_table, label
     from ironclip.serve.opening import open_shipped
 
@@ -65,17 +83,18 @@ def classify(
     where = pick_device(device)
     if (model is None) == (classes is None and names is None):
         raise UsageError("give either --model RUN, or class names by --classes FILE or --names a,b,c")
-    given = [name.strip() for name in (names or "").split(",") if name.strip()]
+    frozen = given(weights=weights, base=base, activation=activation)
+    listed = [name.strip() for name in (names or "").split(",") if name.strip()]
     if classes is not None:
-        given = list(class_list(classes).alone())
+        listed = list(class_list(classes).alone())
     if changes and test_time is None:
         raise UsageError("--set gives options of --test-time; name a test-time method")
     above = None if test_time is None else testtime.build(test_time, testtime.called(values_of(changes or [])))
     shipped = None
     if model is not None:
         model = took(model, quiet=as_json)
-        shipped = open_shipped(model, device=where, backbone=backbone, weights=weights, test_time=above, trust=trust)
-    classifier = shipped or classifier_of(model, backbone or "mini", weights, given, where, above)
+        shipped = open_shipped(model, device=where, backbone=backbone, frozen=frozen, test_time=above, trust=trust)
+    classifier = shipped or classifier_of(model, backbone or "mini", frozen, listed, where, above)
     print_notes(doubts(classifier.classes), quiet=as_json)
     for folder in filter(Path.is_dir, images):
         print_notes(left_out(contents(folder)), quiet=as_json)

@@ -29,7 +29,18 @@ Data = Annotated[
     str, typer.Option("--data", help="A data set's name, or a folder with one subfolder a class, a CSV, a CoOp folder.")
 ]
 Backbone = Annotated[str, typer.Option("--backbone", help="mini, mini-robust, ViT-B-32/openai, hf-hub:..., or a file.")]
-Weights = Annotated[Path | None, typer.Option("--weights", help="Local file with the backbone's weights.")]
+Weights = Annotated[
+    str | None,
+    typer.Option(
+        "--weights", help="The backbone's weights: a file, a folder, a tag, hf-hub:...; for a run: where its file lies now."
+    ),
+]
+Base = Annotated[
+    str | None, typer.Option("--base", help="Backbone that gives the text tower where the weights are an image tower alone.")
+]
+Activation = Annotated[
+    str | None, typer.Option("--activation", help="gelu or quick_gelu, where the weights do not say how they were trained.")
+]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a .pt2, which is code: only if you trust who wrote it.")]
 Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names: one a line, folder<TAB>name, or JSON.")]
 Layout = Annotated[

@@ -8,6 +8,8 @@ import typer
 
 from ironclip.attacks import DEFAULT
 from ironclip.cli.common import (
+    Activation,
+    Base,
     Classes,
     Device,
     Eps,
@@ -16,6 +18,7 @@ from ironclip.cli.common import (
     Limit,
     Norm,
     Progress,
+    Weights,
     app,
     emit,
     pick_device,
@@ -40,6 +43,9 @@ def evaluate(
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
     classes_file: Classes = None,
     layout: Layout = "auto",
+    weights: Weights = None,
+    base: Base = None,
+    activation: Activation = None,
     suite: Annotated[
         str | None,
         typer.Option("--suite", help="A list of data sets: tecoa, clean, coop, cross, fine-grained, shift; --data: one of them."),
@@ -85,6 +91,7 @@ def evaluate(
     radii = parse_radii(eps, norm)
     from ironclip.protocols import repeat
     from ironclip.protocols.experiment import transferred, with_test_time
+    from ironclip.protocols.frozen import given
     from ironclip.protocols.measure import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
     from ironclip.protocols.sources import check_source
@@ -105,7 +112,8 @@ def evaluate(
         data = None if is_run(Path(target)) else next(iter(opened))
     if suite is not None and (classes_file is not None or layout != "auto"):
         raise UsageError("the data sets of a suite have their own class names and folders; leave out --classes and --layout")
-    where = {"device": pick_device(device), "classes": classes_file, "layout": layout}
+    frozen = given(weights=weights, base=base, activation=activation)
+    where = {"device": pick_device(device), "classes": classes_file, "layout": layout, "frozen": frozen}
     run, experiment = open_target(took(target, quiet=as_json), data, None if opened else subset, **where)  # type: ignore[arg-type]
     if not opened:
         print_notes(experiment.dataset.notes, quiet=as_json)

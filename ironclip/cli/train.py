@@ -8,7 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from ironclip.cli.common import (
+    Activation,
     Backbone,
+    Base,
     Classes,
     Data,
     Device,
@@ -35,6 +37,8 @@ def train(
     data: Data,
     backbone: Backbone = "mini",
     weights: Weights = None,
+    base: Base = None,
+    activation: Activation = None,
     classes: Classes = None,
     layout: Layout = "auto",
     shots: Annotated[int | None, typer.Option(help="Training images a class; 0: all.")] = None,
@@ -51,7 +55,15 @@ def train(
 ) -> None:
     """Train a defence on a few images a class; the same command goes on where an interrupted one stopped."""
     given: dict[str, Any] = {"backbone": backbone, "seed": seed, "split_seed": seed if split_seed is None else split_seed}
-    optional = {"weights": weights, "classes": classes, "eps": eps, "norm": norm, "shots": shots}
+    optional = {
+        "weights": weights,
+        "base": base,
+        "activation": activation,
+        "classes": classes,
+        "eps": eps,
+        "norm": norm,
+        "shots": shots,
+    }
     given |= {key: str(value) if isinstance(value, Path) else value for key, value in optional.items() if value is not None}
     if shots == 0:
         given["shots"] = None

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from ironclip.backbones import ClipBackbone
-from ironclip.backbones.loading import load
 from ironclip.core.errors import IronclipError, RunBusy
 from ironclip.core.files import write_text
 from ironclip.data import Dataset, open_dataset
@@ -22,6 +21,7 @@ from ironclip.grid.state import Place
 from ironclip.protocols.config import RunConfig
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
 from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.frozen import Frozen, load_frozen
 from ironclip.protocols.measure import evaluate
 from ironclip.protocols.repeat import evaluation
 from ironclip.protocols.suites import open_suite
@@ -146,14 +146,14 @@ def _experiment(config: RunConfig, device: str) -> Experiment:
     return open_experiment(
         config,
         device=device,
-        backbone=_backbone(config.backbone, config.weights, device),
+        backbone=_backbone(Frozen.of(config), device),
         dataset=_dataset(config.dataset, config.classes, templates, config.layout),
     )
 
 
 @lru_cache(maxsize=2)
-def _backbone(name: str, weights: str | None, device: str) -> ClipBackbone:
-    return load(name, weights=weights, device=device)
+def _backbone(frozen: Frozen, device: str) -> ClipBackbone:
+    return load_frozen(frozen, device=device)
 
 
 @lru_cache(maxsize=4)

@@ -31,6 +31,7 @@ from ironclip.core.types import Adaptation, Classifier
 from ironclip.data import Dataset, open_dataset
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.few_shot import open_run
+from ironclip.protocols.frozen import moved_weights
 from ironclip.protocols.resolve import resolve
 from ironclip.protocols.sources import zero_shot
 from ironclip.records.folder import is_run
@@ -69,12 +70,14 @@ def open_target(
     transfer: Sequence[str] = (),
     classes: Path | str | None = None,
     layout: str = "auto",
+    frozen: Mapping[str, str] | None = None,
 ) -> Target:
     """The target of this name.
 
     Args:
         resolution: pixels a side for a foreign classifier that does not say its own.
         classes: file with the class names of the data. layout: what their folders mean.
+        frozen: weights, base and activation of a backbone; for a run the weights where its file was moved.
         transfer: backbones on which transfer pictures are made besides.
 
     Raises:
@@ -82,9 +85,13 @@ def open_target(
     """
     where, _, attribute = name.rpartition(":")
     if attribute.isidentifier() and where and not Path(name).exists() and not name.startswith("hf-hub:"):
+        if frozen:
+            raise UsageError(
+                f"{name!r} is somebody else's classifier, which has its own weights; leave out --{next(iter(frozen))}"
+            )
         target = _foreign(name, where, attribute, data, device, resolution, classes, layout)
     else:
-        target = _own(name, data, device, classes, layout)
+        target = _own(name, data, device, classes, layout, frozen or {})
     sources = []
     with torch.no_grad():
         for other in transfer:
@@ -96,16 +103,16 @@ def open_target(
     return replace(target, sources=(*target.sources, *sources))
 
 
-def _own(name: str, data: str | None, device: str, classes: Path | str | None, layout: str) -> Target:
+def _own(name: str, data: str | None, device: str, classes: Path | str | None, layout: str, frozen: Mapping[str, str]) -> Target:
     path = Path(name)
     if path.exists() and is_run(path):
         if data is not None or classes is not None or layout != "auto":
             raise UsageError("a run knows its data set and its class names; leave out --data, --classes and --layout")
-        experiment = open_run(path, device=device)[1]
+        experiment = open_run(path, device=device, weights=moved_weights(frozen))[1]
     elif data is None:
         raise UsageError(f"{name!r} is no run; for a backbone or module:function add --data")
     else:
-        given = {"backbone": name, "classes": None if classes is None else str(classes), "layout": layout}
+        given = {"backbone": name, "classes": None if classes is None else str(classes), "layout": layout, **frozen}
         experiment = open_experiment(resolve("zero_shot", data, given=given), device=device)
     classifier = experiment.classifier
     surrogates, sources, base = _beside(experiment, classifier)

@@ -1,6 +1,6 @@
 """Labels and probabilities for pictures from the disk."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,6 +15,7 @@ from ironclip.data import Bad, BadPicture, decode, fit
 from ironclip.data.sampling import spread
 from ironclip.data.walk import pictures
 from ironclip.protocols.few_shot import open_run
+from ironclip.protocols.frozen import moved_weights
 
 
 @dataclass(frozen=True)
@@ -28,21 +29,21 @@ class Prediction:
 def classifier_of(
     model: Path | None,
     backbone: str,
-    weights: Path | None,
+    frozen: Mapping[str, str],
     classes: Sequence[str],
     device: str,
     test_time: TestTime | None = None,
 ) -> Classifier:
     """The classifier of a run, or zero-shot classification among these names; with a test-time method on top if one is given."""
     if model is not None:
-        experiment = open_run(model, device=device)[1]
+        experiment = open_run(model, device=device, weights=moved_weights(frozen))[1]
         if test_time is None:
             return experiment.classifier
         if experiment.test_time is not None:
             raise UsageError(f"{experiment.config.method} holds a test-time method already; leave out --test-time")
         return replace(experiment, test_time=test_time).classifier
     with torch.no_grad():
-        base = assemble(load(backbone, weights=weights, device=device), classes)
+        base = assemble(load(backbone, device=device, **frozen), classes)
     return base if test_time is None else test_time(base)
 
 

@@ -47,6 +47,8 @@ class RunConfig(BaseModel):
     """Everything that decides what a run learns.
 
     Args:
+        weights, base, activation: of the backbone, as for `backbones.load`.
+        files: sha256 of each file of this machine that backbone, weights and base name, by absolute path (`protocols.frozen`).
         dataset: a name or a path; classes: file with class names for a folder; subset: classes that are used.
         layout: what its folders mean, where that is not clear (`data.roles.parse_layout`).
         shots: training images a class; None: all.
@@ -62,6 +64,9 @@ class RunConfig(BaseModel):
     options: dict[str, Any] = {}
     backbone: str = "mini"
     weights: str | None = None
+    base: str | None = None
+    activation: Literal["gelu", "quick_gelu"] | None = None
+    files: dict[str, str] = {}
     dataset: str
     classes: str | None = None
     layout: str = "auto"
@@ -91,8 +96,8 @@ class RunConfig(BaseModel):
         return parse_eps(value, info.data.get("norm", "linf"))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values; norm and layout that every run had before there was a choice are left out, for the values name the run."""
-        usual = {"norm": "linf", "layout": "auto"}
+        """JSON values; what every run had before there was a choice is left out, for the values name the run."""
+        usual: dict[str, Any] = {"norm": "linf", "layout": "auto", "base": None, "activation": None, "files": {}}
         return self.model_dump(mode="json", exclude={key for key, value in usual.items() if getattr(self, key) == value})
 
     def __str__(self) -> str:

@@ -9,13 +9,13 @@ import torch
 
 from ironclip import defenses, testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
-from ironclip.backbones.loading import load
 from ironclip.core.errors import UsageError
 from ironclip.core.tensors import generator
 from ironclip.core.types import Batch, Classifier, Defense, TestTime
 from ironclip.data import Dataset, TrainSet, base_to_new, few_shot, open_dataset
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig
+from ironclip.protocols.frozen import Frozen, load_frozen
 
 INIT = 1  # keeps the draw of starting values apart from other uses of the seed
 SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # pictures that a test-time method may prepare itself with
@@ -87,7 +87,7 @@ def open_experiment(
         dataset = few_shot(dataset, config.shots, config.split_seed, strict=config.strict_shots)
     if config.subset != "all":
         dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
-    backbone = backbone or load(config.backbone, weights=config.weights, device=device)
+    backbone = backbone or load_frozen(Frozen.of(config), device=device)
     defense = build_defense(config, backbone, dataset.classes, dataset.templates)
     test_time = test_time or (testtime.build(above, adapts, dataset=dataset.name) if above else None)
     return Experiment(config, dataset, backbone, defense, test_time)

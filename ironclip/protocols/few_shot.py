@@ -17,6 +17,7 @@ from ironclip.loops.training import State, fit
 from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_experiment
+from ironclip.protocols.frozen import Frozen, load_frozen
 from ironclip.records.folder import RunFolder
 from ironclip.records.last import point
 from ironclip.records.learned import Learned
@@ -116,8 +117,13 @@ def training_attack(config: RunConfig) -> Attack:
     return attacks.build(config.attack.name, eps=config.eps, **options)
 
 
-def open_run(path: Path, *, device: str = "cpu", experiment: Experiment | None = None) -> tuple[RunFolder, Experiment]:
+def open_run(
+    path: Path, *, device: str = "cpu", experiment: Experiment | None = None, weights: Path | str | None = None
+) -> tuple[RunFolder, Experiment]:
     """A trained run with everything loaded again (or the learned tensors into `experiment`, which is of the same configuration).
+
+    Args:
+        weights: where the file with the weights of its backbone lies now, if it was moved.
 
     Raises:
         RunError: no run there, or not trained yet. CheckpointError: other base weights than it was trained on.
@@ -125,7 +131,10 @@ def open_run(path: Path, *, device: str = "cpu", experiment: Experiment | None =
     run = RunFolder.open(path)
     if run.status in ("new", "training"):
         raise UsageError(f"{run.path} is not trained yet ({run.status}); finish it with the same `ironclip train` command")
-    experiment = experiment or open_experiment(configure(run.config), device=device)
+    if experiment is None:
+        config = configure(run.config)
+        backbone = load_frozen(Frozen.of(config), device=device, weights=weights)
+        experiment = open_experiment(config, backbone=backbone)
     learned = run.load_learned(experiment.backbone.spec.sha256)
     experiment.defense.load_learned(learned.tensors)
     return run, experiment

@@ -5,6 +5,7 @@ all, and one that is made to be shared names neither a file nor a repository: th
 """
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import CheckpointError, UsageError
@@ -30,7 +31,11 @@ def shared(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values of a configuration without what training alone read from this machine: files, second models, their sources."""
     options = {key: value for key, value in config.get("options", {}).items() if not _opens(key, value)}
     attack = {key: value for key, value in config.get("attack", {}).items() if not _opens(key, value)}
-    return {**config, "weights": None, "classes": None, "options": options, "attack": attack}
+    base = config.get("base") if registered(config.get("base") or "") else None
+    named = {**config, "weights": None, "classes": None, "options": options, "attack": attack}
+    for path in named.pop("files", {}):
+        named["backbone"] = named["backbone"].replace(path, Path(path).name)
+    return {**named, **({"base": base} if "base" in named else {})}
 
 
 def refuse_outside(config: Mapping[str, Any], where: object) -> None:
@@ -54,9 +59,11 @@ def registered(name: str) -> bool:
 
 
 def _outside(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key in ("weights", "classes"):
+    for key in ("weights", "classes", "files"):
         if config.get(key) is not None:
             yield key, config[key]
+    if config.get("base") is not None and not registered(config["base"]):
+        yield "base", config["base"]
     for part in ("options", "attack"):
         for key, value in config.get(part, {}).items():
             if _opens(key, value):

@@ -9,6 +9,7 @@ from ironclip.core import permits
 from ironclip.core.errors import UsageError, unknown
 from ironclip.core.threat import Knowledge, Norm, Threat, format_eps, parse_eps
 from ironclip.protocols.config import RunConfig, configure, merged, settings, values_of
+from ironclip.protocols.frozen import moved_weights, settled
 from ironclip.records.folder import RunFolder, is_run
 
 
@@ -31,7 +32,7 @@ def resolve(
     if "+" in method and "options" in values:  # options of a preset belong to its own method
         values = {**values, "options": {f"{values.get('method')}.{k}": v for k, v in values.get("options", {}).items()}}
     values = merged(values, {"method": method, "dataset": dataset})
-    return configure(merged(merged(values, given), settings(changes, known)))
+    return settled(configure(merged(merged(values, given), settings(changes, known))))
 
 
 def training_radius(config: RunConfig) -> str:
@@ -119,9 +120,13 @@ def open_target(
     device: str,
     classes: Path | str | None = None,
     layout: str = "auto",
+    frozen: Mapping[str, str] | None = None,
 ) -> tuple[RunFolder, Any]:
     """A run, on the data and classes it was trained on or on others, or zero-shot classification by a backbone (which is a run of
     the method zero_shot).
+
+    Args:
+        frozen: weights, base and activation of a backbone; for a run the weights where its file was moved.
 
     Raises:
         UsageError: neither a run nor a backbone, a backbone without a data set, or a defence that fits its own classes alone.
@@ -132,12 +137,13 @@ def open_target(
     path = Path(target)
     names = None if classes is None else str(classes)
     if path.exists() and is_run(path):
-        run, experiment = open_run(path, device=device)
+        run, experiment = open_run(path, device=device, weights=moved_weights(frozen))
         if dataset is None and subset is None and names is None and layout == "auto":
             return run, experiment
         return run, transferred(experiment, dataset, subset or "all", classes=names, layout=layout)
     if dataset is None:
         raise UsageError(f"{target!r} is no run; for zero-shot classification by a backbone of this name add --data")
-    run = train(resolve("zero_shot", dataset, given={"backbone": target, "classes": names, "layout": layout}), device=device)
+    values = {"backbone": target, "classes": names, "layout": layout, **(frozen or {})}
+    run = train(resolve("zero_shot", dataset, given=values), device=device)
     run, experiment = open_run(run.path, device=device)
     return run, experiment if subset is None else transferred(experiment, None, subset)

@@ -7,7 +7,7 @@ README.md            the model card
 
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -123,7 +123,7 @@ def load_pretrained(
     *,
     device: str = "cpu",
     backbone: ClipBackbone | str | None = None,
-    weights: str | Path | None = None,
+    frozen: Mapping[str, str] | None = None,
     revision: str | None = None,
 ) -> Pretrained:
     """A saved classifier on top of its backbone.
@@ -131,7 +131,7 @@ def load_pretrained(
     Args:
         target: a folder of `save_pretrained`, or a hub id such as "org/name" (also "hf-hub:org/name").
         backbone: the frozen model or its name; default: by the name it was trained on, unless that is a file or repository.
-        weights: local file with the backbone's weights.
+        frozen: weights, base and activation of the backbone, as for `backbones.load`; the activation may be the folder's own.
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -147,7 +147,8 @@ def load_pretrained(
             "name it yourself with --backbone (in Python backbone=)"
         )
     if not isinstance(backbone, ClipBackbone):
-        backbone = load(backbone or config.backbone, weights=weights, device=device)
+        options: dict[str, Any] = {"activation": config.activation, **(frozen or {})}
+        backbone = load(backbone or config.backbone, device=device, **options)
     learned = load_learned(folder / LEARNED, backbone.spec.sha256)
     if learned.classes != saved.facts.classes or learned.method != config.method:
         raise CheckpointError(f"{folder}: {LEARNED} and {KEY} are of different models; fetch both again")

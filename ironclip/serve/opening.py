@@ -1,5 +1,6 @@
 """A classifier from whatever was shipped: an exported file, a saved folder, a hub id."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from ironclip.core.errors import UsageError
@@ -14,14 +15,14 @@ def open_shipped(
     *,
     device: str = "cpu",
     backbone: str | None = None,
-    weights: Path | None = None,
+    frozen: Mapping[str, str] | None = None,
     test_time: TestTime | None = None,
     trust: bool = False,
 ) -> Classifier | None:
     """The classifier, or None where `target` is a run, or nothing that could have been shipped.
 
     Args:
-        backbone, weights: of a saved folder, where the caller names them.
+        backbone, frozen: of a saved folder, where the caller names them: weights, base, activation.
         trust: open a .pt2, which is code.
 
     Raises:
@@ -36,7 +37,7 @@ def open_shipped(
         return None
     from ironclip.serve.hub import load_pretrained
 
-    loaded = load_pretrained(target if target.exists() else str(target), device=device, backbone=backbone, weights=weights)
+    loaded = load_pretrained(target if target.exists() else str(target), device=device, backbone=backbone, frozen=frozen)
     if test_time is None:
         return loaded.classifier
     if loaded.test_time is not None:
