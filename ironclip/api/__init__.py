@@ -1,12 +1,13 @@
 """What `import ironclip` gives: the library in a few names. Each is a call of the rooms below; nothing happens here alone."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from ironclip.api.data import Data as Data
 from ironclip.api.model import Model as Model
-from ironclip.api.progress import Callback, watched
+from ironclip.api.progress import Bar, Callback, seen, watched
 from ironclip.api.result import Result as Result
 from ironclip.attacks import DEFAULT
 from ironclip.backbones import ClipBackbone
@@ -14,6 +15,7 @@ from ironclip.backbones import load as load_backbone
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import Knowledge, Norm, format_eps, parse_radii
 from ironclip.data import open_dataset
+from ironclip.data.handed import keep
 from ironclip.protocols import repeat
 from ironclip.protocols.config import assigned
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
@@ -52,18 +54,39 @@ def load(
 
 
 def dataset(
-    name: str | Path, *, shots: int | None = 16, seed: int = 1, classes: str | Path | None = None, layout: str = "auto"
+    source: Any,
+    labels: Sequence[Any] | None = None,
+    *,
+    shots: int | None = 16,
+    seed: int = 1,
+    classes: str | Path | Sequence[str] | None = None,
+    layout: str = "auto",
 ) -> Data:
-    """Pictures by name, or from a folder with one subfolder a class (see `ironclip data list`).
+    """Pictures by name, from a folder with one subfolder per class (see `ironclip data list`), or handed over.
+
+    What is handed over is written once into the cache folder, so that a run can be opened again without this program. Training
+    augments by itself: hand over pictures without random transforms and without Normalize.
 
     Args:
-        shots: training pictures a class; None: all.
+        source: a name or a path; or a torch or torchvision data set, a Hugging Face data set, a list of (picture, label), a list
+            of pictures with `labels`, or {"train": ..., "test": ...} of these. Without a test split, one is made.
+        labels: of a list of pictures: numbers or class names.
+        shots: training pictures per class; None: all.
         seed: draws them.
-        classes: file with the class names, where the folders' names are none.
+        classes: of a folder, a file with the class names, where the folders' names are none; of what is handed over, the
+            list of names, where it does not say them itself.
         layout: what the folders mean, where that is not clear: "classes", "splits", "class/split" or "old=train,new=test".
     """
-    found = open_dataset(name, classes_file=classes, layout=layout)
-    return Data(str(name), found, shots, seed, None if classes is None else str(classes), layout)
+    if isinstance(source, str | Path):
+        if labels is not None or not isinstance(classes, str | Path | None):
+            raise UsageError(f"{source} is a name or a path: it takes no labels, and classes is a file with class names")
+        found = open_dataset(source, classes_file=classes, layout=layout)
+        return Data(str(source), found, shots, seed, None if classes is None else str(classes), layout)
+    if layout != "auto" or isinstance(classes, str | Path):
+        raise UsageError("pictures that are handed over take no layout, and classes is a list of names")
+    with closing(Bar("pictures", hidden=not seen())) as bar:
+        folder = keep(source, labels, classes=classes, progress=bar.count)
+    return Data(str(folder), open_dataset(folder), shots, seed)
 
 
 def fit(

@@ -10,7 +10,7 @@ from ironclip.data.folders import FRACTIONS
 from ironclip.data.names import prompt_name
 from ironclip.data.records import SPLITS, Dataset, Source, enumerate_items
 from ironclip.data.roles import roles
-from ironclip.data.sampling import stratified_split
+from ironclip.data.sampling import completed
 from ironclip.data.torchvision_sets import IndexedSource
 
 
@@ -43,8 +43,8 @@ def open_hub(
         hint = "" if download else "; it may have to be downloaded first (`ironclip data prepare`)"
         raise DataError(f"hf:{name} cannot be loaded: {' '.join(str(problem).split())}{hint}") from problem
     first = next(iter(parts.values()))
-    picture = _column(name, first, "a picture", lambda feature: type(feature).__name__ == "Image")
-    label = _column(name, first, "a label", lambda feature: type(feature).__name__ == "ClassLabel", ("label", "labels", "class"))
+    picture = column_of(f"hf:{name}", first, "a picture", ("Image",))
+    label = column_of(f"hf:{name}", first, "a label", ("ClassLabel",), ("label", "labels", "class"))
     values = {split: list(part[label]) for split, part in parts.items()}
     folders = getattr(first.features[label], "names", None)
     if folders is None:
@@ -60,27 +60,27 @@ def open_hub(
     for split, part in parts.items():
         if split in meant:
             found[meant[split]] += [(IndexedSource(part, k, f"{split}/{k:06d}", picture), v) for k, v in enumerate(values[split])]
-    origin = f"hub {name}"
-    if found["val"] and not found["test"]:
-        found["test"], found["val"] = found["val"], []
-        origin += ", validation as test"
-    if not found["test"]:
-        found = dict(stratified_split(found["train"], [source.name for source, _ in found["train"]], fractions, seed))
-        origin += f", own split, seed {seed}"
+    given = {split: [source.name for source, _ in pairs] for split, pairs in found.items()}
+    found, remark = completed(found, given, fractions, seed)
     classes = tuple(prompt_name(folder) for folder in folders)
     return Dataset(
         name=f"hf:{name}",
         classes=classes,
         templates=choose_templates(name, templates),
         splits={split: enumerate_items(pairs) for split, pairs in found.items()},
-        origin=origin,
+        origin=f"hub {name}{remark}",
         notes=tuple(notes),
     )
 
 
-def _column(name: str, part: Any, what: str, fits: Any, usual: Sequence[str] = ()) -> str:
-    found = [column for column, feature in part.features.items() if fits(feature)]
+def column_of(name: str, part: Any, what: str, kinds: Sequence[str], usual: Sequence[str] = ()) -> str:
+    """The first column of these kinds of the library's features, else one that is usually called so.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = [column for column, feature in part.features.items() if type(feature).__name__ in kinds]
     found = found or [column for column in usual if column in part.features]
     if not found:
-        raise DataError(f"hf:{name} has no column with {what}; columns: {', '.join(part.features)}")
+        raise DataError(f"{name} has no column with {what}; columns: {', '.join(part.features)}")
     return found[0]

@@ -3,7 +3,7 @@
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
@@ -104,6 +104,24 @@ def stratified_split(
         for rank, position in enumerate(ranked):
             part_of[position] = "test" if rank < test else "val" if rank < test + val else "train"
     return {split: [pair for position, pair in enumerate(pairs) if part_of[position] == split] for split in SPLITS}
+
+
+def completed(
+    found: Mapping[str, list[tuple[T, int]]],
+    names: Mapping[str, Sequence[str]],
+    fractions: tuple[float, float, float] = (0.6, 0.1, 0.3),
+    seed: int = 0,
+) -> tuple[dict[str, list[tuple[T, int]]], str]:
+    """Splits that can be measured, and a remark for the origin: validation serves as test; with training alone, it is divided.
+
+    Args:
+        names: of the pictures of each split, as in `stratified_split`.
+    """
+    if found["test"]:
+        return dict(found), ""
+    if found["val"]:
+        return {**found, "test": found["val"], "val": []}, ", validation as test"
+    return stratified_split(found["train"], names["train"], fractions, seed), f", own split, seed {seed}"
 
 
 def subset(items: Sequence[Item], limit: int | None, seed: int = 0) -> tuple[Item, ...]:
