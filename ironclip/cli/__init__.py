@@ -18,6 +18,7 @@ from ironclip.cli import (  # noqa: F401 - each adds its verbs
     evaluate,
     export,
     grid,
+    merge,
     pretrain,
     report,
     serve,

@@ -55,6 +55,11 @@ Eps = Annotated[
     str | None,
     typer.Option("--eps", help="Radii such as 4/255, separated by commas; default: 4/255 for linf, none for l2."),
 ]
+ShardOption = Annotated[
+    str | None,
+    typer.Option("--shard", help="k/n: every n-th batch of pictures from the k-th on; any/n: what nobody does. Last one merges."),
+]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that share the pictures; on GPUs one a device.")]
 Norm = Annotated[str, typer.Option("--norm", help="linf, or l2 with radii such as 0.5.")]
 
 
@@ -105,6 +110,42 @@ def run_paths(targets: list[Path]) -> list[Path]:
         inside = sorted(path.parent for path in target.glob("*/config.yaml")) if target.is_dir() else []
         found += inside if inside and not (target / "config.yaml").exists() else [target]
     return found
+
+
+def shared_out(shard: str | None, workers: int, *alone: str) -> Any:
+    """The share that --shard asks for, or None.
+
+    Args:
+        alone: options in use that go neither with --shard nor with --workers.
+
+    Raises:
+        UsageError: not a share, both options, or one of `alone` with --shard.
+    """
+    from ironclip.records.share import Share
+
+    share = None if shard is None else Share.parse(shard)
+    if workers < 1:
+        raise UsageError(f"--workers is at least 1; got {workers}")
+    if share is not None and workers > 1:
+        raise UsageError("--shard is one part of the work, --workers all of it; leave one of them out")
+    if share is not None and alone:
+        raise UsageError(
+            f"{' and '.join(alone)} looks at all pictures; merge the shards, then give the same command without --shard"
+        )
+    return share
+
+
+def repeated(typed: str, taken: str) -> list[str]:
+    """The words of this command, with the run that `runs/last` stood for when it began."""
+    words = sys.argv[1:]
+    words[words.index(typed)] = taken
+    return words
+
+
+def print_left(left: Iterable[Any], folder: Path) -> None:
+    """Which shards are still to be done before there is a record."""
+    names = ", ".join(str(shard) for shard in left)
+    say(f"shard done; no record yet, for these are not finished: {names}; folder: {folder}")
 
 
 def print_record(record: Any) -> None:

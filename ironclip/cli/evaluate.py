@@ -1,5 +1,6 @@
 """The verb `evaluate`: clean and robust accuracy of a run, a stack or a backbone."""
 
+from contextlib import ExitStack
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
@@ -18,12 +19,17 @@ from ironclip.cli.common import (
     Limit,
     Norm,
     Progress,
+    ShardOption,
     Weights,
+    WorkersOption,
     app,
     emit,
     pick_device,
+    print_left,
     print_notes,
     print_record,
+    repeated,
+    shared_out,
     took,
 )
 from ironclip.cli.terminal import say, show_table, table, tell
@@ -78,6 +84,8 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="Options of the attacks or of --test-time, e.g. steps=100, rtpt.views=32.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Seed of the attacks' randomness.")] = 0,
+    shard: ShardOption = None,
+    workers: WorkersOption = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -88,15 +96,21 @@ def evaluate(
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     if subset not in (None, "all", "base", "new"):
         raise UsageError(f"--subset is all, base or new; got {subset!r}")
+    if batch_size < 1:
+        raise UsageError(f"--batch-size is a number of images, at least 1; got {batch_size}")
+    whole = [name for name, given in (("--distortion", distortion), ("--targeted", targeted)) if given]
+    share = shared_out(shard, workers, *whole)
     radii = parse_radii(eps, norm)
     from ironclip.protocols import repeat
     from ironclip.protocols.experiment import transferred, with_test_time
     from ironclip.protocols.frozen import given
     from ironclip.protocols.measure import evaluate as run_evaluation
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
+    from ironclip.protocols.shards import evaluate_shards, watch
     from ironclip.protocols.sources import check_source
     from ironclip.protocols.suites import open_suite
     from ironclip.protocols.targeted import check_targeted
+    from ironclip.protocols.workers import Workers
     from ironclip.records.folder import is_run
     from ironclip.testtime import called
 
@@ -114,7 +128,8 @@ def evaluate(
         raise UsageError("the data sets of a suite have their own class names and folders; leave out --classes and --layout")
     frozen = given(weights=weights, base=base, activation=activation)
     where = {"device": pick_device(device), "classes": classes_file, "layout": layout, "frozen": frozen}
-    run, experiment = open_target(took(target, quiet=as_json), data, None if opened else subset, **where)  # type: ignore[arg-type]
+    taken = took(target, quiet=as_json)
+    run, experiment = open_target(taken, data, None if opened else subset, **where)  # type: ignore[arg-type]
     if not opened:
         print_notes(experiment.dataset.notes, quiet=as_json)
     classes: Any = subset or "all"
@@ -124,34 +139,38 @@ def evaluate(
         moved = [with_test_time(each, test_time, adapts) for each in moved]
     experiment = moved[0]
     usual = ["white-box"] if experiment.test_time is None else ["static", "adaptive"]
-    records = []
-    for each, radius, known in product(moved, attacks, [knowledge] if knowledge else usual):
-        record, _ = run_evaluation(
-            run,
-            each,
-            attacks[radius],
-            eps=radius,
-            norm=read_norm(norm),
-            knowledge=known,
-            source=source,
-            split=split,
-            limit=limit,
-            batch_size=batch_size,
-            keep_examples=6,
-            distortion=distortion,
-            targeted=targeted,
-            command=repeat.evaluation(
-                run, each, names, radius, norm=norm, changes=rest, seed=seed, knowledge=known, source=source, split=split,
-                limit=limit, distortion=distortion, targeted=targeted, batch_size=batch_size,
-            ),
-            callback=Progress(f"evaluate {experiment.config.method}", quiet=as_json),
-        )  # fmt: skip
-        records.append(record)
+    records: list[Any] = []
+    unfinished: dict[Any, None] = {}
+    with ExitStack() as stack:
+        pool = stack.enter_context(Workers(repeated(target, taken), workers, str(where["device"]))) if workers > 1 else None
+        for each, radius, known in product(moved, attacks, [knowledge] if knowledge else usual):
+            under = {"norm": read_norm(norm), "knowledge": known, "source": source, "split": split, "limit": limit}
+            command = repeat.evaluation(
+                run, each, names, radius, changes=rest, seed=seed, distortion=distortion, targeted=targeted,
+                batch_size=batch_size, **under,
+            )  # fmt: skip
+            under |= {"eps": radius, "batch_size": batch_size, "keep_examples": 6, "command": command}
+            under |= {"callback": Progress(f"evaluate {experiment.config.method}", quiet=as_json)}
+            if share is not None:
+                found, left = evaluate_shards(run, each, attacks[radius], share, **under)
+                if found is None:
+                    unfinished |= dict.fromkeys(left)
+                else:
+                    records.append(found)
+                continue
+            if pool is not None:
+                watch(pool, run, each, attacks[radius], **under)
+            record, _ = run_evaluation(run, each, attacks[radius], distortion=distortion, targeted=targeted, **under)
+            records.append(record)
     if as_json:
         emit([record.model_dump(mode="json") for record in records])
         return
     for record in records:
         print_record(record)
+    if unfinished:
+        print_left(unfinished, run.path)
+    if not records:
+        return
     if suite is not None:
         _print_suite(suite, records, missing)
     if experiment.test_time is not None:

@@ -1,7 +1,6 @@
 """Several workers on one plan: processes of this machine. Who kills a worker loses nothing but its current step."""
 
 import json
-import os
 import subprocess
 import sys
 import time
@@ -9,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from ironclip.core.processes import worker_environment
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import Place
 
@@ -58,24 +58,9 @@ def run_local(
 
 
 def _worker(arguments: list[str], number: int, workers: int) -> "subprocess.Popen[bytes]":
-    environment = dict(os.environ)
-    threads = max(1, (os.cpu_count() or 1) // workers)
-    environment.setdefault("OMP_NUM_THREADS", str(threads))
-    if arguments[2] == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = _gpu(number)
     command = [sys.executable, "-m", "ironclip.grid.worker", *arguments]
+    environment = worker_environment(number, workers, arguments[2])
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-
-
-def _gpu(number: int) -> str:
-    """The device of this worker, out of those that this process may use."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible:
-        names = visible.split(",")
-        return names[number % len(names)]
-    import torch
-
-    return str(number % max(1, torch.cuda.device_count()))
 
 
 def _all_settled(plan: Plan, out: Path) -> bool:

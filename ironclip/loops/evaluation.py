@@ -6,7 +6,8 @@ broken only by a picture that the classifier really gets wrong. With `stop_early
 withstood all attacks before it, which leaves robust accuracy as it is.
 
 Outcomes belong to images, not to batches: attacks key their randomness by `Batch.indices`. Batches of another size may
-still differ in the last bits of the logits, as matrix products do.
+still differ in the last bits of the logits, as matrix products do. The same batch gives the same samples to the last bit,
+whatever was scored before it, even by a classifier that draws from global generators.
 """
 
 import time
@@ -22,6 +23,7 @@ from ironclip.core.errors import DataError, RunError, UsageError
 from ironclip.core.tensors import evaluating, frozen
 from ironclip.core.threat import Threat
 from ironclip.core.types import Attack, Batch, Classifier
+from ironclip.loops.draws import drawn_for
 from ironclip.loops.scoring import Scorer, full_precision, targets
 from ironclip.records.environment import peak_memory
 from ironclip.records.folder import EvaluationFolder
@@ -104,7 +106,8 @@ def evaluate(
                 raise DataError(f"an image comes twice among {indices[:8]}...; every image has its own index")
             if missing:
                 # All of the batch, as if never interrupted: the last bits of the logits depend on the company.
-                scored, pictures = scorer(batch.to(device) if device is not None else batch)
+                with drawn_for(indices):
+                    scored, pictures = scorer(batch.to(device) if device is not None else batch)
                 new = [sample for sample in scored if sample.index in missing]
                 kept = [picture for picture in pictures if picture.index in missing][: max(0, keep_examples - len(examples))]
                 if on_batch is not None:

@@ -18,7 +18,7 @@ from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.frozen import Frozen, load_frozen
-from ironclip.records.folder import RunFolder
+from ironclip.records.folder import START, RunFolder
 from ironclip.records.last import point
 from ironclip.records.learned import Learned
 
@@ -48,7 +48,7 @@ def train(
     run = RunFolder.create(config.as_dict(), out=out, root=root)
     if as_last:
         point(run.path)
-    with run.lock():
+    with run.lock(wait=0.0 if _learns(experiment) else START):
         if run.status in ("trained", "evaluated"):
             say({"event": "done", "run": str(run.path)})
             return run
@@ -68,7 +68,7 @@ def train(
 
 def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
     config, defense = experiment.config, experiment.defense
-    if not any(True for _ in defense.parameters()):
+    if not _learns(experiment):
         return
     resolution = experiment.backbone.spec.resolution
     data = TrainSet(experiment.dataset, resolution=resolution)
@@ -105,6 +105,10 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
     if "collapse" in flags:
         plain = data.batches(0, config.seed, schedule.batch_size, augment="none")
         run.log({"event": "collapse", "flags": [*flags, sight(experiment.base, plain)]})
+
+
+def _learns(experiment: Experiment) -> bool:
+    return any(True for _ in experiment.defense.parameters())
 
 
 def training_attack(config: RunConfig) -> Attack:

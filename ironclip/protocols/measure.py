@@ -1,7 +1,8 @@
 """One evaluation of a run: which classifiers an attacker is handed, and what the record says about the set-up."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.few_shot import training_attack
 from ironclip.protocols.sources import borrowed
 from ironclip.protocols.targeted import check_targeted, success
-from ironclip.records.folder import RunFolder
+from ironclip.records.folder import EvaluationFolder, RunFolder
 from ironclip.records.learned import fingerprint
 from ironclip.records.pictures import Example
 from ironclip.records.record import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
@@ -33,7 +34,117 @@ COUNTED = 8  # images on which passes and seconds of an answer are taken
 PREPROCESSING = "shorter side bicubic antialiased, centre crop"
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """One evaluation of a run before its first picture is scored; `prepare` makes it.
+
+    Args:
+        place: settings, name and whether apart, as `RunFolder.evaluation` takes them.
+    """
+
+    run: RunFolder
+    experiment: Experiment
+    attacks: Mapping[str, Attack]
+    setup: Setup
+    timing: Timing
+    classifier: Classifier
+    surrogates: Sequence[Classifier]
+    pictures: EvalSet
+    place: tuple[Mapping[str, Any], str, bool]
+    batch_size: int
+    keep_examples: int
+
+    def folder(self) -> EvaluationFolder:
+        """Where it lies; the caller holds the run's lock."""
+        chosen, name, apart = self.place
+        return self.run.evaluation(chosen, name, apart=apart)
+
+    def weighed(self) -> "Prepared":
+        """With what an answer costs, where a test-time method gives it."""
+        if self.experiment.test_time is None:
+            return self
+        weight, seconds = answer_cost(self.experiment, self.classifier, self.pictures)
+        cost = self.setup.cost.model_copy(update=weight)
+        timing = self.timing.model_copy(update={"answer_seconds": seconds})
+        return replace(self, setup=self.setup.model_copy(update={"cost": cost}), timing=timing)
+
+    def score(
+        self, folder: EvaluationFolder, rows: Sequence[range] | None = None, callback: Callback | None = None
+    ) -> tuple[Record, list[Example]]:
+        """Record and examples of the batches of these rows (None: of all pictures), kept in the folder; resumed there."""
+        batches = self.pictures.batches(self.batch_size)
+        if rows is not None:
+            batches = (self.pictures.batch(slice(each.start, each.stop)) for each in rows)
+        return evaluate_into(
+            folder,
+            self.setup,
+            self.classifier,
+            self.attacks,
+            batches,
+            surrogates=self.surrogates,
+            keep_examples=self.keep_examples,
+            timing=self.timing,
+            total=len(self.pictures) if rows is None else sum(map(len, rows)),
+            device=self.experiment.backbone.device,
+            callback=callback,
+        )
+
+
 def evaluate(
+    run: RunFolder,
+    experiment: Experiment,
+    named: Mapping[str, Attack],
+    *,
+    eps: float,
+    distortion: bool = False,
+    targeted: str | None = None,
+    callback: Callback | None = None,
+    **options: Any,
+) -> tuple[Record, list[Example]]:
+    """The record of one evaluation of a run, resumed or read where it exists; holds the run's lock meanwhile.
+
+    Args:
+        named, eps, options: as of `prepare`.
+        targeted: also how often each attack reaches the class that this rule chooses (`targeted.RULES`), under "targeted" there.
+        distortion: also how far each attack moves the features, under "distortion" in the record's diagnostics.
+    """
+    knowledge = options.get("knowledge", "white-box")
+    if distortion and (knowledge not in ("white-box", "adaptive") or experiment.test_time is not None):
+        raise UsageError(
+            "the feature distortion is that of a trained classifier under attacks on itself: no test-time method, "
+            "and white-box or adaptive"
+        )
+    if distortion:
+        for attack in named.values():
+            perturbing(attack)
+    check_targeted(targeted, knowledge, named.values())
+    made = prepare(run, experiment, named, eps=eps, **options)
+    pictures, size = made.pictures, made.batch_size
+    with run.lock():
+        folder = made.folder()
+        if folder.record() is None:
+            made = made.weighed()
+        record, examples = made.score(folder, callback=callback)
+        if distortion and "distortion" not in record.diagnostics:
+            moved = {
+                name: feature_distortion(experiment.base, perturbing(attack), pictures.batches(size))
+                for name, attack in named.items()
+            }
+            record = record.model_copy(update={"diagnostics": {**record.diagnostics, "distortion": moved}})
+            folder.save_record(record)
+        if targeted is not None and targeted not in record.diagnostics.get("targeted", {}):
+            device, seen = str(experiment.backbone.device), record.threat
+            reached = {
+                name: success(made.classifier, attack, pictures.batches(size), targeted, seen, device=device)
+                for name, attack in named.items()
+            }
+            rules = {**record.diagnostics.get("targeted", {}), targeted: reached}
+            record = record.model_copy(update={"diagnostics": {**record.diagnostics, "targeted": rules}})
+            folder.save_record(record)
+        return record, examples
+
+
+def prepare(
     run: RunFolder,
     experiment: Experiment,
     named: Mapping[str, Attack],
@@ -46,12 +157,9 @@ def evaluate(
     limit: int | None = None,
     batch_size: int = 100,
     keep_examples: int = 0,
-    distortion: bool = False,
-    targeted: str | None = None,
     command: str = "",
-    callback: Callback | None = None,
-) -> tuple[Record, list[Example]]:
-    """The record of one evaluation of a run, resumed or read where it exists; holds the run's lock meanwhile.
+) -> Prepared:
+    """An evaluation with everything loaded; nothing is written.
 
     Args:
         named: attacks by name, all of this norm and radius.
@@ -59,18 +167,7 @@ def evaluate(
             against the classifier below the test-time method, or without one against zero-shot classification; "transfer": on
             `source`, a backbone or a run; "black-box": with scores alone.
         limit: number of test images, classes in proportion, a larger limit containing every smaller one.
-        targeted: also how often each attack reaches the class that this rule chooses (`targeted.RULES`), under "targeted" there.
-        distortion: also how far each attack moves the features, under "distortion" in the record's diagnostics.
     """
-    if distortion and (knowledge not in ("white-box", "adaptive") or experiment.test_time is not None):
-        raise UsageError(
-            "the feature distortion is that of a trained classifier under attacks on itself: no test-time method, "
-            "and white-box or adaptive"
-        )
-    if distortion:
-        for attack in named.values():
-            perturbing(attack)
-    check_targeted(targeted, knowledge, named.values())
     config, spec = experiment.config, experiment.backbone.spec
     check_distinct(experiment.backbone, experiment.dataset)
     pictures = EvalSet(experiment.dataset, split, resolution=spec.resolution, limit=limit)
@@ -113,52 +210,28 @@ def evaluate(
         environment=run.environment,
         command=command,
     )
-    with run.lock():
-        place = settings(setup, named, len(surrogates), images=len(pictures))
-        if experiment.test_time is not None:
-            place |= {"method": setup.method, "options": dict(setup.options)}
-        subset = "" if config.subset == "all" else f"{config.subset}-"
-        subset += f"{experiment.suite}-" if experiment.suite else ""
-        elsewhere = f"{experiment.dataset.name}-{subset}" if experiment.trained_on else ""
-        added = f"{methods.split(config.method)[1]}-" if config.method != run.config["method"] else ""
-        sort = f"{knowledge}-" if knowledge in ("transfer", "black-box") else ""
-        name = f"{elsewhere}{added}{'+'.join(named)}-{sort}{threat.radius}"
-        folder = run.evaluation(place, name, apart=bool(elsewhere or added))
-        timing = Timing(train_seconds=sum(entry["seconds"] for entry in trained))
-        if experiment.test_time is not None and folder.record() is None:
-            weight, seconds = answer_cost(experiment, classifier, pictures)
-            setup = setup.model_copy(update={"cost": setup.cost.model_copy(update=weight)})
-            timing = timing.model_copy(update={"answer_seconds": seconds})
-        record, examples = evaluate_into(
-            folder,
-            setup,
-            classifier,
-            named,
-            pictures.batches(batch_size),
-            surrogates=surrogates,
-            keep_examples=keep_examples,
-            timing=timing,
-            total=len(pictures),
-            device=experiment.backbone.device,
-            callback=callback,
-        )
-        if distortion and "distortion" not in record.diagnostics:
-            moved = {
-                name: feature_distortion(experiment.base, perturbing(attack), pictures.batches(batch_size))
-                for name, attack in named.items()
-            }
-            record = record.model_copy(update={"diagnostics": {**record.diagnostics, "distortion": moved}})
-            folder.save_record(record)
-        if targeted is not None and targeted not in record.diagnostics.get("targeted", {}):
-            device, seen = str(experiment.backbone.device), record.threat
-            reached = {
-                name: success(classifier, attack, pictures.batches(batch_size), targeted, seen, device=device)
-                for name, attack in named.items()
-            }
-            rules = {**record.diagnostics.get("targeted", {}), targeted: reached}
-            record = record.model_copy(update={"diagnostics": {**record.diagnostics, "targeted": rules}})
-            folder.save_record(record)
-        return record, examples
+    place = settings(setup, named, len(surrogates), images=len(pictures))
+    if experiment.test_time is not None:
+        place |= {"method": setup.method, "options": dict(setup.options)}
+    subset = "" if config.subset == "all" else f"{config.subset}-"
+    subset += f"{experiment.suite}-" if experiment.suite else ""
+    elsewhere = f"{experiment.dataset.name}-{subset}" if experiment.trained_on else ""
+    added = f"{methods.split(config.method)[1]}-" if config.method != run.config["method"] else ""
+    sort = f"{knowledge}-" if knowledge in ("transfer", "black-box") else ""
+    name = f"{elsewhere}{added}{'+'.join(named)}-{sort}{threat.radius}"
+    return Prepared(
+        run=run,
+        experiment=experiment,
+        attacks=named,
+        setup=setup,
+        timing=Timing(train_seconds=sum(entry["seconds"] for entry in trained)),
+        classifier=classifier,
+        surrogates=surrogates,
+        pictures=pictures,
+        place=(place, name, bool(elsewhere or added)),
+        batch_size=batch_size,
+        keep_examples=keep_examples,
+    )
 
 
 def answer_cost(experiment: Experiment, classifier: Classifier, pictures: EvalSet) -> tuple[dict[str, float], float]:

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 Status = Literal["new", "training", "trained", "evaluated"]
 NAMED = ("method", "dataset", "backbone", "shots", "seed")
+START = 10.0
+"""Seconds to wait for another process that begins the same run."""
 AGAIN = "Copy the folder again, or remove its record.json and samples.jsonl and measure again"
 
 
@@ -78,6 +80,11 @@ class EvaluationFolder:
     def append(self, samples: Iterable[Sample]) -> None:
         with disk_errors(self.path):
             append_lines(self.path / "samples.jsonl", (sample.model_dump_json() for sample in samples))
+
+    def save_samples(self, samples: Iterable[Sample]) -> None:
+        """These outcomes in place of those that are there."""
+        with disk_errors(self.path):
+            write_text(self.path / "samples.jsonl", "".join(f"{sample.model_dump_json()}\n" for sample in samples))
 
     def log(self, entry: Mapping[str, Any]) -> None:
         """Add one entry of JSON values to the log."""
@@ -161,12 +168,15 @@ class RunFolder(EvaluationFolder):
         check_plain(path)
         run = cls(path)
         with disk_errors(path):
-            if not (path / "config.yaml").exists():
-                if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
-                    raise RunError(f"{path} holds other files; choose another --out or empty it")
-                with run.lock():
-                    write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
-            elif run.config_hash != canonical_hash(config):
+            file = path / "config.yaml"
+            others = path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir())
+            if others and not file.exists():
+                raise RunError(f"{path} holds other files; choose another --out or empty it")
+            if not file.exists():
+                with run.lock(wait=START):
+                    if not file.exists():  # else another process has begun the run meanwhile
+                        write_text(file, yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
+            if run.config_hash != canonical_hash(config):
                 raise RunError(f"{path} holds another run ({run_name(run.config)}); choose another --out or remove it")
         return run
 
@@ -212,11 +222,13 @@ class RunFolder(EvaluationFolder):
         return "training" if (self.path / "state.safetensors").exists() else "new"
 
     @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Hold the folder alone while writing; RunError if another process does. Sweeps up what a killed writer left."""
-        with locked(self.path):
+    def lock(self, wait: float = 0.0) -> Iterator[None]:
+        """Hold the folder alone while writing; RunBusy if another process does for longer than `wait` seconds. Sweeps up what a
+        killed writer left, but for shards, which have locks of their own."""
+        with locked(self.path, wait):
             for left in self.path.rglob(".*.tmp"):
-                left.unlink(missing_ok=True)
+                if "shards" not in left.relative_to(self.path).parts:
+                    left.unlink(missing_ok=True)
             yield
 
     def save_environment(self, device: str) -> dict[str, str]:

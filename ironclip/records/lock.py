@@ -1,6 +1,7 @@
 """One writer per folder."""
 
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -9,6 +10,7 @@ from ironclip.core.descriptors import OWNER, lock, to_change
 from ironclip.core.errors import RunBusy
 from ironclip.core.files import disk_errors
 
+PAUSE = 0.05
 _held: set[int] = set()
 
 
@@ -24,8 +26,11 @@ if hasattr(os, "register_at_fork"):
 
 
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
     """Hold the folder alone; the operating system lets go when the process ends, however it ends.
+
+    Args:
+        wait: seconds to wait for whoever holds it.
 
     Raises:
         RunBusy: another process, or another place in this one, holds it. RunError: it cannot be written.
@@ -35,10 +40,14 @@ def locked(folder: Path) -> Iterator[None]:
         descriptor = to_change(folder / ".lock")
     try:
         with disk_errors(folder):
+            until = time.monotonic() + wait
+            while not lock(descriptor):
+                if time.monotonic() >= until:
+                    os.lseek(descriptor, OWNER, os.SEEK_SET)
+                    owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
+                    raise RunBusy(f"{folder} is in use by process {owner}; wait for it, or choose another --out")
+                time.sleep(PAUSE)
             os.lseek(descriptor, OWNER, os.SEEK_SET)
-            if not lock(descriptor):
-                owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-                raise RunBusy(f"{folder} is in use by process {owner}; wait for it, or choose another --out")
             os.ftruncate(descriptor, 0)
             os.write(descriptor, str(os.getpid()).encode())
         _held.add(descriptor)

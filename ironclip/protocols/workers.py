@@ -1,0 +1,137 @@
+"""Processes of this machine that do the shards of one command together; who kills one of them loses its current batch at most."""
+
+import json
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+from ironclip.core.errors import RunError
+from ironclip.core.processes import worker_environment
+from ironclip.records.folder import EvaluationFolder
+from ironclip.records.shards import shards
+
+Callback = Callable[[dict[str, Any]], None]
+EACH = 8
+"""Shards for each worker: so that one whose pictures withstand longer does not keep the others waiting."""
+ATTEMPTS = 5
+"""How often a worker that dies is started again."""
+PAUSE = 0.3
+
+
+class Workers:
+    """Processes that repeat an `ironclip` command with `--shard any/n`, started when there is something to wait for.
+
+    Args:
+        command: its words after `ironclip`. many: how many processes. device: of each; with "cuda" each sees one GPU.
+    """
+
+    def __init__(self, command: Sequence[str], many: int, device: str) -> None:
+        self.command = [*command, "--workers", "1", "--shard", f"any/{EACH * many}", "--device", device, "--json"]
+        self.many, self.device = many, device
+        self.running: list[subprocess.Popen[bytes]] = []
+        self.said: list[IO[bytes]] = []
+        self.files = ExitStack()
+        self.deaths = 0
+
+    def __enter__(self) -> "Workers":
+        self.before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the workers end, too
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        signal.signal(signal.SIGTERM, self.before)
+        for worker in self.running:
+            worker.terminate()
+        for worker in self.running:
+            worker.wait()
+        self.files.close()
+
+    def watch(self, place: EvaluationFolder, images: int, callback: Callback) -> None:
+        """Return when the evaluation in this folder has its record.
+
+        Args:
+            images: that are scored there. callback: gets the "batch" events of `loops.evaluation.evaluate` for all workers.
+
+        Raises:
+            RunError: what a worker said when it gave up, or that workers die again and again.
+        """
+        tally, start, before = Tally(place), 0.0, 0
+        while not (place.path / "record.json").exists():
+            if not self._keep_running() and not (place.path / "record.json").exists():
+                raise RunError(f"the workers ended, but {place.path} has no record; the same command goes on")
+            if tally.read() and tally.done <= images:
+                now = time.monotonic()
+                start, before = start or now, before or tally.done
+                fresh, seconds = tally.done - before, now - start
+                eta = seconds / fresh * (images - tally.done) if fresh else None
+                shares = {"clean": tally.right / tally.done, "robust": tally.robust / tally.done}
+                callback({"event": "batch", "done": tally.done, "total": images, "seconds": seconds, "eta": eta, **shares})
+            time.sleep(PAUSE)
+
+    def _keep_running(self) -> bool:
+        """Start what is not running; whether anything is."""
+        if not self.running:
+            said = (tempfile.TemporaryFile() for _ in range(self.many))  # noqa: SIM115 - closed with the workers
+            self.said = [self.files.enter_context(file) for file in said]
+            self.running = [self._started(number) for number in range(self.many)]
+        for number, worker in enumerate(self.running):
+            ended = worker.poll()
+            if ended == 130:
+                raise KeyboardInterrupt
+            if ended is not None and ended > 0:
+                raise RunError(f"a worker gave up: {_last_line(self.said[number])}")
+            if ended is not None and ended < 0:
+                self.deaths += 1
+                if self.deaths > ATTEMPTS * self.many:
+                    raise RunError(f"workers died {self.deaths} times (memory?); nothing is lost, the same command goes on")
+                self.running[number] = self._started(number)
+        return any(worker.poll() is None for worker in self.running)
+
+    def _started(self, number: int) -> "subprocess.Popen[bytes]":
+        command = [sys.executable, "-c", "from ironclip.cli import main; main()", *self.command]
+        environment = worker_environment(number, self.many, self.device)
+        quiet = subprocess.DEVNULL
+        return subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=self.said[number])
+
+
+@dataclass
+class Tally:
+    """What the shards of an evaluation have found so far, read from their files as they grow."""
+
+    place: EvaluationFolder
+    done: int = 0
+    right: int = 0
+    robust: int = 0
+    seen: dict[Path, int] = field(default_factory=dict)
+
+    def read(self) -> bool:
+        """Whether there is anything by now."""
+        for shard in shards(self.place):
+            path = shard.path / "samples.jsonl"
+            if not path.exists():
+                continue
+            with path.open("rb") as file:
+                file.seek(self.seen.get(path, 0))
+                lines, end, _ = file.read().rpartition(b"\n")
+            self.seen[path] = self.seen.get(path, 0) + len(lines) + len(end)
+            for line in lines.splitlines():
+                self._add(json.loads(line))
+        return self.done > 0
+
+    def _add(self, sample: Mapping[str, Any]) -> None:
+        self.done += 1
+        self.right += sample["clean"] == sample["label"]
+        self.robust += sample["broken_by"] is None
+
+
+def _last_line(said: IO[bytes]) -> str:
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it said nothing"

@@ -1,0 +1,91 @@
+"""`--shard`, `--workers` and `ironclip merge`: one evaluation by many, and one line where that cannot be."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+EVALUATE = ["evaluate", "mini", "--data", "shapes", "--eps", "1/255", "--attack", "pgd", "--set", "steps=2", "--device", "cpu"]
+
+
+def results(root: Path) -> tuple[dict, bytes, str]:
+    """Record without times, samples and settings of the one run in a folder."""
+    (folder,) = (path.parent for path in root.glob("*/config.yaml"))
+    record = json.loads((folder / "record.json").read_text())
+    record.pop("timing"), record.pop("sha256")
+    return record, (folder / "samples.jsonl").read_bytes(), (folder / "settings.json").read_text()
+
+
+def test_shards_in_any_order_end_with_the_record_of_the_whole(ironclip, tmp_path):
+    evaluate = [*EVALUATE, "--limit", "12", "--batch-size", "4"]
+    assert ironclip(*evaluate)[0] == 0
+    whole = results(tmp_path / "runs")
+    (tmp_path / "runs").rename(tmp_path / "whole")
+
+    code, said, _ = ironclip(*evaluate, "--shard", "3/3")
+    assert (code, "these are not finished: 1/3, 2/3" in said) == (0, True)
+    for wrong, reason in (
+        (["--shard", "9/8"], "--shard is k/n with k from 1 to n"),
+        (["--shard", "1/3", "--batch-size", "5"], "under other settings: its batch_size is 4, not 5"),
+        (["--shard", "1/3", "--workers", "2"], "leave one of them out"),
+        (["--shard", "1/3", "--targeted", "next"], "--targeted looks at all pictures"),
+        (["--workers", "0"], "--workers is at least 1"),
+    ):
+        code, _, said = ironclip(*evaluate, *wrong)
+        assert (code, reason in said, said.count("\n")) == (2, True, 1), (wrong, said)
+    run = str(next((tmp_path / "runs").glob("*/config.yaml")).parent)
+    code, _, said = ironclip("merge", run)
+    assert (code, "2 of 3 shards are missing or not finished: 1/3, 2/3" in said) == (2, True)
+
+    code, said, _ = ironclip(*evaluate, "--shard", "any/8", "--json")
+    assert code == 0
+    assert json.loads(said)[0]["images"] == 12
+    assert results(tmp_path / "runs") == whole
+    assert ironclip("merge", run)[0] == ironclip("verify", run)[0] == 0
+    assert ironclip("merge", run.replace("runs", "whole"))[0] == 2, "it has no shards"
+
+
+@pytest.mark.slow
+def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironclip, tmp_path):
+    evaluate = [*EVALUATE, "--limit", "48", "--batch-size", "3"]
+    assert ironclip(*evaluate)[0] == 0
+    whole = results(tmp_path / "runs")
+    (tmp_path / "runs").rename(tmp_path / "whole")
+
+    mark, chance, kills = f"IRONCLIP_DRILL={os.getpid()}", random.Random(0), 0
+    environment = os.environ | dict([mark.split("=")]) | {"OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", "from ironclip.cli import main; main()", *evaluate, "--workers", "2"]
+    driver = subprocess.Popen(command, env=environment)
+    while driver.poll() is None:
+        time.sleep(chance.uniform(2, 8))
+        workers = [pid for pid in marked(mark) if pid != driver.pid]
+        if kills == 40 or not workers:
+            continue
+        kills += 1
+        if chance.random() < 0.2:
+            driver.kill()
+            driver.wait()
+            driver = subprocess.Popen(command, env=environment)
+        else:
+            os.kill(chance.choice(workers), signal.SIGKILL)
+    print("killed", kills)
+    assert driver.wait() == 0
+    assert results(tmp_path / "runs") == whole
+
+
+def marked(mark: str) -> list[int]:
+    """Processes of this drill, by a mark in their environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
