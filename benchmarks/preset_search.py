@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ironclip.attacks import build
 from ironclip.backbones.loading import load
-from ironclip.core.errors import IronclipError, NonFinite
+from ironclip.core.errors import IronclipError, NonFinite, UsageError
 from ironclip.core.files import write_text
 from ironclip.core.threat import format_eps, parse_eps
 from ironclip.core.types import Classifier
@@ -113,6 +113,8 @@ def run(one: dict[str, Any], size: Size, backbone: Any) -> dict[str, Any]:
             clean, robust = measured(experiment.classifier, pictures.images, pictures.labels, size)
         except NonFinite:
             flags, clean, robust = ["diverged"], 0, 0
+        except UsageError:
+            flags, clean, robust = ["nothing learned"], 0, 0
     schedule = config.schedule
     return {
         **one,

@@ -19,7 +19,7 @@ from torch import Tensor
 from ironclip.core.errors import DataError, UsageError, unknown
 from ironclip.core.tensors import generator
 from ironclip.core.types import Batch
-from ironclip.data.augmentation import random_resized_crop_flip
+from ironclip.data.augmentation import AREA, random_resized_crop_flip
 from ironclip.data.images import MAX_PIXELS, Bad, Preprocess, bound, fit
 from ironclip.data.packing import Cache, Progress, pack
 from ironclip.data.records import Dataset, Item
@@ -204,6 +204,7 @@ class TrainSet:
         batch_size: int,
         *,
         augment: Augment = "rrc_flip",
+        crop_area: float = AREA,
         resolution: int | None = None,
         start: int = 0,
         drop_last: bool = False,
@@ -213,6 +214,7 @@ class TrainSet:
         Args:
             augment: `rrc_flip`: random resized crop (area 8 to 100 %, bicubic, antialiased) and horizontal flip; `none`:
                 the test crop; `squash`: both sides resized (FAP).
+            crop_area: smallest share of the picture that a random crop covers.
             resolution: pixels a side; default that of the set.
             start: batches to skip.
             drop_last: leave out an incomplete last batch unless it is the only one, as CoOp does.
@@ -222,18 +224,18 @@ class TrainSet:
         steps = self.steps(batch_size, drop_last=drop_last)
         order = self.order(epoch, seed)
         size = self.resolution if resolution is None else resolution
-        view = partial(self._view, epoch=epoch, seed=seed, augment=augment, resolution=size)
+        view = partial(self._view, epoch=epoch, seed=seed, augment=augment, area=crop_area, resolution=size)
 
         groups = [order[step * batch_size : (step + 1) * batch_size].tolist() for step in range(start, steps)]
         for rows, views in zip(groups, _prepared(view, groups)):
             images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).contiguous()
             yield Batch(_floats(images), self.labels[rows], self.indices[rows], self.classes)
 
-    def _view(self, row: int, epoch: int, seed: int, augment: Augment, resolution: int) -> np.ndarray:
+    def _view(self, row: int, epoch: int, seed: int, augment: Augment, area: float, resolution: int) -> np.ndarray:
         image = self.picture(row)
         if augment == "rrc_flip":
             rng = generator(seed, epoch, int(self.indices[row]), _CROP)
-            return np.asarray(random_resized_crop_flip(image, resolution, rng))
+            return np.asarray(random_resized_crop_flip(image, resolution, rng, area))
         return np.asarray(fit(image, resolution, "squash" if augment == "squash" else "crop"))
 
 
@@ -252,13 +254,14 @@ class Epoch:
     seed: int
     batch_size: int
     augment: Augment = "rrc_flip"
+    crop_area: float = AREA
 
     def __len__(self) -> int:
         return len(self.passes) * self.data.steps(self.batch_size)
 
     def __iter__(self) -> Iterator[Batch]:
         for number in self.passes:
-            yield from self.data.batches(number, self.seed, self.batch_size, augment=self.augment)
+            yield from self.data.batches(number, self.seed, self.batch_size, augment=self.augment, crop_area=self.crop_area)
 
 
 def _prepared(view: Callable[[int], np.ndarray], groups: Sequence[Sequence[int]]) -> Iterator[list[np.ndarray]]:

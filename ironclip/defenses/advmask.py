@@ -32,7 +32,7 @@ STRENGTH = {"lafa": 50.0, "js": 1.0, "kl": 1.0, "none": 0.0}
 """Weight of the alignment: lambda = 50 for LAFA [paper], 1 for the divergences [inferred]."""
 CHOICES = {
     "alignment": tuple(STRENGTH),
-    "align_tokens": ("all", "cls"),
+    "align_tokens": ("all", "cls", "reaching"),
     "align_reduction": ("mean", "sum"),
     "align_norm": ("none", "l2"),
 }
@@ -49,8 +49,9 @@ class AdvMask(Defense):
         alignment: "lafa", "js" or "kl" between clean and adversarial predictions, or "none".
         align_weight: lambda; default 50 for LAFA [paper], 1 for js and kl.
         adaptive_weight: weigh each image by the confidence in its label, over the batch's mean; False: all alike.
-        align_tokens, align_reduction, align_norm: LAFA over all tokens or the class token; mean or sum over tokens and channels;
-            tokens as they are or of unit length.
+        align_tokens: LAFA over "all" tokens of every block, the class token alone ("cls"), or those that reach the logits
+            ("reaching": all but the patches after the last block, which nobody reads) [inferred].
+        align_reduction, align_norm: mean or sum over tokens and channels; tokens as they are or of unit length.
         detach_clean: hold the clean side constant; default: both sides receive gradient.
         weight_cap: largest weight of an image; default: none.
         min_steps: optimiser steps at least; an epoch goes through the images as often as that takes.
@@ -95,12 +96,13 @@ class AdvMask(Defense):
                 check_number(option, number, 0, above=True)
         spec = backbone.spec
         self.held = maskable(spec, chosen(targets), layers)
-        if align_tokens == "cls" and spec.image_tokens == spec.grid**2:
+        if align_tokens != "all" and spec.image_tokens == spec.grid**2:
             raise UnsupportedEdit(f"{spec.name} has no class token; use align_tokens='all'")
         self.score_init, self.threshold, self.min_steps, self.lr_ratio = score_init, threshold, min_steps, lr_ratio
         self.alignment, self.align_weight = alignment, STRENGTH[alignment] if align_weight is None else align_weight
         self.adaptive_weight, self.weight_cap, self.detach_clean = adaptive_weight, weight_cap, detach_clean
         self.count = 1 if align_tokens == "cls" else spec.image_tokens
+        self.last_count = self.count if align_tokens == "all" else 1
         self.summed, self.unit = align_reduction == "sum", align_norm == "l2"
         self.templates = () if templates is None else (templates,) if isinstance(templates, str) else tuple(templates)
         self.rows: dict[str, Tensor | None] = {}
@@ -149,7 +151,7 @@ class AdvMask(Defense):
         trace = replace(wanted, tokens=True, layers=None)  # all that the head asked for, and every block
         features = classifier.encode_image(images, trace=trace)
         layers = range(1, classifier.backbone.spec.image_layers + 1)
-        blocks = [trace.inputs[layer][:, : self.count] for layer in layers]
+        blocks = [trace.inputs[layer][:, : self.count if layer < layers[-1] else self.last_count] for layer in layers]
         return classifier.head(ImageOutput(features, trace), classifier.text_features), blocks
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:

@@ -10,7 +10,8 @@ With p, p_adv the adapted model's predictions of both views and p_frz the frozen
 
     L = CE(clean) + lambda * mean( (1 - alpha) KL(p || p_adv) + alpha KL(p_frz || p_adv) )
 
-Gradients flow through p and p_adv; alpha [B] and p_frz are constants. The mean of alpha is logged as `alpha_cons`.
+Gradients flow through p and p_adv; alpha [B] and p_frz are constants. Logged: the mean of alpha as `alpha_cons`, its deviation,
+smallest and largest value in a batch, and the cosine of image and text for the true class, clean and attacked (`alignment_*`).
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier
+from ironclip.backbones import DEFAULT_TEMPLATE, AdaptedClassifier, ScaledCosine
 from ironclip.core.errors import UsageError
 from ironclip.core.losses import kl_each
 from ironclip.core.options import check_choice, check_number
@@ -79,7 +80,7 @@ DESIGNS: dict[str, Callable[..., CoupledPrompts | IndependentPrompts]] = {
 
 
 class Consistency:
-    """The named loss terms of one step, and in `alpha` the mean weight of the frozen model in the last one.
+    """The named loss terms of one step, and in `numbers` what was seen in the last one: alpha and the alignment.
 
     Args:
         guide: the frozen model, or None for none; the others as for `CAPT`.
@@ -103,21 +104,24 @@ class Consistency:
             raise UsageError("guide='none' has no frozen model to weigh; leave out alpha_mode and alpha")
         self.guide, self.lam, self.alpha_mode, self.constant = guide, lam, alpha_mode, constant
         self.divergence, self.inner = KLS[kl], inner
-        self.alpha: float | None = None
+        self.numbers: dict[str, float] = {}
 
     def __call__(self, classifier: AdaptedClassifier, batch: Batch, attack: Attack) -> dict[str, Tensor]:
         images, labels = batch.images, batch.labels
         clean = classifier(images)
         terms = {"clean_ce": cross_entropy(clean, labels)}
+        self.numbers = alignment("alignment_clean", classifier, clean, labels)
         if self.lam == 0:
             return terms
         rising = None if self.inner == "ce" else kl_from(clean, attack)
         adv = classifier(attack(classifier.detached(), images, labels, indices=batch.indices, loss=rising))
+        self.numbers |= alignment("alignment_adv", classifier, adv, labels)
         if self.guide is None:
             return {**terms, "consistency_kl": self.lam * self.divergence(adv, clean).mean()}
         frozen = self.guide.logits(classifier.backbone, images, batch.classes)
         alpha = self.weigh(frozen, clean.detach(), labels)
-        self.alpha = float(alpha.mean())
+        self.numbers |= {"alpha_cons": float(alpha.mean()), "alpha_std": float(alpha.std(correction=0))}
+        self.numbers |= {"alpha_min": float(alpha.min()), "alpha_max": float(alpha.max())}
         return {
             **terms,
             "consistency_kl": self.lam * ((1 - alpha) * self.divergence(adv, clean)).mean(),
@@ -179,12 +183,21 @@ class CAPT(PromptTuning):
             self.consistency.guide.ready(backbone)
 
     def diagnostics(self) -> dict[str, float]:
-        return {} if self.consistency.alpha is None else {"alpha_cons": self.consistency.alpha}
+        return dict(self.consistency.numbers)
 
 
 def _of_truth(logits: Tensor, labels: Tensor) -> Tensor:
     """[B] probability of the true class."""
     return logits.softmax(1).gather(1, labels[:, None]).squeeze(1)
+
+
+@torch.no_grad()
+def alignment(name: str, classifier: AdaptedClassifier, logits: Tensor, labels: Tensor) -> dict[str, float]:
+    """Under this name the mean cosine of image features and the text features of the true class, from logits [B, K] of CLIP's own
+    head; nothing for another head, as in a stack."""
+    if not isinstance(head := classifier.head, ScaledCosine):
+        return {}
+    return {name: float(((logits.detach().gather(1, labels[:, None]) - head.logit_bias) / head.logit_scale).mean())}
 
 
 METHOD = CAPT

@@ -55,6 +55,7 @@ class RunConfig(BaseModel):
         strict_shots: refuse a class with fewer images than shots (CoOp takes what there is).
         split_seed: draws the shots; seed: draws everything else.
         norm: of the training attack. eps: its radius, in the unit of the images.
+        crop_area: of `rrc_flip`: smallest share of the picture that a random crop covers.
         templates: hand-written prompts of the data set: "single", "ensemble", or texts with {} for the class name.
     """
 
@@ -79,6 +80,7 @@ class RunConfig(BaseModel):
     eps: float = 4 / 255
     templates: str | list[str] = "single"
     augment: Literal["rrc_flip", "none", "squash"] = "rrc_flip"
+    crop_area: float = Field(default=0.08, gt=0, le=1)
     schedule: Schedule = Schedule()
     attack: AttackConfig = AttackConfig()
     preset: str = ""
@@ -97,7 +99,14 @@ class RunConfig(BaseModel):
 
     def as_dict(self) -> dict[str, Any]:
         """JSON values; what every run had before there was a choice is left out, for the values name the run."""
-        usual: dict[str, Any] = {"norm": "linf", "layout": "auto", "base": None, "activation": None, "files": {}}
+        usual: dict[str, Any] = {
+            "norm": "linf",
+            "layout": "auto",
+            "base": None,
+            "activation": None,
+            "files": {},
+            "crop_area": 0.08,
+        }
         return self.model_dump(mode="json", exclude={key for key, value in usual.items() if getattr(self, key) == value})
 
     def __str__(self) -> str:

@@ -87,7 +87,7 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
 
     def batches(epoch: int) -> Epoch:
         numbers = range((epoch - 1) * passes + 1, epoch * passes + 1)
-        return Epoch(data, numbers, config.seed, schedule.batch_size, config.augment)
+        return Epoch(data, numbers, config.seed, schedule.batch_size, config.augment, config.crop_area)
 
     defense.prepare(experiment.backbone, data.batches(0, config.seed, schedule.batch_size, augment="none"))
     saved = run.load_state()

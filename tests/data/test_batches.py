@@ -150,6 +150,16 @@ def test_random_crops_are_distributed_as_torchvisions():
     assert (ours[:, 1] + ours[:, 3]).max() <= 80
 
 
+def test_a_crop_covers_at_least_the_share_that_is_asked_for(noise):
+    for k in range(200):
+        left, top, right, bottom = crop_box(100, 80, torch.rand(10, 4, generator=generator(0, k)).tolist(), 0.5)
+        assert (right - left) * (bottom - top) >= 0.49 * 100 * 80
+    train = TrainSet(noise, resolution=8)
+    views = {area: next(train.batches(1, 1, 4, crop_area=area)).images for area in (0.08, 0.5, 1.0)}
+    assert not torch.equal(views[0.08], views[0.5])
+    assert not torch.equal(views[0.5], views[1.0])
+
+
 def test_random_crops_are_cut_from_the_picture_and_mirrored_half_of_the_time():
     ramp = np.broadcast_to(np.arange(100, dtype=np.uint8)[None, :, None], (80, 100, 3))
     flips = 0

@@ -197,6 +197,15 @@ def test_the_class_token_alone(backbone, batch):
     assert_close(term, 50 * lafa([t[:, :1] for t in clean], [t[:, :1] for t in moved], weights))
 
 
+def test_the_tokens_that_reach_the_logits_are_all_but_the_patches_after_the_last_block(backbone, batch):
+    term = stirred(backbone, batch.classes, align_tokens="reaching").loss(backbone, batch, shift)["lafa"]
+    defense = stirred(backbone, batch.classes)
+    logits, clean = blocks(defense, backbone, batch, batch.images)
+    _, moved = blocks(defense, backbone, batch, shift(None, batch.images, None))
+    ours, theirs = ([*found[:-1], found[-1][:, :1]] for found in (clean, moved))
+    assert_close(term, 50 * lafa(ours, theirs, confidence_weights(logits, batch.labels)))
+
+
 # ---- training: guards, resume, storage (sections 6, 7, 8: 6, 7, 13)
 
 
