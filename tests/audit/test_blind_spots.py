@@ -8,6 +8,7 @@ from masked import lab
 from torch import nn
 from zoo.parts import Around, FalseBackward, thermometer
 
+from ironclip.audit import differences
 from ironclip.audit.diagnose import CHECKS
 from ironclip.audit.watching import Watch, precision_of
 
@@ -44,6 +45,16 @@ def test_rounding_is_forgiven_as_far_as_the_precision_explains_it():
     assert CHECKS["D13"](lab(around(autocast), **QUICK)).level in ("pass", "not applicable")
     verdict = CHECKS["D13"](lab(around(lambda net, x: net(x).detach().bfloat16().float() + net(x) - net(x).detach()), **QUICK))
     assert verdict.level in ("fail", "warn"), "outputs rounded after a float32 model are no precision of the model"
+
+
+def test_a_long_difference_is_compared_with_the_gradients_along_it():
+    bends = lab(around(lambda net, x: (3 * net(x)).sin()), **QUICK)
+    point, slope = differences._point_and_slope(bends, 0.5)
+    errors = []
+    for bent in (False, True):
+        real, predicted = differences._changes(bends, point, slope, [slope.sign()], 0.5 * bends.pixel, bent=bent)
+        errors.append(float((real - predicted).norm() / real.norm()))
+    assert errors[1] < errors[0] / 5
 
 
 def test_the_precision_is_that_of_the_matrix_products():

@@ -15,7 +15,7 @@ from ironclip.backbones import assemble
 from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.protocols.experiment import Experiment, with_test_time
 from ironclip.serve import export as exporting
-from ironclip.serve.export import TOLERANCE, export, probes
+from ironclip.serve.export import TOLERANCE, Exported, export, probes
 from ironclip.serve.exported import open_exported
 from ironclip.serve.facts import KEY
 from ironclip.serve.model import open_model
@@ -186,3 +186,8 @@ def test_facts_of_a_file_are_under_a_checksum(files: dict[str, Path], tmp_path: 
     onnx.save(model, tmp_path / "edited.onnx")
     with pytest.raises(CheckpointError, match=r"facts are not to be believed.*sha256.*export it again"):
         open_exported(tmp_path / "edited.onnx")
+
+
+def test_the_difference_of_a_file_is_measured_against_its_largest_logit() -> None:
+    made = [Exported(Path("file.onnx"), None, 2e-3, 0.0, scale).relative for scale in (20.0, 0.5)]  # type: ignore[arg-type]
+    assert made == pytest.approx([1e-4, 2e-3])

@@ -2,7 +2,7 @@
 
 import argparse
 
-from zoo.audit import zoo
+from zoo.audit import CHEAP_FIRST, WITHOUT_AUTOATTACK, zoo
 from zoo.base import make_bench
 from zoo.heldout import HELDOUT
 from zoo.honest import HONEST
@@ -14,12 +14,14 @@ parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("groups", nargs="*", default=list(GROUPS))
 parser.add_argument("--images", type=int, default=256, help="as the default of `ironclip audit --diagnostics`")
 parser.add_argument("--steps", type=int, default=100, help="as the default of `ironclip audit --steps`")
+parser.add_argument("--without-autoattack", action="store_true", help="only the checks that make no use of AutoAttack")
 chosen = parser.parse_args()
+checks = WITHOUT_AUTOATTACK if chosen.without_autoattack else CHEAP_FIRST
 bench = make_bench(chosen.images, chosen.steps)
 for group in chosen.groups:
     masked = group in ("masked", "heldout")
     missed, failed, warned, kinds = [], [], [], GROUPS[group]
-    for seen in zoo(kinds, larger_pictures(bench) if group == "trained" else bench, stop=masked):
+    for seen in zoo(kinds, larger_pictures(bench) if group == "trained" else bench, stop=masked, checks=checks):
         print(f"{group}: {seen}", flush=True)
         missed += [] if seen.flagged else [seen.name]
         failed += [seen.name] if seen.fails or seen.refused else []

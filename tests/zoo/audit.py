@@ -68,6 +68,8 @@ def look_at(name: str, classifier: nn.Module, bench: Bench, *, stop: bool, check
     return Seen(name, tuple(fails), tuple(warns), refused, time.perf_counter() - start)
 
 
-def zoo(kinds: Mapping[str, Callable[[Bench], nn.Module]], bench: Bench, *, stop: bool) -> Iterator[Seen]:
+def zoo(
+    kinds: Mapping[str, Callable[[Bench], nn.Module]], bench: Bench, *, stop: bool, checks: Sequence[str] = CHEAP_FIRST
+) -> Iterator[Seen]:
     for name, make in kinds.items():
-        yield look_at(name, make(bench), bench, stop=stop)
+        yield look_at(name, make(bench), bench, stop=stop, checks=checks)
