@@ -11,12 +11,15 @@ import typer
 from ironclip.cli.common import Json, app, emit, run_paths
 from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import number_of
 
 
 @app.command()
 def compare(
     targets: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; without --published exactly two runs.")],
-    published: Annotated[bool, typer.Option("--published", help="Beside the papers' numbers.")] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Beside the papers' numbers: those of the same protocol first, then the nearest.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Compare runs with the papers, or two runs picture by picture (McNemar's test)."""
@@ -33,9 +36,10 @@ def compare(
 
 def _published(runs: list[Any], as_json: bool) -> None:
     from ironclip.report.published import compare as against
+    from ironclip.report.published import nearest
 
     records = [record for run in runs for place in run.evaluations() if (record := place.record()) is not None]
-    found = [comparison for record in records for comparison in against(record)]
+    found = sorted((each for record in records for each in against(record)), key=lambda each: len(each.differs))
     rows: list[dict[str, Any]] = [
         {
             "method": each.record.method,
@@ -56,8 +60,10 @@ def _published(runs: list[Any], as_json: bool) -> None:
         emit(rows)
         return
     if not rows:
-        say(f"none of the {len(records)} records has a published number for its method and data set")
+        say(f"none of {number_of(len(records), 'record')} has a published number for its method and data set")
         return
+    kept = nearest(found)
+    rows = [row for row, each in zip(rows, found, strict=True) if each in kept]
     columns = ["method", "data", "metric", "ours [95 %]", "theirs", "difference", "source", "what differs"]
     cells = [
         [
@@ -68,6 +74,9 @@ def _published(runs: list[Any], as_json: bool) -> None:
         for row in rows
     ]  # fmt: skip
     show_table(table("ours and published, per cent", columns, cells))
+    same = sum(not each.differs for each in kept)
+    words = f"{number_of(same, 'row')} of the same protocol; of each other number the nearest row of {len(found) - same}"
+    say(f"{words}, {len(found) - len(kept)} not shown (--json lists all)")
 
 
 def _paired(first: Any, second: Any, as_json: bool) -> None:

@@ -12,12 +12,10 @@ from ironclip.cli.terminal import say, tell
 @app.command()
 def pretrain(
     out_folder: Annotated[Path, typer.Option("--out", help="Folder for checkpoints, log and weights.")],
+    data: Annotated[Path, typer.Option("--data", help="Folder that holds pretrain64, caltech101, eurosat, flowers5.")],
     objective: Annotated[
         str, typer.Option(help="contrastive (mini) or adversarial (its image tower, mini-robust).")
     ] = "contrastive",
-    data: Annotated[Path, typer.Option("--data", help="Folder that holds pretrain64, caltech101, eurosat, flowers5.")] = Path(
-        "../shared/data"
-    ),
     images: Annotated[Path | None, typer.Option(help="More pictures: one folder a class, such as all of Tiny-ImageNet.")] = None,
     init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.cli.common import Json, app, run_paths
+from ironclip.cli.common import Json, app, emit, run_paths
 from ironclip.cli.terminal import show_table, tell
 from ironclip.core.errors import UsageError
 
@@ -35,7 +35,7 @@ def report(
 
     folders = run_paths(targets)
     if matrix:
-        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv, html, figures, title)
+        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv, html, figures, title, as_json)
         return
     if figures is not None:
         raise UsageError("--figures draws the tables of --matrix; add --matrix, or use --html for the figures of single runs")
@@ -67,6 +67,7 @@ def _matrix(
     html: Path | None,
     figures: Path | None,
     title: str,
+    as_json: bool,
 ) -> None:
     """Tables of all evaluations of these runs."""
     from ironclip.core.files import write_text
@@ -76,7 +77,7 @@ def _matrix(
     from ironclip.report.matrix import matrices
     from ironclip.report.matrix_figures import figures as drawn
     from ironclip.report.matrix_page import matrix_page
-    from ironclip.report.matrix_tables import cells, long
+    from ironclip.report.matrix_tables import cells, listed, long
     from ironclip.report.svg import alone
 
     found = [(run, place.record()) for run in runs for place in run.evaluations()]
@@ -97,5 +98,8 @@ def _matrix(
         if path is not None:
             write_text(path, text)
             tell(f"wrote {path}")
+    if as_json:
+        emit(listed(tables))
+        return
     for each in grids:
         show_table(formats.terminal(each))

@@ -20,11 +20,13 @@ from ironclip.cli.common import (
     Seed,
     Weights,
     app,
+    clock,
     emit,
     pick_device,
     print_notes,
 )
 from ironclip.cli.terminal import command, say
+from ironclip.core.shown import number_of
 
 Set = Annotated[
     list[str] | None, typer.Option("--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5.")
@@ -78,6 +80,7 @@ def train(
     from ironclip.core.threat import format_eps
     from ironclip.protocols.experiment import open_experiment
     from ironclip.protocols.few_shot import train as run_training
+    from ironclip.protocols.forecast import forecast
     from ironclip.records.collapse import collapse_words
 
     progress = Progress(f"train {config.method}", quiet=as_json)
@@ -85,8 +88,10 @@ def train(
         say(config, style="bold")
     experiment = open_experiment(config, device=pick_device(device))
     print_notes(experiment.dataset.notes, quiet=as_json)
-    if not as_json and any(True for _ in experiment.defense.parameters()):
+    if not as_json and (ahead := forecast(experiment)) is not None:
         say(training_radius(config))
+        length = f"{number_of(ahead.steps, 'step')} in {number_of(ahead.epochs, 'epoch')}, {number_of(ahead.batch, 'image')} each"
+        say(f"{length}, an attack of {number_of(ahead.inner, 'step')} on each; roughly {clock(ahead.seconds)} here")
     run = run_training(config, out=out_folder, callback=progress, experiment=experiment, as_last=True)
     flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])
     if as_json:

@@ -21,6 +21,6 @@ def number_of(number: int, noun: str, one: str = "", many: str = "") -> str:
 
     `number_of(1, "class", "has", "have")` is "1 class has"; of 1,200 it is "1,200 classes have".
     """
-    ending = "" if number == 1 else "es" if noun.endswith(("s", "x", "ch", "sh")) else "s"
+    ending = "" if number == 1 else "es" if noun.endswith(("s", "x", "tch", "sh")) else "s"
     verb = one if number == 1 else many
     return f"{number:,} {noun}{ending}" + (f" {verb}" if verb else "")

@@ -9,6 +9,7 @@ from ironclip.attacks import STANDARD_FAST
 from ironclip.data import open_dataset
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
+from ironclip.protocols.forecast import inner_steps
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def passes(cell: Cell, sizes: Mapping[str, Size]) -> float:
     """Passes of one image through the image tower, forward and backward counted apart, roughly: the unit of comparison."""
     config, size = cell.config, sizes[cell.config.dataset]
     shown = size.train if config.shots is None else min(size.train, config.shots * size.classes)
-    inner = int(config.attack.options.get("steps", 10)) if config.attack.name == "pgd" else 1
+    inner = inner_steps(config.attack)
     learning = 0 if config.method in ("zero_shot", "hep") else shown * config.schedule.epochs * (2 * inner + 4)
     measuring = 0.0
     for measure in cell.measures:

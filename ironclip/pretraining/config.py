@@ -24,7 +24,7 @@ class PretrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     objective: Literal["contrastive", "adversarial"] = "contrastive"
-    data: Path = Path("../shared/data")
+    data: Path
     images: Path | None = None
     init: Path | None = None
     steps: int = 1100

@@ -306,12 +306,13 @@ def is_run(path: Path) -> bool:
 
 
 def run_name(config: Mapping[str, Any]) -> str:
-    """<method>-<dataset>-<backbone>-<shots>shot-seed<k>-<hash8>"""
+    """<method>-<dataset>-<backbone>-<shots>shot-seed<k>-<hash8>; without the shots where they are None: nothing or all."""
     missing = [key for key in NAMED if key not in config]
     if missing:
         raise UsageError(f"the configuration of a run needs {', '.join(NAMED)}; {', '.join(missing)} is missing")
-    method, dataset, backbone, shots, seed = (slug(str(config[key]))[-40:] for key in NAMED)
-    return slug(f"{method}-{dataset}-{backbone}-{shots}shot-seed{seed}-{canonical_hash(config)[:8]}")
+    method, dataset, backbone, seed = (slug(str(config[key]))[-40:] for key in NAMED if key != "shots")
+    shots = "" if config["shots"] is None else f"-{config['shots']}shot"
+    return slug(f"{method}-{dataset}-{backbone}{shots}-seed{seed}-{canonical_hash(config)[:8]}")
 
 
 def slug(name: str) -> str:

@@ -12,6 +12,7 @@ from ironclip.report.formats import Cell, Grid
 from ironclip.report.matrix import BASE_TO_NEW, Matrix, Score
 from ironclip.report.tables import DASH, percent
 
+DIGITS = {"train_seconds": 1}  # else six in the CSV
 EXPLAINED = "Accuracy in per cent, mean ± deviation over {} (population). Robust: right without an attack and under every attack."
 
 
@@ -115,15 +116,20 @@ def _finished(matrix: Matrix, numbers: Sequence[str], blocks: Sequence[Sequence[
     return Grid(head, tuple(body), 1, caption, frozenset())
 
 
+def listed(tables: Sequence[Matrix]) -> list[dict[str, Any]]:
+    """Every number of the tables, as in `long`, a mapping for each method and data set."""
+    return [line for matrix in tables for line in _plain(matrix)]
+
+
 def long(tables: Sequence[Matrix]) -> str:
     """CSV with one line a method and data set: every number, deviations with both denominators, and Wilson's 95 % interval of
     the mean for the pictures of one seed (seeds share their pictures: they do not add any)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    for number, line in enumerate(line for matrix in tables for line in _plain(matrix)):
+    for number, line in enumerate(listed(tables)):
         if number == 0:
             writer.writerow(line.keys())
-        writer.writerow(line.values())
+        writer.writerow("" if v is None else f"{v:.{DIGITS.get(k, 6)}f}" if isinstance(v, float) else v for k, v in line.items())
     return stream.getvalue()
 
 
@@ -143,11 +149,10 @@ def _plain(matrix: Matrix) -> list[dict[str, Any]]:
                 numbers = {what: fmean(many), f"{what}_std": pstdev(many), f"{what}_std1": stdev(many) if len(many) > 1 else 0.0}
                 low, high = wilson(round(fmean(many) * score.images), score.images)
                 numbers |= {f"{what}_low": low, f"{what}_high": high}
-                facts |= {key: f"{value:.6f}" for key, value in numbers.items()}
-            facts |= {"harmonic": f"{score.harmonic:.6f}", "note": score.note, "one_loss": score.one_loss}
+                facts |= numbers
+            facts |= {"harmonic": score.harmonic, "note": score.note, "one_loss": score.one_loss}
             facts |= {"learned_parameters": score.parameters, "trained_at": score.trained_at}
-            facts |= {"distortion": "" if score.distortion is None else f"{score.distortion:.6f}"}
-            found.append(facts | {"train_seconds": f"{score.seconds:.1f}"})
+            found.append(facts | {"distortion": score.distortion, "train_seconds": score.seconds})
     return found
 
 

@@ -89,6 +89,22 @@ def compare(record: Record, rows: Iterable[Printed] | None = None) -> tuple[Comp
     return tuple(sorted(best, key=lambda each: (len(each.differs), each.theirs.metric)))
 
 
+def nearest(found: Iterable[Comparison]) -> tuple[Comparison, ...]:
+    """Of each of our numbers the published ones of the same protocol, or, where there is none, the one that differs least.
+
+    Args:
+        found: sorted, those with the fewest differences first.
+    """
+    kept: list[Comparison] = []
+    seen: set[tuple[int, str]] = set()
+    for each in found:
+        ours = (id(each.record), each.theirs.metric)
+        if not each.differs or ours not in seen:
+            kept.append(each)
+        seen.add(ours)
+    return tuple(kept)
+
+
 def differences(record: Record, row: Printed) -> tuple[str, ...]:
     """What is not the same in both protocols, in words."""
     ours = record.backbone.name.split("/")

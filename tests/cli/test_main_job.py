@@ -83,6 +83,8 @@ def test_train_evaluate_attack_classify_show_and_report(ironclip, photos: Path, 
     assert ironclip("report", run, "--figures", "f")[0] == 2
     assert ironclip("evaluate", run, "--eps", "8/255", "--attack", "pgd", "--set", "steps=1", "--limit", "4")[0] == 0
     assert ironclip("report", run, "--matrix", "--csv", "m.csv", "--figures", "f")[0] == 0
+    (line, *_) = json.loads(ironclip("report", run, "--matrix", "--json")[1])
+    assert line["clean"] == pytest.approx(near["clean"]["value"])
     assert "apt" in (tmp_path / "m.csv").read_text()
     assert [path.suffix for path in (tmp_path / "f").iterdir()] == [".svg"]
 

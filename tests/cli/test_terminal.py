@@ -57,7 +57,7 @@ def test_every_verb_takes_names_as_text(typed, tmp_path: Path) -> None:
         assert "[v2] a.[|x]" in good(ironclip(verb, str(run)))
     good(ironclip("report", str(run), "--matrix", "--html", str(tmp_path / "[m].html")))
     good(ironclip("show", str(tmp_path)))
-    assert "none of the 1 records" in good(ironclip("compare", str(run), "--published"))
+    assert "none of 1 record" in good(ironclip("compare", str(run), "--published"))
     said = good(ironclip("audit", str(run), "--eps", "1/255", "--attack", "pgd", "--set", "steps=1", "--limit", "2",
                          "--diagnostics", "2", "--steps", "1", "--html", str(tmp_path / "[a].html")))  # fmt: skip
     assert f"audit of {run} on " in said

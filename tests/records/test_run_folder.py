@@ -30,6 +30,7 @@ def test_the_name_says_what_the_run_is(tmp_path):
     run = RunFolder.create(CONFIG, root=tmp_path)
     assert run.path.name == run_name(CONFIG)
     assert run.path.name.startswith("nap+advmask-photos-birds-ViT-B-32-openai-16shot-seed1-")
+    assert run_name(CONFIG | {"shots": None}).startswith("nap+advmask-photos-birds-ViT-B-32-openai-seed1-")
     assert run.config == CONFIG
     assert run.status == "new"
 
