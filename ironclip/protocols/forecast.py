@@ -49,7 +49,7 @@ def inner_steps(attack: Any) -> int:
 def _seconds(backbone: Backbone, classes: int) -> tuple[float, float]:
     """Seconds of one image, and of the prompts of all classes, forward and backward."""
     side, some = backbone.spec.resolution, min(classes, TEXTS)
-    images = torch.zeros(PICTURES, 3, side, side, device=backbone.device, requires_grad=True)  # type: ignore[attr-defined]
+    images = torch.zeros(PICTURES, 3, side, side, device=backbone.device, requires_grad=True)
     start = time.perf_counter()
     torch.autograd.grad(backbone.encode_image(images).sum(), images)[0].sum().item()
     middle = time.perf_counter()
