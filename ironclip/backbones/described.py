@@ -13,7 +13,7 @@ from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
 from ironclip.backbones.checkpoints import Checkpoint, openai_config, read_checkpoint
 from ironclip.backbones.folders import OPEN_CLIP, PIXELS, description, weights_in
 from ironclip.backbones.foreign import configuration
-from ironclip.backbones.recipes import Recipe, check_keys, quick, settle, whole
+from ironclip.backbones.recipes import Recipe, check_keys, fitting, quick, settle, whole
 from ironclip.backbones.registry import Activation
 from ironclip.core.errors import CheckpointError, RunError, unknown
 from ironclip.core.texts import json_value, plain_bytes
@@ -52,8 +52,11 @@ def described(path: Path, activation: Activation | None, base: str | None, resol
         settled = settle(str(path), "quick_gelu", "OpenAI's format", activation)
         config = openai_config(checkpoint.state)
         return Recipe(path.stem, config, checkpoint.state, settled, path, tokenizer=path.stem, form=checkpoint.form)
+    fits = fitting(checkpoint.state)
+    hint = f"its sizes are those of {' and '.join(fits[:3])}; " if fits else ""
+    example = fits[0] if fits else "ViT-B-32"
     raise CheckpointError(
-        f"{path} does not say its architecture; name it, for example ViT-B-32@{path} or --backbone ViT-B-32 --weights {path}"
+        f"{path} does not say its architecture; {hint}name it, as in {example}@{path} or --backbone {example} --weights {path}"
     )
 
 

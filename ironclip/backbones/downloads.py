@@ -115,7 +115,8 @@ def reachable(host: str) -> bool:
 def _check_entry(repository: str, filename: str) -> None:
     """CheckpointError where the cache has a link to a file that is gone: the hub's own message would not name it."""
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
-    for link in folder.glob(f"*/{filename}"):
+    for revision in folder.glob("*"):
+        link = revision / filename
         if link.is_symlink() and not link.exists():
             raise CheckpointError(
                 f"{link} in the download cache points to a file that is gone; delete the link and fetch it again"

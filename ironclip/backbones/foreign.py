@@ -3,6 +3,7 @@
 Source: [code] transformers, models/clip and models/siglip; open_clip, model.py and timm_model.py.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -174,14 +175,22 @@ def _clip(
         "vision_cfg": {
             "image_size": vision["image_size"], "patch_size": vision["patch_size"], "layers": vision["num_hidden_layers"],
             "width": vision["hidden_size"], "head_width": vision["hidden_size"] // vision["num_attention_heads"],
-            "mlp_ratio": vision["intermediate_size"] / vision["hidden_size"],
+            "mlp_ratio": _ratio(vision["intermediate_size"], vision["hidden_size"]),
         },
         "text_cfg": {
             "context_length": text["max_position_embeddings"], "vocab_size": text["vocab_size"], "width": text["hidden_size"],
             "heads": text["num_attention_heads"], "layers": text["num_hidden_layers"],
-            "mlp_ratio": text["intermediate_size"] / text["hidden_size"],
+            "mlp_ratio": _ratio(text["intermediate_size"], text["hidden_size"]),
         },
     }, ""  # fmt: skip
+
+
+def _ratio(inner: int, width: int) -> float:
+    """The number with which open_clip, which rounds width * ratio down, gets the inner width."""
+    ratio = inner / width
+    while int(width * ratio) < inner:
+        ratio = math.nextafter(ratio, math.inf)
+    return ratio
 
 
 def _siglip(

@@ -11,6 +11,7 @@ from torch import Tensor
 from ironclip.backbones.adapter import ClipBackbone
 from ironclip.backbones.checkpoints import fill, tensor_hash
 from ironclip.backbones.probe import check_probe
+from ironclip.backbones.recipes import Recipe
 from ironclip.backbones.registry import Activation
 from ironclip.backbones.sources import resolve
 from ironclip.backbones.wrapping import build, tokenizer_for, wrap
@@ -48,9 +49,15 @@ def load(
     """
     if precision not in PRECISIONS:
         raise UsageError(f"weights are loaded in float32 or float64; got {precision!r} (bfloat16 is an option of assemble)")
+    where = check_device(device)
+    backbone, _ = assembled(name, weights=weights, base=base, activation=activation)
+    return backbone.to(device=where, dtype=PRECISIONS[precision])
+
+
+def assembled(name: str, *, weights: str | Path | None, base: str | None, activation: str | None) -> tuple[ClipBackbone, Recipe]:
+    """(the backbone in float32 on the CPU, what it was made from); arguments and errors as for `load`."""
     if activation not in (None, "gelu", "quick_gelu"):
         raise UsageError(f"activation is 'gelu' or 'quick_gelu'; got {activation!r}")
-    where = check_device(device)
     recipe = resolve(name, weights=weights, base=base, activation=cast(Activation | None, activation))
     model = build(recipe.config, recipe.activation)
     fill(model, _text_names(recipe.state, custom=hasattr(model, "text")), recipe.path, recipe.tokenizer)
@@ -69,7 +76,7 @@ def load(
         check_probe(backbone, recipe.probe, recipe.visual_path or recipe.path)
     given = {"backbone": name, "weights": weights, "base": base, "activation": activation}
     backbone.origin = {key: str(value) for key, value in given.items() if value is not None}
-    return backbone.to(device=where, dtype=PRECISIONS[precision])
+    return backbone, recipe
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import open_clip
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_model
 from torch import Tensor
@@ -119,3 +120,28 @@ def pixel_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float,
     tags = [get_pretrained_cfg(architecture, tag) for tag in list_pretrained_tags_by_model(architecture)]
     found = Counter((tuple(tag["mean"]), tuple(tag["std"])) for tag in tags).most_common(1)
     return found[0][0] if found else (OPENAI_MEAN, OPENAI_STD)
+
+
+def fitting(state: Mapping[str, Tensor]) -> list[str]:
+    """The architectures of open_clip with the sizes of this ViT; those that differ in their heads or activation alone all fit."""
+    first, positions, joint = (state.get(f"visual.{part}") for part in ("conv1.weight", "positional_embedding", "proj"))
+    words = state.get("text.positional_embedding", state.get("positional_embedding"))
+    if first is None or positions is None or joint is None or words is None:
+        return []
+    patch, layers = (
+        first.shape[-1],
+        len({name.split(".")[3] for name in state if name.startswith("visual.transformer.resblocks.")}),
+    )
+    found = (len(first), patch, layers, patch * round((len(positions) - 1) ** 0.5), joint.shape[1], *words.shape)
+    fits = []
+    for name in open_clip.list_models():
+        config = open_clip.get_model_config(name)
+        vision, text = CLIP_VISION | config["vision_cfg"], CLIP_TEXT | config["text_cfg"]
+        sizes = [vision[key] for key in CLIP_VISION] + [config["embed_dim"], text["context_length"], text["width"]]
+        if tuple(sizes) == found and "timm_model_name" not in vision:
+            fits.append(name)
+    return fits
+
+
+CLIP_VISION = {"width": 768, "patch_size": 16, "layers": 12, "image_size": 224}
+CLIP_TEXT = {"context_length": 77, "width": 512}

@@ -12,7 +12,7 @@ from open_clip.pretrained import get_pretrained_cfg, list_pretrained_tags_by_mod
 
 from ironclip.backbones.checkpoints import Checkpoint, read_checkpoint
 from ironclip.backbones.described import agrees, configured, described, read_description
-from ironclip.backbones.downloads import described_on_hub, from_tag
+from ironclip.backbones.downloads import described_on_hub, from_hub, from_tag
 from ironclip.backbones.folders import INDEX, description
 from ironclip.backbones.recipes import Recipe, pixel_statistics, settle, stated, whole
 from ironclip.backbones.registry import EMBEDDED, ROBUST, WEIGHTS_FOLDER, Activation, list_backbones, tag_activation
@@ -112,14 +112,21 @@ def downloaded(path: Path) -> Checkpoint:
 def _robust(name: str, weights: str | Path | None, base: str | None, activation: Activation | None) -> Recipe:
     known = ROBUST[name]
     folder = os.environ.get(WEIGHTS_FOLDER)
-    path = Path(weights) if weights is not None else Path(folder or ".") / known.file
-    if not path.is_file():
-        looked = f"no file at {path}" if weights is not None or folder else f"{WEIGHTS_FOLDER} is not set"
-        raise CheckpointError(
-            f"{name} needs the file {known.file} ({known.source}): say --weights FILE (in Python weights=) or put it into the "
-            f"folder ${WEIGHTS_FOLDER}; {looked}"
-        )
-    return _file(name, known.architecture, path, base or known.base, activation)
+    path = Path(weights) if weights is not None else Path(folder or ".") / (known.file or "?")
+    if path.exists():
+        return _file(name, known.architecture, path, base or known.base, activation)
+    if known.hub and weights is None and not known.hub_file:
+        trained_with = activation or tag_activation(*known.base.split("/"))
+        return replace(_hub(f"hf-hub:{known.hub}", trained_with), name=name)
+    if known.hub and weights is None:
+        path = from_hub(name, known.hub, known.hub_file)
+        return _file(name, known.architecture, path, base or known.base, activation)
+    looked = f"no file at {path}" if weights is not None or (folder and known.file) else f"${WEIGHTS_FOLDER} is not set"
+    file = f"the file {known.file}" if known.file else "a file whose name is not known to ironclip"
+    where = f"say --weights FILE (in Python weights=) or put it into the folder ${WEIGHTS_FOLDER}"
+    raise CheckpointError(
+        f"{name} needs {file} ({known.source}): {where if known.file else where.partition(' or put')[0]}; {looked}"
+    )
 
 
 def _file(name: str, architecture: str, path: Path, base: str | None, activation: Activation | None) -> Recipe:

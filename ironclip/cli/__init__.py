@@ -10,6 +10,7 @@ import typer
 from ironclip.cli import (  # noqa: F401 - each adds its verbs
     attack,
     audit,
+    backbones,
     classify,
     compare,
     data,

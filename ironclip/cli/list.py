@@ -28,7 +28,16 @@ def list_names(
     if what == "backbones":
         from ironclip.backbones.registry import list_backbones
 
-        found = {entry.name: f"{entry.description}; weights: {entry.weights}" for entry in list_backbones()}
+        entries = list_backbones()
+        if not as_json:
+            rows = [[entry.name, entry.description, entry.weights, entry.license, entry.size] for entry in entries]
+            show_table(table(what, ["name", "", "weights", "licence", "size"], rows))
+            return
+        found = {
+            entry.name: f"{entry.description}; weights: {entry.weights}; licence: {entry.license}"
+            + (f"; {entry.size}" if entry.size else "")
+            for entry in entries
+        }
     elif what == "datasets":
         from ironclip.data.checking import available
 

@@ -3,18 +3,13 @@
 import json
 from collections.abc import Sequence
 
+from ironclip.backbones.registry import ROBUST, license_of
 from ironclip.records.record import Record
 from ironclip.report.formats import markdown
 from ironclip.report.tables import rows
 from ironclip.report.words import limits
 from ironclip.serve.facts import Facts, Training, names
 
-LICENSES = {
-    "mini": "research use: trained in part on Tiny-ImageNet pictures; see the card of the embedded weights",
-    "mini-robust": "research use: trained in part on Tiny-ImageNet pictures; see the card of the embedded weights",
-}
-BY_TAG = {"openai": "MIT (github.com/openai/CLIP)", "laion": "MIT (LAION's model cards on the Hugging Face hub)"}
-UNKNOWN = "not known to ironclip; look at its source before you use or share this model"
 OTHER_NORMS = {
     "linf": "Only changes bounded for every pixel (l-infinity) were measured, no l2, l1 or l0 ones.",
     "l2": "Only changes bounded in Euclidean length (l2) were measured, no l-infinity, l1 or l0 ones.",
@@ -22,11 +17,18 @@ OTHER_NORMS = {
 ADAPTIVE = ("An attacker who knows the defence.", "No adaptive attack on its surrogates was run.")
 
 
-def license_of(backbone: str) -> str:
-    """What is known about the licence of a backbone's weights; this never guesses."""
-    _, _, tag = backbone.partition("/")
-    known = next((text for start, text in BY_TAG.items() if tag.startswith(start)), UNKNOWN)
-    return LICENSES.get(backbone, known) if not backbone.startswith("hf-hub:") else UNKNOWN
+def hub_of(backbone: str) -> str:
+    """The hub repository of a backbone's weights; "" where they have none: embedded, in a local file, or at another address."""
+    if backbone.startswith("hf-hub:"):
+        return backbone.removeprefix("hf-hub:")
+    known = ROBUST.get(backbone)
+    if known is not None and known.hub:
+        return known.hub
+    from open_clip.pretrained import get_pretrained_cfg
+
+    architecture, _, tag = (known.base if known is not None else backbone).partition("/")
+    found = get_pretrained_cfg(architecture, tag) if tag else {}
+    return str(found.get("hf_hub") or "").rpartition("/")[0]
 
 
 def card(facts: Facts, records: Sequence[Record], name: str) -> str:
@@ -80,8 +82,8 @@ def _head(facts: Facts) -> str:
     """The hub's YAML; strings as JSON, which is YAML."""
     tags = ["ironclip", "adversarial-robustness", "clip", *facts.method.split("+")]
     lines = ["library_name: ironclip", "pipeline_tag: image-classification", f"tags: {json.dumps(tags)}"]
-    if facts.backbone.name.startswith("hf-hub:"):
-        lines.append(f"base_model: {json.dumps(facts.backbone.name.removeprefix('hf-hub:'))}")
+    if hub := hub_of(facts.backbone.name):
+        lines += [f"base_model: {json.dumps(hub)}", "base_model_relation: adapter"]
     return "\n".join(["---", *lines, "---", ""])
 
 

@@ -1,7 +1,6 @@
 """A cloned repository of open_clip or transformers, and weights in several files, load to the same numbers."""
 
 import json
-from pathlib import Path
 
 import open_clip
 import pytest
@@ -10,65 +9,16 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers_names import to_transformers
+from weight_files import NOTE, VIT, open_clip_folder, tiny_clip, transformers_folder
 
 from ironclip.backbones import load
 from ironclip.backbones.wrapping import build
 from ironclip.core.errors import CheckpointError
 
-VIT = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
-    "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
-}
-NOTE = {
-    "model_type": "clip",
-    "projection_dim": 16,
-    "vision_config": {
-        "hidden_size": 64, "intermediate_size": 256, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 32,
-        "patch_size": 8, "hidden_act": "gelu",
-    },
-    "text_config": {
-        "hidden_size": 32, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2,
-        "max_position_embeddings": 16, "hidden_act": "gelu",
-    },
-}  # fmt: skip
-
 
 @pytest.fixture(scope="module")
 def model() -> nn.Module:
-    torch.manual_seed(0)
-    model = build(VIT, "gelu").requires_grad_(False)
-    for parameter in model.parameters():
-        parameter += 0.02 * torch.randn_like(parameter)
-    return model
-
-
-def transformers_folder(folder: Path, model: nn.Module, note: dict = NOTE, shards: int = 1) -> Path:
-    """As `save_pretrained` of transformers writes it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    state = {name: tensor.contiguous() for name, tensor in to_transformers(model.state_dict()).items()}
-    (folder / "config.json").write_text(json.dumps(note))
-    if shards == 1:
-        save_file(state, folder / "model.safetensors")
-        return folder
-    where = {}
-    for k in range(shards):
-        file = f"model-{k + 1:05}-of-{shards:05}.safetensors"
-        part = dict(list(state.items())[k::shards])
-        save_file(part, folder / file)
-        where |= dict.fromkeys(part, file)
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": where}))
-    return folder
-
-
-def open_clip_folder(folder: Path, model: nn.Module, **config: object) -> Path:
-    """As open_clip pushes it to the hub."""
-    folder.mkdir(parents=True, exist_ok=True)
-    note = {"model_cfg": {**VIT, **config}, "preprocess_cfg": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.2, 0.2]}}
-    (folder / "open_clip_config.json").write_text(json.dumps(note))
-    torch.save(model.state_dict(), folder / "open_clip_pytorch_model.bin")
-    return folder
+    return tiny_clip()
 
 
 def features(model: nn.Module, mean: Tensor, std: Tensor) -> Tensor:

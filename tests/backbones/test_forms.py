@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
-from transformers_names import to_transformers
+from weight_files import to_transformers
 
 from ironclip.backbones.checkpoints import fill
 from ironclip.backbones.names import check_tensors, named

@@ -438,7 +438,10 @@ def wrong(model, tmp_path_factory) -> Path:
             r"does not fit Tiny-quickgelu: 2 of \d+ tensors are missing, first visual.ln_post.weight; ",
         ),
         ("Tiny-quickgelu@{0}/more.pt", "does not fit Tiny-quickgelu: it has 1 tensors too many, first visual.extra; "),
-        ("{0}/clip.safetensors", "does not say its architecture; name it, for example ViT-B-32@"),
+        (
+            "{0}/clip.safetensors",
+            "does not say its architecture; its sizes are those of Tiny and Tiny-quickgelu; name it, as in Tiny@",
+        ),
         (
             "Tiny@{0}/tower.pt",
             "holds an image tower alone and needs the text tower of Tiny/openai: Tiny/openai is not in the local cache",

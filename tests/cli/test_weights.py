@@ -50,6 +50,20 @@ def test_every_verb_that_takes_a_backbone_takes_local_weights(ironclip, photos):
     assert ironclip("grid", "run", "g.yaml", "--out", "grid", "--device", "cpu")[0] == 0
 
 
+def test_check_says_what_weights_are_without_training_anything(ironclip, files):
+    code, said, _ = ironclip("backbones", "check", "Tiny", *OWN, "--json")
+    facts = json.loads(said)
+    assert (code, facts["form"]) == (0, "torch file, open_clip's names under 'model'")
+    assert (facts["activation"], facts["resolution"], facts["context"]) == ("gelu", 16, 24)
+    again = json.loads(ironclip("backbones", "check", "clip.safetensors", "--json")[1])
+    assert (facts["sha256"], facts["probe logits"]) == (again["sha256"], again["probe logits"])
+    assert not Path("runs").exists()
+    code, _, complaint = ironclip("backbones", "check", "clip.pt")
+    assert code == 2
+    assert "its sizes are those of Tiny; name it, as in Tiny@clip.pt" in complaint
+    assert ironclip("backbones", "fetch", "mini")[0] == 0
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -12,12 +12,13 @@ from reporting import record
 from safetensors import safe_open
 from serve_helpers import trained
 
+from ironclip.backbones.registry import license_of
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.data import open_dataset
 from ironclip.protocols.experiment import with_test_time
 from ironclip.records.verified import sealed
-from ironclip.serve.card import license_of
+from ironclip.serve.card import hub_of
 from ironclip.serve.export import probes
 from ironclip.serve.hub import FILES, KEY, LEARNED, load_pretrained, publish, push_to_hub, save_pretrained
 
@@ -100,11 +101,29 @@ def test_a_card_without_records_claims_nothing(experiment, tmp_path: Path) -> No
         ("mini", "research use"),
         ("ViT-B-32/openai", "MIT"),
         ("ViT-B-32/laion2b_e16", "MIT"),
+        ("ViT-B-32/metaclip_400m", "NC"),
         ("hf-hub:a/openai", "not known"),
+        ("hf-hub:chs20/fare2-clip", "MIT; tuned from ViT-L-14/openai: MIT"),
+        ("tecoa-vitb32-eps4", "not stated by its authors; tuned from"),
     ],
 )
 def test_licences_are_known_or_said_to_be_unknown(backbone: str, known: str) -> None:
     assert known in license_of(backbone)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "hub"),
+    [
+        ("mini", ""),
+        ("ViT-B-32/openai", "timm/vit_base_patch32_clip_224.openai"),
+        ("tecoa-vitb32-eps4", "timm/vit_base_patch32_clip_224.openai"),
+        ("fare-vitl14-eps4", "chs20/fare4-clip"),
+        ("hf-hub:org/name", "org/name"),
+        ("ViT-B-32", ""),
+    ],
+)
+def test_a_card_names_the_hub_repository_below_it_for_every_source(backbone: str, hub: str) -> None:
+    assert hub_of(backbone) == hub
 
 
 def test_other_classes_cannot_be_scored(experiment, folder: Path) -> None:
