@@ -39,6 +39,7 @@ class FineTuning(Defense):
         lr_mult: learning rate of these weights over the run's, for a stack whose prompts need a larger one.
         templates: prompts with `{}` for the class name; several are averaged.
         pixels: what is done to images first, by the tuned and by the original model.
+        adapter: a method's own low-rank changes of these weights.
     """
 
     def __init__(
@@ -54,6 +55,7 @@ class FineTuning(Defense):
         templates: Sequence[str],
         text_tune: str | Sequence[str] | None = None,
         pixels: tuple[Images, ...] = (),
+        adapter: Callable[[Mapping[str, Tensor]], LowRank] | None = None,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -82,11 +84,14 @@ class FineTuning(Defense):
             raise UsageError("lora_rank changes matrices inside the layers; there is none among the weights to tune")
 
         def learned(base: Mapping[str, Tensor]) -> Replaced | LowRank:
-            return LowRank(base, rank=lora_rank, alpha=lora_alpha, generator=generator) if lora_rank else Replaced(base)
+            if adapter is not None:
+                return adapter(base)
+            scale = 1.0 if lora_alpha is None else lora_alpha / lora_rank
+            return LowRank(base, rank=lora_rank, scale=scale, generator=generator) if lora_rank else Replaced(base)
 
         self.image = learned({name: backbone.image_weight(name) for name in names})
         self.text = learned({name: backbone.text_weight(name) for name in text_names}) if text else None
-        self._original = _Original(Adaptation(templates=self.templates, pixels=pixels))
+        self._original = Original(Adaptation(templates=self.templates, pixels=pixels))
         self.to(backbone.device, backbone.dtype)
         self.eval()
 
@@ -122,7 +127,7 @@ class FineTuning(Defense):
         return {name: torch.lerp(base[name], value, self.interpolation) for name, value in tuned.items()}
 
 
-class _Original:
+class Original:
     """The classifier before tuning, made once for each list of classes. No module: it is not part of what was learned."""
 
     def __init__(self, adaptation: Adaptation) -> None:

@@ -1,17 +1,26 @@
 """Low-rank changes of weight matrices, as plain tensors: towers take the sums by name, so no module has to be rewritten.
 
-Source: LoRA (arXiv 2106.09685): W + alpha / r * up down, `down` [r, in] drawn as PyTorch draws linear layers, `up` [out, r]
-zero, so training starts at W. A matrix that stacks queries, keys and values (`in_proj_weight`) has one pair for all three,
-where LoRA has one each [ours]; convolutions are flattened behind their output axis.
+Source: LoRA (arXiv 2106.09685): W + scale * up down, `down` [r, in] drawn as PyTorch draws linear layers, `up` [out, r]
+zero, so training starts at W. A matrix that stacks queries, keys and values (`in_proj_weight`) has one pair for all three
+[ours], or with `apart` one each as in LoRA: `down` [3, r, in], `up` [3, out / 3, r]. Convolutions are flattened behind their
+output axis.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ironclip.core.errors import UsageError
 from ironclip.defenses._named import named, plant
+
+STACKED = (".in_proj_weight", ".qkv.weight")
+"""Ends of the names of matrices that stack queries, keys and values."""
+
+
+def stacked(names: Sequence[str]) -> tuple[str, ...]:
+    """Those of the names that are matrices of queries, keys and values."""
+    return tuple(name for name in names if name.endswith(STACKED))
 
 
 class LowRank(nn.Module):
@@ -20,24 +29,30 @@ class LowRank(nn.Module):
     Args:
         base: name -> matrix [out, ...].
         rank: r.
-        alpha: the change is scaled by alpha / r; default: r, a scale of 1.
+        scale: factor on the change.
+        apart: one pair each for queries, keys and values where a matrix stacks them.
 
     Raises:
         UsageError: a rank that saves nothing.
     """
 
-    def __init__(self, base: Mapping[str, Tensor], *, rank: int, alpha: float | None, generator: torch.Generator | None) -> None:
+    def __init__(
+        self, base: Mapping[str, Tensor], *, rank: int, scale: float = 1.0, apart: bool = False,
+        generator: torch.Generator | None,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.names, self.scale = tuple(base), 1.0 if alpha is None else alpha / rank
+        self.names, self.scale = tuple(base), scale
         for name, weight in base.items():
+            parts = (3,) if apart and stacked((name,)) else ()
             rows, columns = weight.flatten(1).shape
+            rows = rows // 3 if parts else rows
             if rank * (rows + columns) >= rows * columns:
                 raise UsageError(
                     f"lora_rank {rank} saves nothing on {name!r} [{rows}, {columns}]; use a lower rank, or 0 for all"
                 )
             bound = columns**-0.5
-            plant(self, f"{name}.down", (torch.rand(rank, columns, generator=generator) * 2 - 1) * bound)
-            plant(self, f"{name}.up", torch.zeros(rows, rank))
+            plant(self, f"{name}.down", (torch.rand(*parts, rank, columns, generator=generator) * 2 - 1) * bound)
+            plant(self, f"{name}.up", torch.zeros(*parts, rows, rank))
 
     def values(self, base: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The changed matrices, differentiable; `base` holds those named `names`."""

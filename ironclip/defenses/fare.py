@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from ironclip.backbones import AdaptedClassifier
 from ironclip.core.losses import squared_distance_each
 from ironclip.core.options import check_flags, check_number
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch
@@ -60,16 +61,21 @@ class FARE(FineTuning):
             target = tuned.encode_image(batch.images) if self.trades else original
         terms = {}
         if weight < 1:
-            rows = torch.arange(len(batch), device=target.device)  # in place of labels: which target belongs to an image
-
-            def distance(features: Tensor, rows: Tensor) -> Tensor:
-                return squared_distance_each(features, target[rows])
-
-            adv = attack(tuned.detached().encode_image, batch.images, rows, indices=batch.indices, loss=distance)
-            terms["adv_features"] = (1 - weight) * distance(tuned.encode_image(adv), rows).mean()
+            adv = away_from(target, tuned, batch, attack)
+            terms["adv_features"] = (1 - weight) * squared_distance_each(tuned.encode_image(adv), target).mean()
         if weight:
             terms["clean_features"] = weight * squared_distance_each(tuned.encode_image(batch.images), original).mean()
         return terms
+
+
+def away_from(target: Tensor, tuned: AdaptedClassifier, batch: Batch, attack: Attack) -> Tensor:
+    """[B, 3, H, W] images whose tuned features are far from target [B, E]."""
+    rows = torch.arange(len(batch), device=target.device)  # in place of labels: which target belongs to an image
+
+    def distance(features: Tensor, rows: Tensor) -> Tensor:
+        return squared_distance_each(features, target[rows])
+
+    return attack(tuned.detached().encode_image, batch.images, rows, indices=batch.indices, loss=distance)
 
 
 METHOD = FARE

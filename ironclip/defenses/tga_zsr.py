@@ -72,18 +72,28 @@ class TGA(FineTuning):
         tuned, labels = self.classifier(backbone, batch.classes, adaptation), batch.labels
         adv = attack(tuned.detached(), batch.images, labels, indices=batch.indices)
         with torch.no_grad():
-            target = logits_and_map(self.original(backbone, batch.classes), batch.images, labels, self.tga_norm)[1]
-        logits, moved = logits_and_map(tuned, adv, labels, self.tga_norm)
-        kept = logits_and_map(tuned, batch.images, labels, self.tga_norm)[1]
+            target = self.seen(self.original(backbone, batch.classes), batch.images, labels)[1]
+        logits, moved = self.seen(tuned, adv, labels)
+        kept = self.seen(tuned, batch.images, labels)[1]
         return {
             "adv_ce": cross_entropy(logits, labels),
             "adv_map": self.alpha * map_distance(moved, target, self.distance),
             "clean_map": self.beta * map_distance(kept, target, self.distance),
         }
 
+    def seen(self, classifier: AdaptedClassifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [B, K] and the maps [B, H * W] that are kept where they were."""
+        return logits_and_map(classifier, images, labels, self.tga_norm)
+
 
 def logits_and_map(classifier: AdaptedClassifier, images: Tensor, labels: Tensor, norm: str) -> tuple[Tensor, Tensor]:
-    """Logits [B, K], and how much every pixel's patch agrees with the text of the true class: [B, H * W] in [0, 1].
+    """Logits [B, K], and how much every pixel's patch agrees with the text of the true class: [B, H * W] in [0, 1]."""
+    logits, maps = logits_and_maps(classifier, images, classifier.text_features[labels][:, None], norm)
+    return logits, maps[:, 0]
+
+
+def logits_and_maps(classifier: AdaptedClassifier, images: Tensor, texts: Tensor, norm: str) -> tuple[Tensor, Tensor]:
+    """Logits [B, K], and how much every pixel's patch agrees with each of an image's texts [B, n, E]: [B, n, H * W] in [0, 1].
 
     Products of patch features and text are scaled to [0, 1] per image and then enlarged to the image's size [code]; the paper
     enlarges first.
@@ -92,18 +102,17 @@ def logits_and_map(classifier: AdaptedClassifier, images: Tensor, labels: Tensor
     trace.grid = True
     features = classifier.encode_image(images, trace=trace)
     assert trace.projected is not None
-    text = classifier.text_features[labels][:, :, None]
     if norm == "feature":
         patches = normalize(trace.projected, dim=-1)
     else:
         tokens = torch.cat([features[:, None], trace.projected], dim=1)
         patches = (tokens / tokens.norm(dim=1, keepdim=True))[:, 1:]
-    scores = (patches @ text).squeeze(2)
-    low, high = scores.amin(1, keepdim=True), scores.amax(1, keepdim=True)
+    scores = texts @ patches.transpose(1, 2)
+    low, high = scores.amin(2, keepdim=True), scores.amax(2, keepdim=True)
     scores = (scores - low) / (high - low + 1e-8)
     side = classifier.backbone.spec.grid
-    large = interpolate(scores.reshape(-1, 1, side, side), size=images.shape[-2:], mode="bilinear", align_corners=False)
-    return classifier.head(ImageOutput(features, trace), classifier.text_features), large.flatten(1)
+    large = interpolate(scores.unflatten(2, (side, side)), size=images.shape[-2:], mode="bilinear", align_corners=False)
+    return classifier.head(ImageOutput(features, trace), classifier.text_features), large.flatten(2)
 
 
 def map_distance(maps: Tensor, target: Tensor, kind: str) -> Tensor:

@@ -50,6 +50,12 @@ def framed(backbone, defense, whole):
     return assemble(backbone, CLASSES, replace(whole, pixels=(defense.frame, *whole.pixels)))
 
 
+def cosines(backbone, defense, images):
+    """Of the original tower's features and the defence's prompts."""
+    words = Adaptation(templates=tuple(getattr(defense, "templates", ())))
+    return assemble(backbone, CLASSES, words)(images) / backbone.spec.logit_scale
+
+
 @dataclass(frozen=True)
 class Case:
     """A method with options, and what its inner attack must be handed.
@@ -57,7 +63,8 @@ class Case:
     Args:
         sees: (backbone, defence, whole adaptation) -> function.
         first: the first image of the batch that is attacked.
-        raises: the loss that is ascended: "ce", "kl" from the clean prediction, "original" or "tuned" feature distance.
+        raises: the loss that is ascended: "ce", "kl" from the clean prediction, "original" or "tuned" feature distance,
+            "alignment" with the original's softened prediction.
         weight: of the term "adv_ce", where there is one.
     """
 
@@ -73,6 +80,15 @@ class Case:
 
 
 SPECIAL = (
+    Case("adapt", weight=6.0),
+    Case("adapt", {"objective": "kl", "depth": 1}),
+    Case("advclip_lora", first=NOTHING),  # one perturbation for all images; the attack only says how large
+    Case("advclip_lora", {"inner": "image"}),
+    Case("agft", raises="alignment"),
+    Case("agft", {"train_scale": 50.0, "target_ratio": 1.0}, raises="alignment"),
+    Case("comp_tga", {"tga_norm": "feature"}),
+    Case("simclip", sees=own_features, raises="original"),
+    Case("simclip", {"target": "siamese"}, sees=own_features, raises="original"),
     Case("advpt", sees=frozen_tower, raises="kl"),
     Case("advvlp", {"mix": "half"}, first=LATER_HALF),
     Case("advvlp", {"mix": "clean"}, first=NOTHING),
@@ -177,6 +193,8 @@ def expected(case, backbone, defense, batch, whole):
         "answer": function(batch.images)[case.first :],
         "clean": clean(batch.images),
         "features": tower(batch.images),
+        "original": cosines(backbone, defense, batch.images),
+        "scale": backbone.spec.logit_scale,
         "adv_ce": case.weight * cross_entropy(function(pushed(batch.images)), batch.labels),
     }
 
@@ -196,6 +214,10 @@ def check(call, case, batch, known):
     if case.raises == "kl":
         source = known["answer"] if case.sees is frozen_tower else known["clean"]
         raised = kl_div(other.log_softmax(1), source.log_softmax(1), log_target=True, reduction="none").sum(1)
+    elif case.raises == "alignment":
+        scale, ratio = case.given.get("train_scale", 180.0), case.given.get("target_ratio", 0.4)
+        target = (ratio * scale * known["original"]).softmax(1)
+        raised = -(target * (scale * other / known["scale"]).log_softmax(1)).sum(1)
     elif case.raises != "ce":
         raised = (other - known["features"]).square().sum(1)
     assert_close(call["loss"](other, labels), raised, atol=1e-3, rtol=1e-3)

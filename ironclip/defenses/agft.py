@@ -1,0 +1,66 @@
+"""AGFT: fine-tune the image tower towards the original model's own softened prediction of the clean image. No labels.
+
+Source: arXiv 2603.29410; official code YuboCui/AGFT (train.py, attacks/pgd.py). With s the training scale, gamma the target
+ratio, f^ and f0^ the unit features of the tuned and of the original tower and t the text: p = softmax(gamma s f0^(x) t), q =
+softmax(s f^(x') t), L = -mean sum p log q; the inner attack raises the same L. Labels are never used, class names are. The
+scale belongs to the training: classification keeps the model's own [code]. Deviations: float32.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ironclip.core.options import check_number
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch
+from ironclip.defenses._finetune import FineTuning
+
+
+class AGFT(FineTuning):
+    """Alignment-guided fine-tuning.
+
+    Args:
+        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
+        train_scale: s, of the cosines in the loss and in the inner attack.
+        target_ratio: gamma; 1 and the model's own scale are distillation of the original's probabilities.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        tune: str | Sequence[str] = "all",
+        interpolation: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
+        templates: Sequence[str] = ("This is a photo of a {}.",),
+        train_scale: float = 180.0,
+        target_ratio: float = 0.4,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, classes, tune=tune, interpolation=interpolation,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
+        )  # fmt: skip
+        check_number("train_scale", train_scale, 0, above=True)
+        check_number("target_ratio", target_ratio, 0, above=True)
+        self.train_scale, self.target_ratio = train_scale, target_ratio
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        tuned, ratio = self.classifier(backbone, batch.classes, adaptation), self.train_scale / backbone.spec.logit_scale
+        with torch.no_grad():
+            target = (self.target_ratio * ratio * self.original(backbone, batch.classes)(batch.images)).softmax(1)
+
+        def alignment(logits: Tensor, rows: Tensor) -> Tensor:
+            return -(target[rows] * (ratio * logits).log_softmax(1)).sum(1)
+
+        rows = torch.arange(len(batch), device=target.device)  # in place of labels: which target belongs to an image
+        adv = attack(tuned.detached(), batch.images, rows, indices=batch.indices, loss=alignment)
+        return {"adv_alignment": alignment(tuned(adv), rows).mean()}
+
+
+METHOD = AGFT

@@ -1,0 +1,65 @@
+"""Comp-TGA: TGA-ZSR with maps of where an image agrees with its class's text and disagrees with "not" that class.
+
+Source: arXiv 2603.18598; official code zhyblue424/TGA-ZSR (Comp-TGA.py, attention_map.py). With c the text feature of the true
+class and n that of the same prompt with "not": a and b are the products of the patches with c and n, each scaled to [0, 1] per
+image and enlarged to the image's size, and the map is A = a (1 - b), taken after the enlargement [code]. Loss, inner attack and
+deviations are those of `tga_zsr`; the released code draws the same start noise for every batch after the first, here each has
+its own.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ironclip.backbones import AdaptedClassifier
+from ironclip.core.options import check_templates
+from ironclip.core.types import Adaptation, Backbone
+from ironclip.defenses._finetune import TEMPLATE, Original
+from ironclip.defenses.tga_zsr import TGA, logits_and_maps
+
+
+class CompTGA(TGA):
+    """Complementary text-guided attention.
+
+    Args:
+        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
+        alpha, beta, tga_norm, distance: see `tga_zsr.TGA`.
+        negation: prompt that says "not" the class, with {} for its name.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        tune: str | Sequence[str] = "all",
+        interpolation: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
+        templates: Sequence[str] = (TEMPLATE,),
+        alpha: float = 0.1,
+        beta: float = 0.07,
+        tga_norm: Literal["token_axis", "feature"] = "token_axis",
+        distance: Literal["l2", "l1", "cos"] = "l2",
+        negation: str = "This is not a photo of a {}",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, classes, tune=tune, interpolation=interpolation, lora_rank=lora_rank, lora_alpha=lora_alpha,
+            lr_mult=lr_mult, templates=templates, alpha=alpha, beta=beta, tga_norm=tga_norm, distance=distance,
+            generator=generator,
+        )  # fmt: skip
+        self._negated = Original(Adaptation(templates=check_templates(negation)))
+        self._negated(backbone, tuple(classes))  # fails here, not in the first step, where a prompt does not fit
+
+    def seen(self, classifier: AdaptedClassifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        negated = self._negated(classifier.backbone, classifier.classes).text_features
+        texts = torch.stack([classifier.text_features[labels], negated[labels]], dim=1)
+        logits, maps = logits_and_maps(classifier, images, texts, self.tga_norm)
+        return logits, maps[:, 0] * (1 - maps[:, 1])
+
+
+METHOD = CompTGA

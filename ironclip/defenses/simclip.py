@@ -1,0 +1,68 @@
+"""Sim-CLIP: FARE with the cosine between features as its outer loss. No labels.
+
+Source: arXiv 2407.14971; official code speedlab-git/SimCLIP (train/adversarial_training_simclip.py). With f the tuned and f0 the
+original tower, z' = f(x') and sg a constant: L = 1/2 [-cos(z', sg c)] + 1/2 [-cos(c, sg z')], where c = f(x) in the paper
+(`target="siamese"`) and c = f0(x) in the released code and weights (`target="frozen"`), whose second term then has a value and no
+gradient. The inner attack is FARE's, on the squared distance from f0(x) [code]. Deviations: those of `fare`. Sim-CLIP+ is the
+same tower, used inside a vision-language model [code].
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from ironclip.core.options import check_choice
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch
+from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses.fare import away_from
+
+TARGETS = ("frozen", "siamese")
+
+
+class SimCLIP(FineTuning):
+    """Robust features by cosine similarity; class names are needed for classification alone.
+
+    Args:
+        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
+        target: the clean branch: "frozen" is the original tower [code], "siamese" the tuned one [paper].
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        tune: str | Sequence[str] = "all",
+        interpolation: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
+        templates: Sequence[str] = (TEMPLATE,),
+        target: Literal["frozen", "siamese"] = "frozen",
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, classes, tune=tune, interpolation=interpolation,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
+        )  # fmt: skip
+        check_choice("target", target, TARGETS)
+        self.target = target
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        tuned = self.classifier(backbone, batch.classes, adaptation)
+        with torch.no_grad():
+            original = self.original(backbone, batch.classes).encode_image(batch.images)
+        moved = tuned.encode_image(away_from(original, tuned, batch, attack))
+        clean = tuned.encode_image(batch.images) if self.target == "siamese" else original
+        return {
+            "adv_cosine": -cosine_similarity(moved, clean.detach(), dim=-1).mean() / 2,
+            "clean_cosine": -cosine_similarity(clean, moved.detach(), dim=-1).mean() / 2,
+        }
+
+
+METHOD = SimCLIP

@@ -1,0 +1,143 @@
+"""Sim-CLIP, AGFT, Comp-TGA and ADAPT against values of their released codes: inner attacks, loss terms, gradients."""
+
+import pytest
+import torch
+from parity import assert_attack_matches, assert_matches, load_case, notes_of, template
+from reference import reference_backbone
+from torch.nn.functional import cross_entropy
+
+from ironclip.backbones import assemble
+from ironclip.core.losses import cross_entropy_each
+from ironclip.core.tensors import ascend, value_and_slope
+from ironclip.core.types import Adaptation, Batch
+from ironclip.defenses import build
+
+DTYPES = {"float64": torch.float64, "float32": torch.float32}
+
+
+@pytest.fixture(params=DTYPES, ids=DTYPES)
+def dtype(request):
+    return DTYPES[request.param]
+
+
+def world(name, case_name, dtype, *, box=True, shift=True, **options):
+    """(case, backbone, batch, defence with its projection shifted, inner attack that writes its start down)."""
+    case = tensors, notes = load_case(case_name, dtype)
+    constants, backbone = notes["constants"], reference_backbone(dtype)
+    words = tensors if "tokens" in tensors else load_case("agft")[0]  # features alone are compared there
+    classes = tuple(constants.get("classes", notes_of("agft")["constants"]["classes"]))
+    images = tensors["images"]
+    labels = tensors.get("labels", torch.zeros(len(images), dtype=torch.long))
+    batch = Batch(images, labels, torch.arange(len(images)), classes)
+    options["templates"] = (template(words["tokens"], classes),)
+    defense = build(name, backbone, classes, given=options)
+    if shift:
+        with torch.no_grad():
+            defense.image.proj += tensors["proj_shift"]
+    sizes = {key: constants[key] for key in ("eps", "step_size", "steps")}
+    calls = []
+
+    def attack(function, images, labels, *, indices=None, loss=cross_entropy_each):
+        raised = lambda outputs: (loss or cross_entropy_each)(outputs, labels)  # noqa: E731
+        start = images + sizes["eps"] * tensors["noise"]
+        start = start.clamp(0, 1) if box else start
+        calls.append(value_and_slope(function, raised, start))
+        calls.append(ascend(function, raised, start, images, **sizes))
+        return calls[-1]
+
+    return case, backbone, batch, defense, attack, calls
+
+
+def assert_start_matches(case, calls):
+    (_, values, slope), *_ = calls
+    assert_matches(case, "inner_objective_at_start", values.mean())
+    assert_matches(case, "inner_pixel_gradient_at_start", slope / len(values))
+
+
+def assert_gradients_match(case, defense, loss, prefix=""):
+    defense.zero_grad()
+    loss.backward()
+    found = dict(defense.image.named_parameters())
+    wanted = [name for name in case[0] if name.startswith(f"{prefix}grad.visual.")]
+    assert wanted
+    for name in wanted:
+        assert_matches(case, name, found[name.removeprefix(f"{prefix}grad.visual.")].grad)
+
+
+@pytest.mark.parametrize("target", ["frozen", "siamese"])
+def test_simclip(dtype, target):
+    case, backbone, batch, defense, attack, calls = world("simclip", "simclip", dtype, box=False, target=target)
+    terms = defense.loss(backbone, batch, attack)
+    assert_start_matches(case, calls)
+    assert_attack_matches(case, "adversarial_images", calls[1])
+    if target == "frozen":
+        assert_matches(case, "term_adversarial_to_original", 2 * terms["adv_cosine"])
+        assert_matches(case, "term_original_to_adversarial", 2 * terms["clean_cosine"])
+    prefix = "" if target == "frozen" else "siamese."
+    assert_matches(case, f"{prefix}loss", sum(terms.values()))
+    assert_gradients_match(case, defense, sum(terms.values()), prefix)
+
+
+def test_agft(dtype):
+    sizes = load_case("agft", dtype)[1]["constants"]
+    given = {"train_scale": sizes["logit_scale_train"], "target_ratio": sizes["scale_ratio"]}
+    case, backbone, batch, defense, attack, calls = world("agft", "agft", dtype, **given)
+    terms = defense.loss(backbone, batch, attack)
+    original = defense.original(backbone, batch.classes)
+    target = (sizes["target_scale"] / backbone.spec.logit_scale * original(batch.images)).softmax(1)
+    assert_matches(case, "text_features", original.text_features)
+    assert_matches(case, "target", target)
+    assert_start_matches(case, calls)
+    if dtype != torch.float64:
+        return  # signs of slopes are compared in float64
+    assert_matches(case, "adversarial_images", calls[1])
+    assert_matches(case, "loss", terms["adv_alignment"])
+    logits = defense.classifier(backbone, batch.classes, None)(calls[1])
+    assert_matches(case, "logits", sizes["logit_scale_train"] / backbone.spec.logit_scale * logits)
+    assert_gradients_match(case, defense, terms["adv_alignment"])
+
+
+@pytest.mark.parametrize("distance", ["l2", "l1", "cos"])
+def test_comp_tga(dtype, distance):
+    constants = load_case("comp_tga", dtype)[1]["constants"]
+    given = {"alpha": constants["alpha"], "beta": constants["beta"], "distance": distance}
+    tensors, notes = load_case("comp_tga", dtype)
+    given["negation"] = template(tensors["tokens_non_class"], notes["constants"]["classes"])
+    case, backbone, batch, defense, attack, calls = world("comp_tga", "comp_tga", dtype, **given)
+    terms = defense.loss(backbone, batch, attack)
+    assert_attack_matches(case, "adversarial_images", calls[1])
+    tuned, original = defense.classifier(backbone, batch.classes, None), defense.original(backbone, batch.classes)
+    assert_matches(case, f"{distance}.refinement", terms["adv_map"])
+    assert_matches(case, f"{distance}.constraint", terms["clean_map"])
+    assert_matches(case, "cross_entropy", terms["adv_ce"])
+    if distance == "l2":
+        adv = calls[1]
+        for norm, prefix in (("token_axis", ""), ("feature", "feature_axis.")):
+            defense.tga_norm = norm
+            assert_matches(case, f"{prefix}map_adversarial", defense.seen(tuned, adv, batch.labels)[1])
+            assert_matches(case, f"{prefix}map_clean_frozen", defense.seen(original, batch.images, batch.labels)[1])
+            assert_matches(case, f"{prefix}map_clean_tuned", defense.seen(tuned, batch.images, batch.labels)[1])
+        assert_matches(case, "logits", tuned(adv))
+        assert_matches(case, "loss", sum(terms.values()))
+        assert_gradients_match(case, defense, sum(terms.values()))
+
+
+@pytest.mark.parametrize("objective", ["ce", "kl"])
+def test_adapt(dtype, objective):
+    constants = load_case("adapt", dtype)[1]["constants"]
+    given = {"length": constants["prompt_length"], "depth": constants["prompt_depth"], "beta": constants["beta"]}
+    case, backbone, batch, defense, attack, calls = world("adapt", "adapt", dtype, shift=False, objective=objective, **given)
+    defense.load_state_dict({"prompts.tokens": case[0]["prompt"][0].permute(2, 0, 1)})
+    classifier = assemble(backbone, batch.classes, defense.adaptation(backbone, batch.classes))
+    assert_matches(case, "logits_clean", classifier(batch.images))
+    terms = defense.loss(backbone, batch, attack)
+    assert_start_matches(case, calls)
+    assert_attack_matches(case, "ce.adversarial_images", calls[1])
+    assert_matches(case, "ce.logits_adversarial", classifier(calls[1]))
+    assert_matches(case, f"{objective}.loss", sum(terms.values()))
+    (slope,) = torch.autograd.grad(sum(terms.values()), list(defense.parameters()))
+    assert_matches(case, f"{objective}.grad.prompt", slope.permute(1, 2, 0)[None])
+    assert_matches(
+        case, "logits_without_prompts", assemble(backbone, batch.classes, Adaptation(templates=defense.templates))(batch.images)
+    )
+    assert terms["clean_ce"].detach() == cross_entropy(classifier(batch.images), batch.labels).detach()
