@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from ironclip.core.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from ironclip.api import Audit as Audit
     from ironclip.api import Data as Data
     from ironclip.api import Model as Model
     from ironclip.api import Result as Result
@@ -14,10 +15,12 @@ if TYPE_CHECKING:
     from ironclip.api import fit as fit
     from ironclip.api import load as load
     from ironclip.api import load_classifier as load_classifier
+    from ironclip.api import run_audit as run_audit
     from ironclip.api import test_time as test_time
     from ironclip.api import zero_shot as zero_shot
 
-_API = ("Data", "Model", "Result", "dataset", "evaluate", "fit", "load", "load_classifier", "test_time", "zero_shot")
+_MAKERS = ("dataset", "evaluate", "fit", "load", "load_classifier", "run_audit", "test_time", "zero_shot")
+_API = ("Audit", "Data", "Model", "Result", *_MAKERS)
 """Loaded on first use, so that `import ironclip` costs nothing and `ironclip --help` imports no torch."""
 
 

@@ -5,6 +5,8 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from ironclip.api.audits import Audit as Audit
+from ironclip.api.audits import run_audit as run_audit
 from ironclip.api.data import Data as Data
 from ironclip.api.model import Model as Model
 from ironclip.api.progress import Bar, Callback, seen, watched

@@ -34,8 +34,12 @@ class Bar:
     def __init__(self, label: str, *, hidden: bool = False) -> None:
         self.label, self.hidden = label, hidden
         self.bar: Any = None
+        self.what = ""
 
     def __call__(self, event: dict[str, Any]) -> None:
+        if event.get("what", self.what) != self.what:  # the next part of an audit
+            self.close()
+            self.bar, self.what = None, event["what"]
         if event["event"] == "step":
             before = (event["epoch"] - 1) * event["steps"]
             terms = {name: f"{value:.3f}" for name, value in event["terms"].items()}
@@ -43,13 +47,16 @@ class Bar:
         elif event["event"] == "batch":
             found = {name: f"{event[name]:.1%}" for name in ("clean", "robust")}
             self.move(event["done"], event["total"], found)
+        elif event["event"] == "check":
+            self.count(event["done"], event["total"])
 
     def count(self, done: int, total: int) -> None:
         self.move(done, total, {})
 
     def move(self, done: int, total: int, numbers: dict[str, str], start: int = 0) -> None:
         if self.bar is None:
-            self.bar = _tqdm()(total=total, desc=self.label, initial=start, **({"disable": True} if self.hidden else {}))
+            look = {"disable": True} if self.hidden else {}  # else as TQDM_DISABLE says
+            self.bar = _tqdm()(total=total, desc=f"{self.label} {self.what}".rstrip(), initial=start, **look)
         self.bar.set_postfix(numbers, refresh=False)
         self.bar.update(done - self.bar.n)
 

@@ -20,3 +20,12 @@ def listed(names: Sequence[str]) -> str:
     """The first names, and how many there are: "cat, dog (2)", "a, b, c, d, e ... (30)"."""
     more = " ..." if len(names) > SHOWN else ""
     return f"{', '.join(names[:SHOWN])}{more} ({len(names)})"
+
+
+def table_html(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
+    """A plain HTML table of texts."""
+    above = "".join(f"<th>{escape(title)}</th>" for title in head)
+    body = "".join(
+        "<tr>" + "".join(f'<td style="text-align:left">{escape(str(cell))}</td>' for cell in row) + "</tr>" for row in rows
+    )
+    return f"<table><tr>{above}</tr>{body}</table>"

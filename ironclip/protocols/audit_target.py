@@ -114,6 +114,11 @@ def _own(name: str, data: str | None, device: str, classes: Path | str | None, l
     else:
         given = {"backbone": name, "classes": None if classes is None else str(classes), "layout": layout, **frozen}
         experiment = open_experiment(resolve("zero_shot", data, given=given), device=device)
+    return of_experiment(name, experiment)
+
+
+def of_experiment(name: str, experiment: Experiment) -> Target:
+    """A trained defence, or a backbone as it is, on the data of its experiment."""
     classifier = experiment.classifier
     surrogates, sources, base = _beside(experiment, classifier)
     config, spec = experiment.config, experiment.backbone.spec
@@ -157,6 +162,27 @@ def _foreign(
     found = _imported(where, attribute, home)
     dataset = open_dataset(data, classes_file=classes, layout=layout)
     function = found if isinstance(found, nn.Module) else _made(name, found, dataset.classes, home)
+    return of_callable(name, function, dataset, device=device, resolution=resolution, home=home, code=_code(where))
+
+
+def of_callable(
+    name: str,
+    function: Any,
+    dataset: Dataset,
+    *,
+    device: str = "cpu",
+    resolution: int = 224,
+    home: Path | None = None,
+    code: str = "",
+) -> Target:
+    """Somebody else's classifier, images -> logits, with the attributes that it may have (see the head of this file).
+
+    Args:
+        home: folder from which it may import while it is called. code: as in `Target`.
+
+    Raises:
+        UsageError: no callable, or a resolution that is no number of pixels.
+    """
     with guarded(f"{name}: its attributes cannot be read", home):
         if isinstance(function, nn.Module):
             function.to(check_device(device))
@@ -179,7 +205,7 @@ def _foreign(
         (wrapped(base),) if base is not None else (),
         wrapped(base) if base is not None else None,
         facts,
-        _code(where),
+        code,
     )
 
 

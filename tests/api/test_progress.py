@@ -55,3 +55,14 @@ def test_the_bar_of_an_evaluation_says_the_accuracies_so_far(capsys) -> None:
     bar({"event": "batch", "done": 4, "total": 8, "clean": 0.75, "robust": 0.5})
     bar.close()
     assert "clean=75.0%, robust=50.0%" in capsys.readouterr().err
+
+
+def test_an_audit_has_a_bar_for_each_part(capsys) -> None:
+    bar = progress.Bar("audit x")
+    bar({"event": "batch", "done": 8, "total": 8, "clean": 0.75, "robust": 0.5, "what": "1/255"})
+    bar({"event": "check", "done": 3, "total": 19, "what": "diagnostics"})
+    bar.close()
+    shown = capsys.readouterr().err
+    assert "audit x 1/255: 100%" in shown
+    assert "audit x diagnostics" in shown
+    assert "3/19" in shown
