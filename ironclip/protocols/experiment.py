@@ -3,6 +3,7 @@ test-time method on top."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -72,8 +73,12 @@ def open_experiment(
     backbone: ClipBackbone | None = None,
     dataset: Dataset | None = None,
     test_time: TestTime | None = None,
+    weights: Path | str | None = None,
 ) -> Experiment:
     """Load what the configuration names, but for what is handed in; fails before any work is done.
+
+    Args:
+        weights: where the file with the weights of its backbone lies now, if it was moved.
 
     Raises:
         UsageError, DataError, CheckpointError: a name, an option, a split or a file that cannot be used.
@@ -87,7 +92,7 @@ def open_experiment(
         dataset = few_shot(dataset, config.shots, config.split_seed, strict=config.strict_shots)
     if config.subset != "all":
         dataset = base_to_new(dataset)[0 if config.subset == "base" else 1]
-    backbone = backbone or load_frozen(Frozen.of(config), device=device)
+    backbone = backbone or load_frozen(Frozen.of(config), device=device, weights=weights)
     defense = build_defense(config, backbone, dataset.classes, dataset.templates)
     test_time = test_time or (testtime.build(above, adapts, dataset=dataset.name) if above else None)
     return Experiment(config, dataset, backbone, defense, test_time)

@@ -17,7 +17,6 @@ from ironclip.loops.training import State, fit
 from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_experiment
-from ironclip.protocols.frozen import Frozen, load_frozen
 from ironclip.records.folder import START, RunFolder
 from ironclip.records.last import point
 from ironclip.records.learned import Learned
@@ -135,10 +134,7 @@ def open_run(
     run = RunFolder.open(path)
     if run.status in ("new", "training"):
         raise UsageError(f"{run.path} is not trained yet ({run.status}); finish it with the same `ironclip train` command")
-    if experiment is None:
-        config = configure(run.config)
-        backbone = load_frozen(Frozen.of(config), device=device, weights=weights)
-        experiment = open_experiment(config, backbone=backbone)
+    experiment = experiment or open_experiment(configure(run.config), device=device, weights=weights)
     learned = run.load_learned(experiment.backbone.spec.sha256)
     experiment.defense.load_learned(learned.tensors)
     return run, experiment

@@ -12,12 +12,12 @@ import pytest
 from PIL import Image
 
 import ironclip
-from ironclip.backbones.loading import load
 from ironclip.grid.file import Measure
 from ironclip.grid.work import _measure
 from ironclip.protocols import measure, repeat
 from ironclip.protocols.config import assigned, values_of
 from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.frozen import Frozen, load_frozen
 from ironclip.protocols.resolve import resolve
 from ironclip.protocols.suites import SUITES
 from ironclip.records.folder import EvaluationFolder
@@ -26,9 +26,9 @@ from ironclip.records.summary import summarise
 
 
 @lru_cache
-def once(name: str, **options):
+def once(frozen: Frozen, **options):
     """A backbone is frozen, so one serves all."""
-    return load(name, **options)
+    return load_frozen(frozen, **options)
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def asked(made, tmp_path, monkeypatch) -> Asked:
     monkeypatch.setattr(measure, "answer_cost", lambda *_: ({}, 0.0))
     monkeypatch.setattr(measure, "feature_distortion", lambda *_: {})
     monkeypatch.setattr(measure, "success", lambda *_, **__: NO_SUCCESS)
-    monkeypatch.setattr("ironclip.protocols.experiment.load", once)
+    monkeypatch.setattr("ironclip.protocols.experiment.load_frozen", once)
     seen = Asked()
     monkeypatch.setattr(measure, "evaluate_into", seen)
     return seen
