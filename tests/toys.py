@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from ironclip.attacks import build
+
 
 def linear(classes: int = 5, pixels: int = 48, seed: int = 0, dtype: torch.dtype = torch.float32) -> nn.Sequential:
     """Logits W x + b of flattened images."""
@@ -82,3 +84,16 @@ class Named(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.model(images)
+
+
+def _called(name):
+    """The attack of this name with its options and the draws that replace its own in one call."""
+
+    def attack(function, images, labels, *, indices=None, noise=None, **options):
+        given = {} if noise is None else {"noise": noise}
+        return build(name, **options)(function, images, labels, indices=indices, **given)
+
+    return attack
+
+
+pgd, mim, fgsm = map(_called, ("pgd", "mim", "fgsm"))

@@ -27,7 +27,7 @@ def in_turn(
         mode: "compact": images that are broken, or wrong at first, meet no further member. "full": every member, every image.
 
     Raises:
-        UsageError, DataError, NonFinite: as `apgd`.
+        UsageError, DataError, NonFinite: as `APGD`.
     """
     images = inputs.check_images(images)
     labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)

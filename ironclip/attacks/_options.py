@@ -1,7 +1,7 @@
-"""What the frozen dataclasses of all attacks share: common options checked, and a call that runs the attack's function."""
+"""What the frozen dataclasses of all attacks share: common options checked, and the call."""
 
-from collections.abc import Callable
-from dataclasses import fields
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from typing import Any, ClassVar
 
 from torch import Tensor
@@ -15,25 +15,21 @@ LEAST = {"steps": 0, "restarts": 1, "queries": 1, "targets": 0, "eot": 1}
 
 
 class AttackOptions:
-    """Base of an attack's dataclass; `class PGD(AttackOptions, runs=pgd)` names the function and adds only fields.
+    """Base of an attack: a frozen dataclass whose fields are its options, and which is called with what it attacks.
 
-    The function takes (function, images, labels, *, indices=None, ...) and every field by name. `__post_init__` checks the
-    options that mean the same everywhere: eps and norm, step_size, seed, counts (`LEAST`) and flags.
+    `__post_init__` checks the options that mean the same everywhere: eps and norm, step_size, seed, counts (`LEAST`) and flags.
+    Attacks can be printed, compared, stored and rebuilt (`describe`, `rebuild`).
 
     Attributes:
         gradients: False says that it asks the attacked function for scores at most.
     """
 
     gradients: ClassVar[bool] = True
-
-    _function: ClassVar[Callable[..., Tensor]]
-
-    def __init_subclass__(cls, *, runs: Callable[..., Tensor], **options: Any) -> None:
-        super().__init_subclass__(**options)
-        cls._function = staticmethod(runs)
+    perturb: ClassVar[Callable[..., Tensor]]
+    """(function, images, labels, *, indices, ...draws) -> pictures, written by each attack; arguments as of the call."""
 
     def __post_init__(self) -> None:
-        options = self._options()
+        options = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
         if "eps" in options:
             object.__setattr__(self, "eps", inputs.check_radius(options["eps"], options.get("norm", "linf")))
         if "step_size" in options:
@@ -56,17 +52,28 @@ class AttackOptions:
         images: Tensor,
         labels: Tensor,
         *,
-        indices: Tensor | None = None,
+        indices: Tensor | Sequence[int] | None = None,
         loss: Loss | None = None,
         **draws: Any,
     ) -> Tensor:
-        """The attack's pictures; `loss` replaces its own, `draws` (such as noise) stand in for its random draws."""
-        options = self._options()
-        if loss is not None:
-            if "loss" not in options:
-                raise UsageError(f"{type(self).__name__} has its own objective, so loss= cannot replace it; use pgd or apgd")
-            options["loss"] = loss
-        return self._function(function, images, labels, indices=indices, **options, **draws)
+        """[B, ...] pictures in the ball and in [0, 1].
 
-    def _options(self) -> dict[str, Any]:
-        return {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        Args:
+            function: images -> logits [B, K]; a module's parameters are frozen meanwhile.
+            images: [B, ...] in [0, 1], float32 (float64 for reference runs).
+            labels: [B] true classes.
+            indices: [B] positions in the data set, keys of the random draws; default 0 .. B-1.
+            loss: (outputs, labels) -> [B] in place of the attack's own.
+            draws: such as `noise`, in place of the random draws.
+
+        Raises:
+            UsageError: an option that cannot be right, or a function that returns no logits.
+            DataError: images outside [0, 1] or not float, labels that name no class.
+            NonFinite: a loss or a gradient is NaN or infinite.
+        """
+        attack: AttackOptions = self
+        if loss is not None:
+            if "loss" not in {field.name for field in fields(self)}:  # type: ignore[arg-type]
+                raise UsageError(f"{type(self).__name__} has its own objective, so loss= cannot replace it; use pgd or apgd")
+            attack = replace(self, loss=loss)  # type: ignore[type-var]
+        return attack.perturb(function, images, labels, indices=indices, **draws)

@@ -25,33 +25,11 @@ from ironclip.core.threat import Norm
 from ironclip.core.types import Images, Loss
 
 
-def apgd(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    steps: int = 100,
-    restarts: int = 1,
-    loss: LossName | Loss = "ce",
-    targets: int = 0,
-    norm: Norm = "linf",
-    mode: Mode = "full",
-    rho: float = 0.75,
-    first_loss: FirstLoss = "start",
-    eot: int = 1,
-    eval_mode: bool = True,
-    seed: int = 0,
-    search_dtype: SearchDtype = "float32",
-    indices: Tensor | Sequence[int] | None = None,
-    noise: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class APGD(AttackOptions):
     """Images in the ball and in [0, 1] that raise the loss of the function.
 
     Args:
-        function: images -> logits [B, K] (any outputs if `loss` is a function); a module's parameters are frozen meanwhile.
-        images: [B, ...] in [0, 1], float32 (float64 for reference runs).
-        labels: [B] true classes.
         eps: radius in the unit of the images; the first step is 2 eps.
         steps: iterations of each run; one gradient each, and one at the start.
         restarts: runs from fresh starts.
@@ -69,58 +47,7 @@ def apgd(
         seed: with the index, the restart and the target, the key of each image's start.
         search_dtype: "bfloat16": the ascent follows the function in that precision. A point that is misclassified there counts
             only if it is in float32 too; otherwise the search for that image goes on [inferred]. Needs a labelled loss.
-        indices: [B] positions in the data set; default 0 .. B-1.
-        noise: [B, ...] direction of the start, in place of the draws of the first restart.
-
-    Raises:
-        UsageError: an option that cannot be right, or a function that returns no logits.
-        DataError: images outside [0, 1] or not float, labels that name no class.
-        NonFinite: a loss or a gradient is NaN or infinite.
     """
-    options = APGD(eps, steps, restarts, loss, targets, norm, mode, rho, first_loss, eot, eval_mode, seed, search_dtype)
-    eps = options.eps
-    images = inputs.check_images(images)
-    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    noise = inputs.check_noise(noise, images)
-    if not len(images):
-        return images
-    everyone = torch.arange(len(images), device=images.device)
-    with inputs.borrowed(function, eval_mode):
-        clean = scores(function, images) if callable(loss) else clean_logits(function, images, labels, positions)
-        if loss == "dlr" and clean.shape[1] < 3:
-            loss = "margin"
-        wanted = ranked_targets(clean, labels, targets) if targets else None
-        count = 1 if wanted is None else len(wanted)
-        search = coarse(function, search_dtype)
-        confirm = None if search is function else function
-        best = Best(images, None if callable(loss) or loss == "kl" else labels, False)
-        part = Part(images, labels, positions, clean, None if wanted is None else wanted[:1], loss)
-        part.observe(everyone, images, clean, part.values(clean, everyone))
-        best.take(everyone, *part.found(0))
-        for restart in range(restarts):
-            rows = everyone if mode == "full" else everyone[~best.fooled]
-            if not len(rows):
-                break
-            for some in rows.split(max(1, len(images) // count)):
-                part = Part(
-                    images[some], labels[some], positions[some], clean[some], None if wanted is None else wanted[:, some], loss,
-                    confirm,
-                )  # fmt: skip
-                given = noise[some] if noise is not None and restart == 0 else None
-                keys = range(1, count + 1) if targets else [0]
-                starts = [start(images[some], eps, norm, given, seed, positions[some], key * 2**20 + restart) for key in keys]
-                climb(
-                    search, part.values, torch.cat(starts), part.images, eps=eps, steps=steps, kind=norm, observe=part.observe,
-                    going=part.going if mode == "compact" else None, rho=rho, first_loss=first_loss, eot=eot, names=part.names,
-                )  # fmt: skip
-                for target in range(count):
-                    best.take(some, *part.found(target))
-    return best.adv
-
-
-@dataclass(frozen=True)
-class APGD(AttackOptions, runs=apgd):
-    """`apgd` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     steps: int = 100
@@ -156,6 +83,60 @@ class APGD(AttackOptions, runs=apgd):
         """Constants that follow from the options."""
         named = {"targets": f"min({self.targets}, classes - 1)"} if self.targets else {}
         return {"first_step": 2 * self.eps, **named}
+
+    def perturb(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | Sequence[int] | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """See `AttackOptions.__call__`.
+
+        Args:
+            function: images -> logits [B, K] (any outputs if `loss` is a function); a module's parameters are frozen meanwhile.
+            noise: [B, ...] direction of the start, in place of the draws of the first restart.
+        """
+        images = inputs.check_images(images)
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        noise = inputs.check_noise(noise, images)
+        if not len(images):
+            return images
+        everyone = torch.arange(len(images), device=images.device)
+        with inputs.borrowed(function, self.eval_mode):
+            clean = scores(function, images) if callable(self.loss) else clean_logits(function, images, labels, positions)
+            loss = "margin" if self.loss == "dlr" and clean.shape[1] < 3 else self.loss
+            wanted = ranked_targets(clean, labels, self.targets) if self.targets else None
+            count = 1 if wanted is None else len(wanted)
+            search = coarse(function, self.search_dtype)
+            confirm = None if search is function else function
+            best = Best(images, None if callable(self.loss) or self.loss == "kl" else labels, False)
+            part = Part(images, labels, positions, clean, None if wanted is None else wanted[:1], loss)
+            part.observe(everyone, images, clean, part.values(clean, everyone))
+            best.take(everyone, *part.found(0))
+            for restart in range(self.restarts):
+                rows = everyone if self.mode == "full" else everyone[~best.fooled]
+                if not len(rows):
+                    break
+                for some in rows.split(max(1, len(images) // count)):
+                    aims = None if wanted is None else wanted[:, some]
+                    part = Part(images[some], labels[some], positions[some], clean[some], aims, loss, confirm)
+                    given = noise[some] if noise is not None and restart == 0 else None
+                    keys = range(1, count + 1) if self.targets else [0]
+                    starts = [
+                        start(images[some], self.eps, self.norm, given, self.seed, positions[some], key * 2**20 + restart)
+                        for key in keys
+                    ]
+                    climb(
+                        search, part.values, torch.cat(starts), part.images, eps=self.eps, steps=self.steps, kind=self.norm,
+                        observe=part.observe, going=part.going if self.mode == "compact" else None, rho=self.rho,
+                        first_loss=self.first_loss, eot=self.eot, names=part.names,
+                    )  # fmt: skip
+                    for target in range(count):
+                        best.take(some, *part.found(target))
+        return best.adv
 
 
 def start(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: int, positions: Tensor, restart: int) -> Tensor:

@@ -1,8 +1,8 @@
 """AutoAttack: a fixed sequence of attacks without a parameter to tune; an image is robust if it withstands all of them.
 
 Source: Croce & Hein 2020 (arXiv 2003.01690); versions and constants [code: fra31/auto-attack]. Deviations: those of its members
-(`apgd`, `fab`, `square`); any number of classes from two, with min(9, K - 1) targets. An evaluation runs `AutoAttack.members`
-one by one, so that its record says which of them broke an image; this function finds the same images broken. With fewer
+(`APGD`, `FAB`, `Square`); any number of classes from two, with min(9, K - 1) targets. An evaluation runs `AutoAttack.members`
+one by one, so that its record says which of them broke an image; this attack finds the same images broken. With fewer
 steps, queries or members it is not AutoAttack: do not call it so.
 """
 
@@ -36,28 +36,11 @@ VERSIONS: dict[str, dict[str, dict[str, Any]]] = {
 """version -> members in the order in which they run -> options that differ from the member's own."""
 
 
-def autoattack(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    version: Version = "standard",
-    steps: int = 100,
-    queries: int = 5000,
-    norm: Norm = "linf",
-    mode: Mode = "compact",
-    eval_mode: bool = True,
-    seed: int = 0,
-    search_dtype: SearchDtype = "float32",
-    indices: Tensor | Sequence[int] | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class AutoAttack(AttackOptions):
     """Images in the ball and in [0, 1]: misclassified ones where any member found one.
 
     Args:
-        function: images -> logits [B, K]; a module's parameters are frozen meanwhile.
-        images: [B, C, H, W] in [0, 1], float32.
-        labels: [B] true classes.
         eps: radius in the unit of the images.
         version: "standard": apgd-ce, apgd-t, fab-t, square. "plus": also apgd-dlr and untargeted fab, with 5 restarts. "rand",
             for random functions: apgd-ce and apgd-dlr with 20 gradients a step.
@@ -70,18 +53,7 @@ def autoattack(
         seed: with the index, the key of each image's draws.
         search_dtype: "bfloat16": apgd and square search in that precision and confirm what they find in float32. fab, which
             follows distances to the boundary, stays in float32. Not AutoAttack by the letter: say so beside the number.
-        indices: [B] positions in the data set; default 0 .. B-1.
-
-    Raises:
-        UsageError, DataError, NonFinite: as `apgd`.
     """
-    members = AutoAttack(eps, version, steps, queries, norm, mode, eval_mode, seed, search_dtype).members.values()
-    return in_turn(members, function, images, labels, mode=mode, eval_mode=eval_mode, indices=indices)
-
-
-@dataclass(frozen=True)
-class AutoAttack(AttackOptions, runs=autoattack):
-    """`autoattack` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     version: Version = "standard"
@@ -118,3 +90,13 @@ class AutoAttack(AttackOptions, runs=autoattack):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options: those of all members."""
         return {"members": {name: describe(member) for name, member in self.members.items()}}
+
+    def perturb(
+        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """See `AttackOptions.__call__`.
+
+        Args:
+            images: [B, C, H, W] in [0, 1], float32.
+        """
+        return in_turn(self.members.values(), function, images, labels, mode=self.mode, eval_mode=self.eval_mode, indices=indices)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import scores
-from ironclip.attacks.pgd import pgd
+from ironclip.attacks.pgd import PGD
 from ironclip.core.errors import DataError
 from ironclip.core.losses import kl_each
 from ironclip.core.options import check_number, check_whole
@@ -57,7 +57,7 @@ def coattack(
 
     Raises:
         DataError: not one caption an image, or images that cannot be right.
-        UsageError, NonFinite: as `pgd`.
+        UsageError, NonFinite: as `PGD`.
     """
     check_whole("steps", steps, 1)
     check_number("alpha", alpha, 0)
@@ -75,10 +75,8 @@ def coattack(
             return kl_each(features, clean[rows]) + alpha * kl_each(F.normalize(features, dim=1), texts[rows])
 
         rows = torch.arange(len(images), device=images.device)
-        adv = pgd(
-            backbone.encode_image, images, rows, eps=eps, step_size=1.25 * eps / steps, steps=steps, start="one_sided",
-            keep="last", loss=away, seed=seed, indices=positions,
-        )  # fmt: skip
+        climb = PGD(eps, 1.25 * eps / steps, steps=steps, start="one_sided", keep="last", loss=away, seed=seed)
+        adv = climb(backbone.encode_image, images, rows, indices=positions)
     return adv, changed
 
 

@@ -7,7 +7,7 @@ minimises a distance under another threat model.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, get_args
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import LossName, Mode, clean_logits
 from ironclip.attacks._options import AttackOptions
-from ironclip.attacks.pgd import PGD, Keep, Start, pgd
+from ironclip.attacks.pgd import PGD, Keep, Start
 from ironclip.core.errors import UsageError
 from ironclip.core.losses import margin_each
 from ironclip.core.options import check_choice, check_number
@@ -24,52 +24,14 @@ from ironclip.core.threat import Norm
 from ironclip.core.types import Images, Loss
 
 
-def cw(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    step_size: float | None = None,
-    steps: int = 100,
-    restarts: int = 1,
-    start: Start = "uniform",
-    keep: Keep = "best",
-    hinge: float | None = None,
-    norm: Norm = "linf",
-    mode: Mode = "full",
-    eval_mode: bool = True,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-    noise: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class CW(AttackOptions):
     """Images in the ball and in [0, 1] whose largest wrong logit exceeds the true one by as much as possible.
 
     Args:
         hinge: stop climbing where the margin exceeds this many logits (gradient zero there); None: never.
-        others: as in `pgd`.
-
-    Raises:
-        UsageError, DataError, NonFinite: as `pgd`.
+        others: as in `PGD`.
     """
-    options = CW(eps, step_size, steps, restarts, start, keep, hinge, norm, mode, eval_mode, seed)
-    loss: LossName | Loss = "margin"
-    if options.hinge is not None:
-        images = inputs.check_images(images)
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-        if len(images):
-            with inputs.borrowed(function, eval_mode):
-                clean_logits(function, images, labels, positions)
-        loss = _Hinged(options.hinge)
-    return pgd(
-        function, images, labels, eps=options.eps, step_size=options.step_size, steps=steps, restarts=restarts, start=start,
-        keep=keep, loss=loss, norm=norm, mode=mode, eval_mode=eval_mode, seed=seed, indices=indices, noise=noise,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class CW(AttackOptions, runs=cw):
-    """`cw` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     step_size: float | None = None
@@ -90,12 +52,35 @@ class CW(AttackOptions, runs=cw):
             check_choice("mode", self.mode, get_args(Mode))
             if self.mode == "compact":
                 raise UsageError('hinge= needs mode="full": the climb goes on after an image is misclassified')
-        PGD(self.eps, self.step_size, self.steps, self.restarts, self.start, self.keep, norm=self.norm, mode=self.mode)
+        self._ascent("margin" if self.hinge is None else _Hinged(self.hinge))
 
     @property
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
+
+    def perturb(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | Sequence[int] | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        loss: LossName | Loss = "margin"
+        if self.hinge is not None:
+            images = inputs.check_images(images)
+            labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+            if len(images):
+                with inputs.borrowed(function, self.eval_mode):
+                    clean_logits(function, images, labels, positions)
+            loss = _Hinged(self.hinge)
+        return self._ascent(loss)(function, images, labels, indices=indices, noise=noise)
+
+    def _ascent(self, loss: LossName | Loss) -> PGD:
+        shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "hinge"}
+        return PGD(loss=loss, **shared)
 
 
 @dataclass(frozen=True)

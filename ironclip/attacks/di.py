@@ -26,76 +26,18 @@ from ironclip.core.types import Images, Loss
 DRAW = 7  # keeps these draws apart from those of random starts
 
 
-def di(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    step_size: float | None = None,
-    steps: int = 100,
-    decay: float = 0.0,
-    resize: float = 0.9,
-    probability: float = 0.5,
-    random_start: bool = False,
-    loss: LossName | Loss = "ce",
-    targeted: bool = False,
-    norm: Norm = "linf",
-    eval_mode: bool = True,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class DI(AttackOptions):
     """Images [B, C, H, W] in the ball and in [0, 1] that raise the loss of the function on resized and padded copies.
 
     Args:
         step_size: default eps / 4.
-        decay: of the gradient's momentum, as in `mim`.
+        decay: of the gradient's momentum, as in `MIM`.
         resize: smallest side over the image's side.
         probability: of a step that resizes.
         random_start: start uniformly in the ball instead of at the image.
-        others: as in `pgd`; the last iterate is returned.
-
-    Raises:
-        UsageError, DataError, NonFinite: as `pgd`.
+        others: as in `PGD`; the last iterate is returned.
     """
-    checked = DI(eps, step_size, steps, decay, resize, probability, random_start, loss, targeted, norm, eval_mode, seed)
-    images = inputs.check_images(images)
-    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    if not len(images):
-        return images
-    start = begin(images, checked.eps, norm, None, seed, positions) if random_start else images
-    everyone = torch.arange(len(images), device=images.device)
-    with inputs.borrowed(function, eval_mode):
-        goal = Goal(loss, labels, targeted)
-        goal.clean = scores(function, images)
-        require_finite("the loss", goal(everyone)(goal.clean).isfinite(), positions)  # even without a step
-        draws = [generator(seed, int(index), DRAW) for index in positions.tolist()]
-
-        def diverse(x: Tensor) -> Tensor:
-            return function(torch.cat([resized(one, resize, probability, draw) for one, draw in zip(x.split(1), draws)]))
-
-        return ascend(
-            diverse, goal(everyone), start, images, eps=checked.eps, step_size=checked.derived["step_size"], steps=steps,
-            kind=norm, direction=accumulated(decay, norm), names=positions,
-        )  # fmt: skip
-
-
-def resized(image: Tensor, least: float, probability: float, draw: torch.Generator) -> Tensor:
-    """One image [1, C, H, W] shrunk and padded to its own size at random, or as it is."""
-    height, width = image.shape[-2:]
-    chance, size, top, left = torch.rand(4, generator=draw, dtype=torch.float64).tolist()
-    if chance >= probability:
-        return image
-    scale = least + (1 - least) * size
-    h, w = max(1, int(scale * height)), max(1, int(scale * width))
-    small = F.interpolate(image, size=(h, w), mode="bilinear", align_corners=False)
-    y, x = int(top * (height - h + 1)), int(left * (width - w + 1))
-    return F.pad(small, (x, width - w - x, y, height - h - y))
-
-
-@dataclass(frozen=True)
-class DI(AttackOptions, runs=di):
-    """`di` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     step_size: float | None = None
@@ -121,3 +63,41 @@ class DI(AttackOptions, runs=di):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
+
+    def perturb(
+        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        images = inputs.check_images(images)
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        if not len(images):
+            return images
+        start = begin(images, self.eps, self.norm, None, self.seed, positions) if self.random_start else images
+        everyone = torch.arange(len(images), device=images.device)
+        with inputs.borrowed(function, self.eval_mode):
+            goal = Goal(self.loss, labels, self.targeted)
+            goal.clean = scores(function, images)
+            require_finite("the loss", goal(everyone)(goal.clean).isfinite(), positions)  # even without a step
+            draws = [generator(self.seed, int(index), DRAW) for index in positions.tolist()]
+
+            def diverse(x: Tensor) -> Tensor:
+                return function(
+                    torch.cat([resized(one, self.resize, self.probability, draw) for one, draw in zip(x.split(1), draws)])
+                )
+
+            return ascend(
+                diverse, goal(everyone), start, images, eps=self.eps, step_size=self.derived["step_size"], steps=self.steps,
+                kind=self.norm, direction=accumulated(self.decay, self.norm), names=positions,
+            )  # fmt: skip
+
+
+def resized(image: Tensor, least: float, probability: float, draw: torch.Generator) -> Tensor:
+    """One image [1, C, H, W] shrunk and padded to its own size at random, or as it is."""
+    height, width = image.shape[-2:]
+    chance, size, top, left = torch.rand(4, generator=draw, dtype=torch.float64).tolist()
+    if chance >= probability:
+        return image
+    scale = least + (1 - least) * size
+    h, w = max(1, int(scale * height)), max(1, int(scale * width))
+    small = F.interpolate(image, size=(h, w), mode="bilinear", align_corners=False)
+    y, x = int(top * (height - h + 1)), int(left * (width - w + 1))
+    return F.pad(small, (x, width - w - x, y, height - h - y))

@@ -27,30 +27,11 @@ from ironclip.core.threat import Norm
 from ironclip.core.types import Images
 
 
-def fab(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    steps: int = 100,
-    restarts: int = 1,
-    targets: int = 9,
-    norm: Norm = "linf",
-    mode: Mode = "full",
-    alpha_max: float = 0.1,
-    eta: float = 1.05,
-    beta: float = 0.9,
-    eval_mode: bool = True,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class FAB(AttackOptions):
     """Images in the ball and in [0, 1]: where there is one, a misclassified point, close to the image.
 
     Args:
-        function: images -> logits [B, K]; a module's parameters are frozen meanwhile.
-        images: [B, ...] in [0, 1], float32 (float64 for reference runs).
-        labels: [B] true classes.
         eps: radius in the unit of the images; a point further away does not count.
         steps: iterations of each run: a forward and a backward pass, and another forward pass.
         restarts: runs; the first starts at the image, the others at random within eps / 2.
@@ -64,70 +45,7 @@ def fab(
         beta: share of the way kept when a misclassified point is drawn back towards the image.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index, the restart and the target, the key of each image's start.
-        indices: [B] positions in the data set; default 0 .. B-1.
-
-    Raises:
-        UsageError: an option that cannot be right, or a function that returns no logits.
-        DataError: images outside [0, 1] or not float, labels that name no class.
-        NonFinite: logits or a gradient are NaN or infinite.
     """
-    options = FAB(eps, steps, restarts, targets, norm, mode, alpha_max, eta, beta, eval_mode, seed)
-    eps = options.eps
-    images = inputs.check_images(images)
-    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    if not len(images):
-        return images
-    everyone = torch.arange(len(images), device=images.device)
-    with inputs.borrowed(function, eval_mode):
-        clean = clean_logits(function, images, labels, positions)
-        right = clean.argmax(1) == labels
-        wanted = ranked_targets(clean, labels, targets) if targets else None
-        count = 1 if wanted is None else len(wanted)
-        best = Best(images, labels, False)
-        if mode == "compact":
-            best.fooled = ~right
-        towards, distance = torch.zeros_like(images), torch.full_like(best.values, torch.inf)
-        for restart in range(restarts):
-            rows = everyone[right] if mode == "full" else everyone[~best.fooled]
-            for some in rows.split(max(1, len(images) // count)) if len(rows) else ():
-                part = Part(
-                    images[some],
-                    labels[some],
-                    positions[some],
-                    clean[some],
-                    None if wanted is None else wanted[:, some],
-                    "margin",
-                )
-                keys = range(1, count + 1) if targets else [0]
-                begin = partial(start, images[some], eps / 2, norm, None, seed, positions[some])
-                starts = [begin(key * 2**20 + restart) if restart else images[some] for key in keys]
-                near = approach(
-                    function, part, torch.cat(starts), eps=eps, steps=steps, kind=norm, alpha_max=alpha_max, eta=eta, beta=beta,
-                    early=mode == "compact",
-                )  # fmt: skip
-                for target in range(count):
-                    found = part.found(target)
-                    best.take(some[found[2]], *[values[found[2]] for values in found])
-                    here = slice(target * len(some), (target + 1) * len(some))
-                    nearer = near.distance[here] <= distance[some]
-                    distance[some] = torch.where(nearer, near.distance[here], distance[some])
-                    way = near.points[here] - images[some]
-                    towards[some] = torch.where(per_image(nearer, way), way, towards[some])
-        if mode == "full" and not right.all():
-            wrong = everyone[~right]
-            towards[wrong] = _uphill(function, images[wrong], labels[wrong], positions[wrong])
-        rows = everyone if mode == "full" else everyone[~best.fooled]
-        for share in (1, 1 / 4, 1 / 16) if len(rows) else ():
-            step = share * eps / tensors.norm(towards[rows], norm).clamp_min(1e-30)
-            points = project(images[rows] + per_image(step, images) * towards[rows], images[rows], eps, norm)
-            outputs = scores(function, points)
-            best.offer(rows, positions[rows], points, outputs, margin_each(outputs, labels[rows]))
-    return best.adv
-
-
-@dataclass(frozen=True)
-class FAB(AttackOptions, runs=fab):
-    """`fab` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     steps: int = 100
@@ -152,6 +70,54 @@ class FAB(AttackOptions, runs=fab):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         return {"targets": f"min({self.targets}, classes - 1)"} if self.targets else {}
+
+    def perturb(
+        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        images = inputs.check_images(images)
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        if not len(images):
+            return images
+        everyone = torch.arange(len(images), device=images.device)
+        with inputs.borrowed(function, self.eval_mode):
+            clean = clean_logits(function, images, labels, positions)
+            right = clean.argmax(1) == labels
+            wanted = ranked_targets(clean, labels, self.targets) if self.targets else None
+            count = 1 if wanted is None else len(wanted)
+            best = Best(images, labels, False)
+            if self.mode == "compact":
+                best.fooled = ~right
+            towards, distance = torch.zeros_like(images), torch.full_like(best.values, torch.inf)
+            for restart in range(self.restarts):
+                rows = everyone[right] if self.mode == "full" else everyone[~best.fooled]
+                for some in rows.split(max(1, len(images) // count)) if len(rows) else ():
+                    aims = None if wanted is None else wanted[:, some]
+                    part = Part(images[some], labels[some], positions[some], clean[some], aims, "margin")
+                    keys = range(1, count + 1) if self.targets else [0]
+                    begin = partial(start, images[some], self.eps / 2, self.norm, None, self.seed, positions[some])
+                    starts = [begin(key * 2**20 + restart) if restart else images[some] for key in keys]
+                    near = approach(
+                        function, part, torch.cat(starts), eps=self.eps, steps=self.steps, kind=self.norm,
+                        alpha_max=self.alpha_max, eta=self.eta, beta=self.beta, early=self.mode == "compact",
+                    )  # fmt: skip
+                    for target in range(count):
+                        found = part.found(target)
+                        best.take(some[found[2]], *[values[found[2]] for values in found])
+                        here = slice(target * len(some), (target + 1) * len(some))
+                        nearer = near.distance[here] <= distance[some]
+                        distance[some] = torch.where(nearer, near.distance[here], distance[some])
+                        way = near.points[here] - images[some]
+                        towards[some] = torch.where(per_image(nearer, way), way, towards[some])
+            if self.mode == "full" and not right.all():
+                wrong = everyone[~right]
+                towards[wrong] = _uphill(function, images[wrong], labels[wrong], positions[wrong])
+            rows = everyone if self.mode == "full" else everyone[~best.fooled]
+            for share in (1, 1 / 4, 1 / 16) if len(rows) else ():
+                step = share * self.eps / tensors.norm(towards[rows], self.norm).clamp_min(1e-30)
+                points = project(images[rows] + per_image(step, images) * towards[rows], images[rows], self.eps, self.norm)
+                outputs = scores(function, points)
+                best.offer(rows, positions[rows], points, outputs, margin_each(outputs, labels[rows]))
+        return best.adv
 
 
 @dataclass

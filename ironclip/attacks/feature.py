@@ -6,7 +6,7 @@ chs20/RobustVLM]; "cosine": 1 - cos; "kl": AdvPT (arXiv 2311.11261), KL of the s
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import scores
 from ironclip.attacks._options import AttackOptions
-from ironclip.attacks.pgd import Keep, pgd
+from ironclip.attacks.pgd import PGD, Keep
 from ironclip.core.losses import kl_each, squared_distance_each
 from ironclip.core.options import check_choice
 from ironclip.core.threat import Norm
@@ -30,59 +30,14 @@ DISTANCES: dict[str, Any] = {
 }
 
 
-def feature(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    step_size: float | None = None,
-    steps: int = 100,
-    restarts: int = 1,
-    distance: Distance = "squared",
-    keep: Keep = "best",
-    norm: Norm = "linf",
-    eval_mode: bool = True,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-    noise: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class Feature(AttackOptions):
     """Images in the ball and in [0, 1] whose features are far from those of the clean images.
 
     Args:
-        function: a classifier with `encode_image(images) -> [B, E]` is attacked there; of any other function the
-            outputs are the features.
-        labels: [B], checked and not used.
         distance: "squared", "cosine" or "kl".
-        others: as in `pgd`; the random start is uniform.
-
-    Raises:
-        UsageError, DataError, NonFinite: as `pgd`.
+        others: as in `PGD`; the random start is uniform.
     """
-    checked = Feature(eps, step_size, steps, restarts, distance, keep, norm, eval_mode, seed)
-    images = inputs.check_images(images)
-    positions = inputs.check_indices(indices, images)
-    if not len(images):
-        return images
-    encode = getattr(function, "encode_image", function)
-    with inputs.borrowed(function, eval_mode):
-        clean = scores(encode, images).flatten(1)
-        rank = torch.arange(len(images), device=images.device)  # carried as labels: which clean features belong to an image
-
-        def far(outputs: Tensor, rows: Tensor) -> Tensor:
-            return DISTANCES[distance](outputs.flatten(1), clean[rows])
-
-        inputs.check_labels(labels, images)
-        adv = pgd(
-            encode, images, rank, eps=checked.eps, step_size=checked.step_size, steps=steps, restarts=restarts, keep=keep,
-            loss=far, norm=norm, eval_mode=eval_mode, seed=seed, indices=positions, noise=noise,
-        )  # fmt: skip
-    return adv
-
-
-@dataclass(frozen=True)
-class Feature(AttackOptions, runs=feature):
-    """`feature` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     step_size: float | None = None
@@ -103,3 +58,35 @@ class Feature(AttackOptions, runs=feature):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
+
+    def perturb(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | Sequence[int] | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        """See `AttackOptions.__call__`.
+
+        Args:
+            function: a classifier with `encode_image(images) -> [B, E]` is attacked there; of any other function the
+                outputs are the features.
+            labels: [B], checked and not used.
+        """
+        images = inputs.check_images(images)
+        positions = inputs.check_indices(indices, images)
+        if not len(images):
+            return images
+        encode = getattr(function, "encode_image", function)
+        with inputs.borrowed(function, self.eval_mode):
+            clean = scores(encode, images).flatten(1)
+            rank = torch.arange(len(images), device=images.device)  # carried as labels: which clean features belong to an image
+
+            def far(outputs: Tensor, rows: Tensor) -> Tensor:
+                return DISTANCES[self.distance](outputs.flatten(1), clean[rows])
+
+            inputs.check_labels(labels, images)
+            shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "distance"}
+            return PGD(loss=far, **shared)(encode, images, rank, indices=positions, noise=noise)

@@ -13,47 +13,19 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.attacks._goal import LossName
 from ironclip.attacks._options import AttackOptions
-from ironclip.attacks.pgd import pgd
+from ironclip.attacks.pgd import PGD
 from ironclip.core.threat import Norm
 from ironclip.core.types import Images, Loss
 
 
-def fgsm(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    step_size: float | None = None,
-    random_start: bool = False,
-    loss: LossName | Loss = "ce",
-    targeted: bool = False,
-    norm: Norm = "linf",
-    eval_mode: bool = True,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-    noise: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class FGSM(AttackOptions):
     """Images one step of length eps up the loss: pgd with one step, no start and the last iterate.
 
     Args:
         step_size: default eps, or 1.25 eps after a random start (uniform in the ball).
-        others: as in `pgd`.
-
-    Raises:
-        UsageError, DataError, NonFinite: as `pgd`.
+        others: as in `PGD`.
     """
-    checked = FGSM(eps, step_size, random_start, loss, targeted, norm, eval_mode, seed)
-    eps, step = checked.eps, checked.derived["step_size"] or None  # no radius, no step: the default of pgd is 0 as well
-    return pgd(
-        function, images, labels, eps=eps, step_size=step, steps=1, start="uniform" if random_start else "zero",
-        keep="last", loss=loss, targeted=targeted, norm=norm, eval_mode=eval_mode, seed=seed, indices=indices, noise=noise,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FGSM(AttackOptions, runs=fgsm):
-    """`fgsm` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     step_size: float | None = None
@@ -73,3 +45,19 @@ class FGSM(AttackOptions, runs=fgsm):
         """Constants that follow from the options."""
         default = 1.25 * self.eps if self.random_start else self.eps
         return {"step_size": default if self.step_size is None else self.step_size}
+
+    def perturb(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | Sequence[int] | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        step = PGD(
+            self.eps, self.derived["step_size"] or None,  # no radius, no step: the default of PGD is 0 as well
+            steps=1, start="uniform" if self.random_start else "zero", keep="last", loss=self.loss, targeted=self.targeted,
+            norm=self.norm, eval_mode=self.eval_mode, seed=self.seed,
+        )  # fmt: skip
+        return step(function, images, labels, indices=indices, noise=noise)

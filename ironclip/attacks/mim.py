@@ -21,87 +21,16 @@ from ironclip.core.threat import Norm
 from ironclip.core.types import Images, Loss
 
 
-def mim(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    step_size: float | None = None,
-    steps: int = 10,
-    decay: float = 1.0,
-    random_start: bool = False,
-    keep: Keep = "last",
-    loss: LossName | Loss = "ce",
-    targeted: bool = False,
-    norm: Norm = "linf",
-    eval_mode: bool = True,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-    noise: Tensor | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class MIM(AttackOptions):
     """Images in the ball and in [0, 1] that raise the loss of the function, and often that of others.
 
     Args:
         step_size: default eps / steps.
         decay: of the accumulated gradient; 0: none is kept.
         random_start: start uniformly in the ball instead of at the image.
-        others: as in `pgd`.
-
-    Raises:
-        UsageError, DataError, NonFinite: as `pgd`.
+        others: as in `PGD`.
     """
-    checked = MIM(eps, step_size, steps, decay, random_start, keep, loss, targeted, norm, eval_mode, seed)
-    images = inputs.check_images(images)
-    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    noise = inputs.check_noise(noise, images)
-    if not len(images):
-        return images
-    start = begin(images, checked.eps, norm, noise, seed, positions) if random_start else images
-    everyone = torch.arange(len(images), device=images.device)
-    best = Best(images, None if callable(loss) or loss == "kl" else labels, targeted)
-    with inputs.borrowed(function, eval_mode):
-        goal = Goal(loss, labels, targeted)
-        clean = scores(function, images)
-        goal.clean = clean
-        values = goal(everyone)(clean)
-        best.offer(everyone, positions, images, clean, values)
-
-        def observe(seen: Tensor, outputs: Tensor, values: Tensor) -> None:
-            best.offer(everyone, positions, seen, outputs, values)
-
-        adv = ascend(
-            function, goal(everyone), start, images, eps=checked.eps, step_size=checked.derived["step_size"], steps=steps,
-            kind=norm, observe=observe if keep == "best" else None, direction=accumulated(decay, norm), names=positions,
-        )  # fmt: skip
-        if keep == "last":
-            return adv
-        outputs = scores(function, adv)
-        best.offer(everyone, positions, adv, outputs, goal(everyone)(outputs))
-    return best.adv
-
-
-def begin(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: int, positions: Tensor) -> Tensor:
-    """A uniform start in the ball and in [0, 1]."""
-    drawn = keyed_uniform(images.shape[1:], seed, positions.tolist()).to(images) if noise is None else noise
-    return project(images + eps * drawn, images, eps, norm)
-
-
-def accumulated(decay: float, norm: Norm) -> Callable[[Tensor], Tensor]:
-    """gradient -> direction of the gradients so far, each scaled to unit l1 length per image."""
-    memory: list[Tensor] = []
-
-    def direction(slope: Tensor) -> Tensor:
-        scaled = slope / per_image(slope.abs().flatten(1).sum(1).clamp_min(1e-30), slope)
-        memory[:] = [scaled + decay * memory[0] if memory else scaled]
-        return steepest(memory[0], norm)
-
-    return direction
-
-
-@dataclass(frozen=True)
-class MIM(AttackOptions, runs=mim):
-    """`mim` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     step_size: float | None = None
@@ -125,3 +54,59 @@ class MIM(AttackOptions, runs=mim):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         return {"step_size": self.eps / max(self.steps, 1) if self.step_size is None else self.step_size}
+
+    def perturb(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | Sequence[int] | None = None,
+        noise: Tensor | None = None,
+    ) -> Tensor:
+        images = inputs.check_images(images)
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        noise = inputs.check_noise(noise, images)
+        if not len(images):
+            return images
+        start = begin(images, self.eps, self.norm, noise, self.seed, positions) if self.random_start else images
+        everyone = torch.arange(len(images), device=images.device)
+        best = Best(images, None if callable(self.loss) or self.loss == "kl" else labels, self.targeted)
+        with inputs.borrowed(function, self.eval_mode):
+            goal = Goal(self.loss, labels, self.targeted)
+            clean = scores(function, images)
+            goal.clean = clean
+            values = goal(everyone)(clean)
+            best.offer(everyone, positions, images, clean, values)
+
+            def observe(seen: Tensor, outputs: Tensor, values: Tensor) -> None:
+                best.offer(everyone, positions, seen, outputs, values)
+
+            adv = ascend(
+                function, goal(everyone), start, images, eps=self.eps, step_size=self.derived["step_size"], steps=self.steps,
+                kind=self.norm, observe=observe if self.keep == "best" else None,
+                direction=accumulated(self.decay, self.norm), names=positions,
+            )  # fmt: skip
+            if self.keep == "last":
+                return adv
+            outputs = scores(function, adv)
+            best.offer(everyone, positions, adv, outputs, goal(everyone)(outputs))
+        return best.adv
+
+
+def begin(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: int, positions: Tensor) -> Tensor:
+    """A uniform start in the ball and in [0, 1]."""
+    drawn = keyed_uniform(images.shape[1:], seed, positions.tolist()).to(images) if noise is None else noise
+    return project(images + eps * drawn, images, eps, norm)
+
+
+def accumulated(decay: float, norm: Norm) -> Callable[[Tensor], Tensor]:
+    """gradient -> direction of the gradients so far, each scaled to unit l1 length per image."""
+    memory: list[Tensor] = []
+
+    def direction(slope: Tensor) -> Tensor:
+        scaled = slope / per_image(slope.abs().flatten(1).sum(1).clamp_min(1e-30), slope)
+        memory[:] = [scaled + decay * memory[0] if memory else scaled]
+        return steepest(memory[0], norm)
+
+    return direction

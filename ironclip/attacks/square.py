@@ -26,29 +26,11 @@ from ironclip.core.threat import NORMS, Norm
 from ironclip.core.types import Images
 
 
-def square(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    queries: int = 5000,
-    restarts: int = 1,
-    p_init: float = 0.8,
-    norm: Norm = "linf",
-    mode: Mode = "full",
-    eval_mode: bool = True,
-    seed: int = 0,
-    search_dtype: SearchDtype = "float32",
-    indices: Tensor | Sequence[int] | None = None,
-    draws: "Draws | None" = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class Square(AttackOptions):
     """Images in the ball and in [0, 1] with the largest margin that the queries found.
 
     Args:
-        function: images -> logits [B, K]; no gradient is asked for.
-        images: [B, C, H, W] in [0, 1], float32 (float64 for reference runs).
-        labels: [B] true classes.
         eps: radius in the unit of the images.
         queries: forward passes of each run, the start not counted.
         restarts: runs from fresh stripes.
@@ -58,58 +40,9 @@ def square(
             accuracy as it is if the function is deterministic and treats each image alone.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index and the restart, the key of each image's squares.
-        search_dtype: "bfloat16": squares are kept or dropped by margins in that precision; as in `apgd`, a misclassified point
+        search_dtype: "bfloat16": squares are kept or dropped by margins in that precision; as in `APGD`, a misclassified point
             counts only if it is one in float32 too [inferred].
-        indices: [B] positions in the data set; default 0 .. B-1.
-        draws: in place of those of the first restart (l-infinity).
-
-    Raises:
-        UsageError: an option that cannot be right, or a function that returns no logits.
-        DataError: images outside [0, 1], not float or not [B, C, H, W]; labels that name no class; too few draws.
-        NonFinite: logits are NaN or infinite.
     """
-    options = Square(eps, queries, restarts, p_init, norm, mode, eval_mode, seed, search_dtype)
-    eps = options.eps
-    images = inputs.check_images(images)
-    if images.ndim != 4:
-        raise DataError(f"squares need images [B, C, H, W]; got shape {tuple(images.shape)}")
-    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    if draws is not None and norm != "linf":
-        raise UsageError("draws= are those of the l-infinity form")
-    if draws is not None and draws.corners.shape != (len(images), queries, 2):
-        raise DataError(f"expected draws for {queries} queries of each of {len(images)} images")
-    if not len(images):
-        return images
-    everyone = torch.arange(len(images), device=images.device)
-    size = _square_l2.side if norm == "l2" else side
-    sides = [size(query, p_init, *images.shape[-2:]) for query in range(queries)]
-    with inputs.borrowed(function, eval_mode):
-        clean = clean_logits(function, images, labels, positions)
-        best = Best(images, labels, False)
-        if mode == "compact":
-            best.fooled = clean.argmax(1) != labels
-        for restart in range(restarts):
-            rows = everyone if mode == "full" else everyone[~best.fooled]
-            if not len(rows):
-                break
-            drawn: Any
-            if draws is not None and restart == 0:
-                drawn = draws.those(rows)
-            elif norm == "l2":
-                drawn = _square_l2.draw(images[rows], positions[rows], queries, seed, restart)
-            else:
-                drawn = draw(images[rows], positions[rows], sides, seed, restart)
-            run, _ = search(
-                coarse(function, search_dtype), images[rows], labels[rows], positions[rows], drawn, sides, eps,
-                norm=norm, early=mode == "compact", confirm=None if search_dtype == "float32" else function,
-            )  # fmt: skip
-            best.take(rows, run.adv, run.values, run.fooled)
-    return best.adv
-
-
-@dataclass(frozen=True)
-class Square(AttackOptions, runs=square):
-    """`square` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     gradients: ClassVar[bool] = False
 
@@ -128,6 +61,58 @@ class Square(AttackOptions, runs=square):
         check_choice("mode", self.mode, get_args(Mode))
         check_choice("search_dtype", self.search_dtype, get_args(SearchDtype))
         check_number("p_init", self.p_init, 0, 1, above=True)
+
+    def perturb(
+        self,
+        function: Images,
+        images: Tensor,
+        labels: Tensor,
+        *,
+        indices: Tensor | Sequence[int] | None = None,
+        draws: "Draws | None" = None,
+    ) -> Tensor:
+        """See `AttackOptions.__call__`.
+
+        Args:
+            function: images -> logits [B, K]; no gradient is asked for.
+            images: [B, C, H, W] in [0, 1], float32 (float64 for reference runs).
+            draws: in place of those of the first restart (l-infinity).
+        """
+        images = inputs.check_images(images)
+        if images.ndim != 4:
+            raise DataError(f"squares need images [B, C, H, W]; got shape {tuple(images.shape)}")
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        if draws is not None and self.norm != "linf":
+            raise UsageError("draws= are those of the l-infinity form")
+        if draws is not None and draws.corners.shape != (len(images), self.queries, 2):
+            raise DataError(f"expected draws for {self.queries} queries of each of {len(images)} images")
+        if not len(images):
+            return images
+        everyone = torch.arange(len(images), device=images.device)
+        size = _square_l2.side if self.norm == "l2" else side
+        sides = [size(query, self.p_init, *images.shape[-2:]) for query in range(self.queries)]
+        with inputs.borrowed(function, self.eval_mode):
+            clean = clean_logits(function, images, labels, positions)
+            best = Best(images, labels, False)
+            if self.mode == "compact":
+                best.fooled = clean.argmax(1) != labels
+            for restart in range(self.restarts):
+                rows = everyone if self.mode == "full" else everyone[~best.fooled]
+                if not len(rows):
+                    break
+                drawn: Any
+                if draws is not None and restart == 0:
+                    drawn = draws.those(rows)
+                elif self.norm == "l2":
+                    drawn = _square_l2.draw(images[rows], positions[rows], self.queries, self.seed, restart)
+                else:
+                    drawn = draw(images[rows], positions[rows], sides, self.seed, restart)
+                run, _ = search(
+                    coarse(function, self.search_dtype), images[rows], labels[rows], positions[rows], drawn, sides, self.eps,
+                    norm=self.norm, early=self.mode == "compact", confirm=None if self.search_dtype == "float32" else function,
+                )  # fmt: skip
+                best.take(rows, run.adv, run.values, run.fooled)
+        return best.adv
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 Source: the losses of Croce & Hein 2020 (arXiv 2003.01690), who show that one loss alone is not enough; the choice of members and
 constants is ours [inferred], made by measurement against the whole AutoAttack (`benchmarks/standard_fast.py`, docs/attacks.md).
-An evaluation runs `StandardFast.members` one by one, so that its record says which of them broke an image; this function finds
+An evaluation runs `StandardFast.members` one by one, so that its record says which of them broke an image; this attack finds
 the same images broken. Not AutoAttack: do not call it so.
 """
 
@@ -21,41 +21,17 @@ from ironclip.core.threat import Norm
 from ironclip.core.types import Attack, Images
 
 
-def standard_fast(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    norm: Norm = "linf",
-    mode: Mode = "compact",
-    eval_mode: bool = True,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class StandardFast(AttackOptions):
     """Images in the ball and in [0, 1]: misclassified ones where any member found one.
 
     Args:
-        function: images -> logits [B, K]; a module's parameters are frozen meanwhile.
-        images: [B, C, H, W] in [0, 1], float32.
-        labels: [B] true classes.
         eps: radius in the unit of the images.
         mode: "compact": each member meets the images that withstood all before it. "full": every member, every image, every
             step; for images that another function will see.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index, the key of each image's draws.
-        indices: [B] positions in the data set; default 0 .. B-1.
-
-    Raises:
-        UsageError, DataError, NonFinite: as `apgd`.
     """
-    members = StandardFast(eps, norm, mode, eval_mode, seed).members.values()
-    return in_turn(members, function, images, labels, mode=mode, eval_mode=eval_mode, indices=indices)
-
-
-@dataclass(frozen=True)
-class StandardFast(AttackOptions, runs=standard_fast):
-    """`standard_fast` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     eps: float
     norm: Norm = "linf"
@@ -77,3 +53,13 @@ class StandardFast(AttackOptions, runs=standard_fast):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options: those of all members."""
         return {"members": {name: describe(member) for name, member in self.members.items()}}
+
+    def perturb(
+        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """See `AttackOptions.__call__`.
+
+        Args:
+            images: [B, C, H, W] in [0, 1], float32.
+        """
+        return in_turn(self.members.values(), function, images, labels, mode=self.mode, eval_mode=self.eval_mode, indices=indices)

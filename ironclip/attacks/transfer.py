@@ -24,22 +24,11 @@ from ironclip.core.types import Images
 INNER = ("pgd", "mim", "di")
 
 
-def transfer(
-    function: Images,
-    images: Tensor,
-    labels: Tensor,
-    *,
-    eps: float,
-    source: str = "mini",
-    inner: str = "mim",
-    steps: int = 10,
-    seed: int = 0,
-    indices: Tensor | Sequence[int] | None = None,
-) -> Tensor:
+@dataclass(frozen=True)
+class Transfer(AttackOptions):
     """Images in the ball and in [0, 1] made on zero-shot classification by the backbone `source`.
 
     Args:
-        function: only its class names are used: a classifier with `.classes`.
         source: a backbone's name, as `--backbone` takes it; loaded once.
         inner: what is run on the source: "pgd" (margin loss, last iterate), "mim" or "di".
 
@@ -47,33 +36,6 @@ def transfer(
         UsageError: a function without class names, or a source that sees images of another size.
         CheckpointError: weights that cannot be had.
     """
-    from ironclip.attacks._catalogue import build
-
-    checked = Transfer(eps, source, inner, steps, seed)
-    images = inputs.check_images(images)
-    labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-    classes = getattr(function, "classes", None)
-    if classes is None:
-        raise UsageError("a transfer attack needs a classifier with class names; this function has no attribute classes")
-    backbone = _backbone(source, str(images.device))
-    if len(images) and images.shape[-1] != backbone.spec.resolution:
-        sizes = f"{backbone.spec.resolution} pixels, the images have {images.shape[-1]}"
-        raise UsageError(f"transfer pictures need a source of the same resolution; {source} sees {sizes}")
-    with torch.no_grad():
-        surrogate = assemble(backbone, tuple(classes))
-    options: dict[str, Any] = {"keep": "last", "loss": "margin"} if inner == "pgd" else {}
-    made = build(inner, eps=checked.eps, steps=steps, seed=seed, **options)
-    return made(surrogate, images, labels, indices=positions)
-
-
-@lru_cache(maxsize=4)
-def _backbone(name: str, device: str) -> ClipBackbone:
-    return load(name, device=device)
-
-
-@dataclass(frozen=True)
-class Transfer(AttackOptions, runs=transfer):
-    """`transfer` with its options: an attack that can be printed, compared, stored and rebuilt."""
 
     norm: ClassVar[str] = "linf"
     gradients: ClassVar[bool] = False
@@ -87,3 +49,33 @@ class Transfer(AttackOptions, runs=transfer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_choice("inner", self.inner, INNER)
+
+    def perturb(
+        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
+    ) -> Tensor:
+        """See `AttackOptions.__call__`.
+
+        Args:
+            function: only its class names are used: a classifier with `.classes`.
+        """
+        from ironclip.attacks._catalogue import build
+
+        images = inputs.check_images(images)
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        classes = getattr(function, "classes", None)
+        if classes is None:
+            raise UsageError("a transfer attack needs a classifier with class names; this function has no attribute classes")
+        backbone = _backbone(self.source, str(images.device))
+        if len(images) and images.shape[-1] != backbone.spec.resolution:
+            sizes = f"{backbone.spec.resolution} pixels, the images have {images.shape[-1]}"
+            raise UsageError(f"transfer pictures need a source of the same resolution; {self.source} sees {sizes}")
+        with torch.no_grad():
+            surrogate = assemble(backbone, tuple(classes))
+        options: dict[str, Any] = {"keep": "last", "loss": "margin"} if self.inner == "pgd" else {}
+        made = build(self.inner, eps=self.eps, steps=self.steps, seed=self.seed, **options)
+        return made(surrogate, images, labels, indices=positions)
+
+
+@lru_cache(maxsize=4)
+def _backbone(name: str, device: str) -> ClipBackbone:
+    return load(name, device=device)

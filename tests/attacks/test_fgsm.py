@@ -4,11 +4,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from toys import convnet, linear, pictures, predicted
+from toys import convnet, fgsm, linear, pgd, pictures, predicted
 
 from ironclip.attacks import FGSM
-from ironclip.attacks.fgsm import fgsm
-from ironclip.attacks.pgd import pgd
 from ironclip.core.errors import UsageError
 
 

@@ -2,11 +2,9 @@
 
 import pytest
 import torch
-from toys import convnet, linear, pictures, predicted
+from toys import convnet, linear, mim, pgd, pictures, predicted
 
 from ironclip.attacks import MIM
-from ironclip.attacks.mim import mim
-from ironclip.attacks.pgd import pgd
 from ironclip.core.errors import UsageError
 from ironclip.core.losses import cross_entropy_each
 

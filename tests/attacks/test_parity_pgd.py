@@ -3,8 +3,8 @@
 import pytest
 import torch
 from parity import PlainClassifier, assert_matches, load_case, notes_of, parity_clip
+from toys import pgd
 
-from ironclip.attacks.pgd import pgd
 from ironclip.core.losses import cross_entropy_each
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}

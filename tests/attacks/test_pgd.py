@@ -6,11 +6,10 @@ import pytest
 import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
-from toys import convnet, linear, pictures, predicted
+from toys import convnet, linear, pgd, pictures, predicted
 
 from ironclip.attacks import PGD
 from ironclip.attacks._goal import TARGETED, Best, Part
-from ironclip.attacks.pgd import pgd
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.losses import cross_entropy_each, kl_each, margin_each
 from ironclip.core.tensors import keyed_uniform, project

