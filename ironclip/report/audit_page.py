@@ -9,6 +9,7 @@ from ironclip.core.threat import format_eps
 from ironclip.report import figures
 from ironclip.report.page import picture
 from ironclip.report.tables import interval, percent
+from ironclip.report.templating import render
 from ironclip.report.views import Panel, Point, RunView
 
 NAMES = {"pass": "passed", "warn": "warnings", "fail": "failed", "not applicable": "not applicable"}
@@ -20,20 +21,12 @@ def audit_page(report: AuditReport, shown: Sequence[tuple[float, Panel]] = (), *
     Args:
         shown: (radius, picture before and after), the smallest radius first.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     points = (Point(0.0, report.clean), *(Point(radius.eps, radius.robust) for radius in report.radii if radius.eps > 0))
-    environment = Environment(
-        loader=PackageLoader("ironclip.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "interval": interval, "eps": partial(format_eps, norm=report.record.threat.norm)}
     verdicts = sorted(report.verdicts, key=lambda verdict: LEVELS.index(verdict.level))
     counts = {NAMES[level]: sum(verdict.level == level for verdict in verdicts) for level in LEVELS}
-    return environment.get_template("audit.html.j2").render(
+    return render(
+        "audit.html.j2",
+        {"percent": percent, "interval": interval, "eps": partial(format_eps, norm=report.record.threat.norm)},
         title=title or f"Audit of {report.target}",
         report=report,
         summary=summary(report),

@@ -12,30 +12,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ironclip.records.bounds import BOUND, mark
+from ironclip.core import escapes
+from ironclip.core.escapes import tex
+from ironclip.core.shown import plain as plain_text
+from ironclip.records.bounds import mark
 from ironclip.report.tables import DASH, Row, caption, columns, interval, percent, rank
 
 if TYPE_CHECKING:
     from rich.table import Table
-
-TEX = {
-    "\\": r"\textbackslash{}",
-    "&": r"\&",
-    "%": r"\%",
-    "$": r"\$",
-    "#": r"\#",
-    "_": r"\_",
-    "{": r"\{",
-    "}": r"\}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
-    "–": "--",
-    BOUND: r"$\leq$",
-}
 
 
 @dataclass(frozen=True)
@@ -98,18 +82,18 @@ def terminal(table: Sequence[Row] | Grid) -> "Table":
     from rich.text import Text
 
     cells = table if isinstance(table, Grid) else grid(table)
-    made = Table(caption=Text(cells.caption), caption_justify="left", caption_style="dim")
+    made = Table(caption=Text(plain_text(cells.caption)), caption_justify="left", caption_style="dim")
     for place, title in enumerate(cells.head):
-        made.add_column(Text(title), justify="left" if place < cells.words else "right", overflow="fold")
+        made.add_column(Text(plain_text(title)), justify="left" if place < cells.words else "right", overflow="fold")
     styles = {0: "", 1: "bold", 2: "underline"}
     for number, line in enumerate(cells.body):
         if number in cells.starts:
             made.add_section()
         written = []
         for cell in line:
-            text = Text(cell.text, style=styles[cell.rank])
+            text = Text(plain_text(cell.text), style=styles[cell.rank])
             for extra in (cell.interval, cell.note):
-                text.append(f" {extra}" if extra else "", style="not bold not underline dim")
+                text.append(f" {plain_text(extra)}" if extra else "", style="not bold not underline dim")
             written.append(text)
         made.add_row(*written)
     return made
@@ -120,13 +104,17 @@ def markdown(table: Sequence[Row] | Grid) -> str:
     marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
 
     def write(cell: Cell) -> str:
-        parts = (marks[cell.rank].format(_markdown(cell.text)), cell.interval, f"({cell.note})" if cell.note else "")
+        extra = (cell.interval, f"({escapes.markdown(cell.note)})" if cell.note else "")
+        parts = (marks[cell.rank].format(escapes.markdown(cell.text)), *extra)
         return " ".join(part for part in parts if part)
 
     cells = table if isinstance(table, Grid) else grid(table)
-    lines = [cells.head, [":--" if place < cells.words else "--:" for place in range(len(cells.head))]]
+    lines = [
+        [escapes.markdown(title) for title in cells.head],
+        [":--" if place < cells.words else "--:" for place in range(len(cells.head))],
+    ]
     lines += [[write(cell) for cell in line] for line in cells.body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{_markdown(cells.caption)}\n"
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{escapes.markdown(cells.caption)}\n"
 
 
 def latex(table: Sequence[Row] | Grid, label: str = "tab:ironclip") -> str:
@@ -135,7 +123,8 @@ def latex(table: Sequence[Row] | Grid, label: str = "tab:ironclip") -> str:
 
     def write(cell: Cell) -> str:
         extra = " ".join(part for part in (cell.interval, f"({cell.note})" if cell.note else "") if part)
-        return marks[cell.rank].format(tex(cell.text)) + (rf" {{\scriptsize {tex(extra)}}}" if extra else "")
+        option = "{}" if cell.text.lstrip().startswith(("[", "*")) else ""  # or the \\ before would take it for its own
+        return option + marks[cell.rank].format(tex(cell.text)) + (rf" {{\scriptsize {tex(extra)}}}" if extra else "")
 
     cells = table if isinstance(table, Grid) else grid(table)
     lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(cells.caption)}}}", rf"\label{{{label}}}"]
@@ -146,11 +135,6 @@ def latex(table: Sequence[Row] | Grid, label: str = "tab:ironclip") -> str:
             lines.append(r"\midrule")
         lines.append(" & ".join(write(cell) for cell in line) + r" \\")
     return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
-
-
-def tex(text: str) -> str:
-    """Text with every character that LaTeX would act upon made plain."""
-    return "".join(TEX.get(character, character) for character in text)
 
 
 def plain(row: Row) -> dict[str, Any]:
@@ -170,15 +154,15 @@ def as_csv(table: Sequence[Row]) -> str:
     if not table:
         return ""
     stream = io.StringIO()
-    writer = csv.DictWriter(stream, list(plain(table[0])), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(plain(row) for row in table)
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(plain(table[0]))
+    writer.writerows(escapes.cells(plain(row).values()) for row in table)
     return stream.getvalue()
 
 
 def as_json(table: Sequence[Row]) -> str:
     value = {"caption": caption(table), "rows": [plain(row) for row in table]}
-    return json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 
 def _answer(row: Row) -> tuple[Cell, Cell]:
@@ -198,9 +182,3 @@ def _robust(row: Row) -> float:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _markdown(text: str) -> str:
-    for character in "\\`*_|<>[]":
-        text = text.replace(character, f"\\{character}")
-    return text.replace("\n", " ")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from statistics import fmean, pstdev, stdev
 from typing import Any
 
+from ironclip.core import escapes
 from ironclip.records.bounds import BOUND, LEGEND, mark
 from ironclip.records.statistics import harmonic, wilson
 from ironclip.report.formats import Cell, Grid
@@ -129,7 +130,8 @@ def long(tables: Sequence[Matrix]) -> str:
     for number, line in enumerate(listed(tables)):
         if number == 0:
             writer.writerow(line.keys())
-        writer.writerow("" if v is None else f"{v:.{DIGITS.get(k, 6)}f}" if isinstance(v, float) else v for k, v in line.items())
+        written = ("" if v is None else f"{v:.{DIGITS.get(k, 6)}f}" if isinstance(v, float) else v for k, v in line.items())
+        writer.writerow(escapes.cells(written))
     return stream.getvalue()
 
 

@@ -8,6 +8,7 @@ from ironclip.core.errors import UsageError
 from ironclip.records.record import ClassResult, Record
 from ironclip.report import figures, formats, pictures, words
 from ironclip.report.tables import answer_words, attack_words, columns, interval, percent, rows, targeted_words
+from ironclip.report.templating import render
 from ironclip.report.views import Panel, RunView, radius
 
 WORST = 10
@@ -60,22 +61,14 @@ def page(views: Iterable[RunView], *, title: str = "Robustness report", notes: S
     Raises:
         UsageError: there is nothing to show.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     shown = sorted(views, key=lambda view: view.undefended)
     if not shown:
         raise UsageError("there is no finished evaluation to report; run `ironclip evaluate` first")
     records = [view.record for view in shown]
     called = names(shown)
-    environment = Environment(
-        loader=PackageLoader("ironclip.report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"percent": percent, "interval": interval}
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
+        {"percent": percent, "interval": interval},
         title=title,
         summary=words.summary(records),
         limits=words.limits(records),

@@ -9,6 +9,7 @@ import numpy as np
 from ironclip.protocols.explain import Explained
 from ironclip.report.pictures import data_uri, side
 from ironclip.report.tables import percent
+from ironclip.report.templating import render
 
 THUMBNAIL = 112  # pixels of the side of a view
 DIM = 0.2  # what is left of a pixel that is not looked at
@@ -48,13 +49,9 @@ def photos_page(photos: Sequence[Photo], *, title: str = "Labelled pictures", no
     Args:
         notes: sentences under the heading: which model, which method, what was left out.
     """
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
-    environment = Environment(
-        loader=PackageLoader("ironclip.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"percent": percent}
-    return environment.get_template("photos.html.j2").render(
+    return render(
+        "photos.html.j2",
+        {"percent": percent},
         title=title,
         notes=notes,
         photos=photos,

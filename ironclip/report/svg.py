@@ -7,8 +7,8 @@ for readers who do not see the colours.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from html import escape
 
+from ironclip.core.escapes import html
 from ironclip.report.svg_labels import beside
 
 WIDTH, HEIGHT = 480, 340
@@ -89,8 +89,8 @@ def chart(
 
     parts = [
         f'<svg class="chart" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" '
-        f'font-family="system-ui, sans-serif" font-size="13" aria-label="{escape(title)}">',
-        f"<title>{escape(title)}</title>",
+        f'font-family="system-ui, sans-serif" font-size="13" aria-label="{html(title)}">',
+        f"<title>{html(title)}</title>",
         _text(2, 13, y_label, "start"),
         *legend,
     ]
@@ -172,7 +172,7 @@ class _Look:
         return f'fill="none" {self.style("stroke")} stroke-width="2.2" stroke-linejoin="round"{dashes}'
 
     def marker(self, x: float, y: float, tip: str) -> str:
-        style, title = self.style("fill"), f"<title>{escape(tip)}</title>"
+        style, title = self.style("fill"), f"<title>{html(tip)}</title>"
         if self.corners:
             points = " ".join(f"{x + right:.1f},{y + down:.1f}" for right, down in self.corners)
             return f'<polygon points="{points}" {style}>{title}</polygon>'
@@ -211,7 +211,7 @@ def _legend(lines: Sequence[Series], looks: Sequence[_Look]) -> tuple[list[str],
 
 def _drawn(line: Series, look: _Look, across: Scale, down: Scale) -> list[str]:
     """A line with its markers; a stretch of points between two gaps is one polyline."""
-    parts = [f'<g class="series" data-name="{escape(line.name)}">']
+    parts = [f'<g class="series" data-name="{html(line.name)}">']
     for run in _runs(line.points):
         corners = " ".join(f"{across(x):.1f},{down(y):.1f}" for x, y in run)
         parts.append(f'<polyline points="{corners}" {look.stroke}/>')
@@ -248,4 +248,4 @@ def _line(x1: float, y1: float, x2: float, y2: float, variable: str, color: str)
 
 def _text(x: float, y: float, text: str, anchor: str, variable: str = "--ink", color: str = "#30363d") -> str:
     style = f'fill="{color}" style="fill:var({variable}, {color})"'
-    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {style}>{escape(text)}</text>'
+    return f'<text x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}" {style}>{html(text)}</text>'

@@ -1,8 +1,8 @@
 """A table of cells as HTML, for pages and for notebooks."""
 
 from collections.abc import Sequence
-from html import escape
 
+from ironclip.core.escapes import bdi, html
 from ironclip.report.formats import Grid, grid
 from ironclip.report.tables import Row
 
@@ -11,17 +11,17 @@ STYLES = {1: " class='best' style='font-weight:bold'", 2: " class='second' style
 
 def table(cells: Grid) -> str:
     """The bare <table>: best bold, second underlined, intervals and notes small behind the number."""
-    head = "".join(f"<th scope='col'>{escape(title)}</th>" for title in cells.head)
+    head = "".join(f"<th scope='col'>{bdi(title)}</th>" for title in cells.head)
     body = []
     for line in cells.body:
         written = []
         for place, cell in enumerate(line):
             extra = " ".join(part for part in (cell.interval, cell.note) if part)
-            small = f" <small>{escape(extra)}</small>" if extra else ""
+            small = f" <small>{html(extra)}</small>" if extra else ""
             look = STYLES.get(cell.rank, "")
             tag = "td" if place else "th"
             row = "" if place else " scope='row'"
-            written.append(f"<{tag}{row}{look} title='{escape(cell.text)}'>{escape(cell.text)}{small}</{tag}>")
+            written.append(f"<{tag}{row}{look} title='{html(cell.text)}'>{bdi(cell.text)}{small}</{tag}>")
         body.append(f"<tr>{''.join(written)}</tr>")
     return f"<table class='matrix'><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
 
@@ -31,5 +31,5 @@ def notebook(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     if not rows:
         return "<p>no record</p>"
     cells = grid(rows)
-    below = "".join(f"<p><small>{escape(text)}</small></p>" for text in (cells.caption, *notes))
+    below = "".join(f"<p><small>{html(text)}</small></p>" for text in (cells.caption, *notes))
     return f"<div style='overflow-x:auto'>{table(cells)}</div>{below}"

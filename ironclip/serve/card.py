@@ -4,8 +4,10 @@ import json
 from collections.abc import Sequence
 
 from ironclip.backbones.registry import ROBUST, license_of
+from ironclip.core.escapes import code, markdown
+from ironclip.core.shown import plain
 from ironclip.records.record import Record
-from ironclip.report.formats import markdown
+from ironclip.report.formats import markdown as table
 from ironclip.report.tables import rows
 from ironclip.report.words import limits
 from ironclip.serve.facts import Facts, Training, names
@@ -37,25 +39,27 @@ def card(facts: Facts, records: Sequence[Record], name: str) -> str:
     Args:
         name: hub id or folder under which it can be loaded.
     """
+    backbone, licence, load = facts.backbone.name, license_of(facts.backbone.name), f"load_classifier({json.dumps(name)})"
     parts = [
         _head(facts),
-        f"# {name.rpartition('/')[2]}\n",
-        f"{facts.method} on the frozen backbone {facts.backbone.name}, a classifier of {facts.resolution} x {facts.resolution} "
-        f"pictures into {len(facts.classes)} classes: {names(facts.classes, 20)}.\n",
+        f"# {markdown(name.rpartition('/')[2])}\n",
+        f"{markdown(facts.method)} on the frozen backbone {markdown(backbone)}, a classifier of "
+        f"{facts.resolution} x {facts.resolution} pictures into {len(facts.classes)} classes: "
+        f"{markdown(names(facts.classes, 20))}.\n",
         "## Use\n",
-        f'```python\nimport ironclip\n\nmodel = ironclip.load_classifier("{name}")\nprint(model.classify("picture.jpg"))\n```\n',
+        f'```python\nimport ironclip\n\nmodel = ironclip.{load}\nprint(model.classify("picture.jpg"))\n```\n',
         "Only learned tensors are stored here. They fit the frozen weights "
-        f"`{facts.backbone.name}` (sha256 `{facts.backbone.sha256 or 'not known'}`) and are refused on any others.\n",
+        f"{code(backbone)} (sha256 {code(facts.backbone.sha256 or 'not known')}) and are refused on any others.\n",
         "## Training\n",
         _training(facts.training),
         "## What was measured\n",
         _measured(records),
         "## What it was not tested against\n",
-        "\n".join(f"- **{what}** {text}" for what, text in not_tested(records)) + "\n",
+        "\n".join(f"- **{markdown(what)}** {markdown(text)}" for what, text in not_tested(records)) + "\n",
         "## Verify\n",
         _verify(facts, name),
         "## Licence\n",
-        f"Weights of the backbone: {license_of(facts.backbone.name)}. The learned tensors fall under whatever the training "
+        f"Weights of the backbone: {markdown(licence)}. The learned tensors fall under whatever the training "
         "pictures allow; the person who publishes them states that.\n",
     ]
     return "\n".join(parts)
@@ -99,7 +103,8 @@ def _training(training: Training | None) -> str:
     shown = [f"{key} {value:.4g}" if isinstance(value, float) else f"{key} {value}" for key, value in constants.items()]
     attack = f"{training.attack.get('attack')} at eps {training.eps} ({', '.join(shown)})"
     return (
-        f"- data: {training.data}, {shots} (drawn with seed {training.split_seed})\n- adversarial examples: {attack}\n"
+        f"- data: {markdown(training.data)}, {shots} (drawn with seed {training.split_seed})\n"
+        f"- adversarial examples: {markdown(attack)}\n"
         f"- seed {training.seed}; {training.parameters:,} learned numbers\n"
     )
 
@@ -108,17 +113,17 @@ def _measured(records: Sequence[Record]) -> str:
     if not records:
         return "Nothing yet.\n"
     threats = dict.fromkeys(record.threat_words for record in records)
-    flags = dict.fromkeys(f"- {flag.level}: {flag.text}" for record in records for flag in record.flags)
-    return "\n".join([f"Threat model: {'; '.join(threats)}.\n", markdown(rows(records)), *flags, ""])
+    flags = dict.fromkeys(f"- {flag.level}: {markdown(flag.text)}" for record in records for flag in record.flags)
+    return "\n".join([f"Threat model: {markdown('; '.join(threats))}.\n", table(rows(records)), *flags, ""])
 
 
 def _verify(facts: Facts, name: str) -> str:
     commands = list(dict.fromkeys(measured.command for measured in facts.measured if measured.command))
     lines = [
         "On the pictures above, or on your own with the same class names:\n",
-        f'```python\nimport ironclip\n\nmodel = ironclip.load_classifier("{name}")',
+        f"```python\nimport ironclip\n\nmodel = ironclip.load_classifier({json.dumps(name)})",
         'print(ironclip.evaluate(model, data="path/to/pictures", attack="apgd", eps="4/255").table())\n```\n',
     ]
     if commands:
-        lines += ["The records were made, where the run lies, with:\n", "```bash", *commands, "```\n"]
+        lines += ["The records were made, where the run lies, with:\n", "```bash", *map(plain, commands), "```\n"]
     return "\n".join(lines)

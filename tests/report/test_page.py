@@ -76,7 +76,9 @@ def test_few_trainings_stand_beside_the_curve_and_many_in_their_sections():
 
 def test_the_worst_classes_come_first_and_the_rest_is_folded():
     html = page([RunView(record(classes=tuple(f"class-{i:02}" for i in range(25)), images=250))])
-    shown, folded = (re.findall(r'<th scope="row">class-(\d\d)</th>', part) for part in html.split("The other 15 classes"))
+    shown, folded = (
+        re.findall(r'<th scope="row"><bdi>class-(\d\d)</bdi></th>', part) for part in html.split("The other 15 classes")
+    )
     assert "The 10 worst of 25 classes" in html
     assert shown == [f"{place}" for place in range(10, 20)]
     assert folded == [*(f"{place}" for place in range(20, 25)), *(f"{place:02}" for place in range(9, -1, -1))]

@@ -1,0 +1,75 @@
+"""Names that others chose inside our texts: for each form of output the one function that makes a name harmless there."""
+
+import re
+from collections.abc import Iterable, Iterator
+from html import escape
+from typing import Any
+
+from ironclip.core.shown import plain
+
+_MARKDOWN = re.compile(r"[\\`*_{}\[\]<>#|&~$]")
+_LINKS = re.compile(r"(?i)(:(?=//)|(?<=www)\.|(?<=mailto):|(?<=xmpp):|@)")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\uff1d", "\uff0b", "\uff0d", "\uff20")
+TEX = {
+    "\\": r"\textbackslash{}",
+    "&": r"\&",
+    "%": r"\%",
+    "$": r"\$",
+    "#": r"\#",
+    "_": r"\_",
+    "{": r"\{",
+    "}": r"\}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    '"': r"\textquotedbl{}",
+    "–": "--",
+    "≤": r"$\leq$",
+}
+
+
+def visible(text: str) -> str:
+    r"""The text with every control sign, sign of direction and half character as `\u202e`; line ends stay.
+
+    Such signs clear a terminal, or let a name run backwards over the words and numbers beside it.
+    """
+    return "\n".join(map(plain, text.split("\n")))
+
+
+def html(text: str) -> str:
+    """For the inside of an element or of a quoted attribute."""
+    return escape(visible(text))
+
+
+def bdi(text: str) -> str:
+    """As an element whose direction of writing does not reach what stands beside it."""
+    return f"<bdi>{html(text)}</bdi>"
+
+
+def markdown(text: str) -> str:
+    """For the middle of a line of Markdown: nothing in it is a mark, an element, a link or a cell's end."""
+    marked = _MARKDOWN.sub(lambda sign: f"\\{sign[0]}", plain(text))
+    return _LINKS.sub(lambda sign: f"&#{ord(sign[0])};", marked)
+
+
+def code(text: str) -> str:
+    """As inline code of Markdown."""
+    return f"`{plain(text).replace('`', chr(39))}`"
+
+
+def tex(text: str) -> str:
+    """Text with every character that LaTeX would act upon made plain."""
+    return "".join(TEX.get(character, character) for character in plain(text))
+
+
+def cells(values: Iterable[Any]) -> Iterator[Any]:
+    """Values for a line of CSV: a spreadsheet takes none of the texts for a formula; numbers stay numbers."""
+    for value in values:
+        text = plain(value) if isinstance(value, str) else value
+        yield f"'{text}" if isinstance(text, str) and text.lstrip().startswith(_FORMULA) and not _number(text) else text
+
+
+def _number(text: str) -> bool:
+    return re.fullmatch(r"[+-]?\d+(\.\d+)?([eE][+-]?\d+)?", text) is not None
