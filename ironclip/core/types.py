@@ -7,7 +7,7 @@ E joint width, G patches a side, T text length.
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -167,6 +167,19 @@ class Head(Protocol):
         ...
 
     def __call__(self, output: ImageOutput, text_features: Tensor) -> Tensor: ...
+
+
+@runtime_checkable
+class ComparingHead(Head, Protocol):
+    """A head with features of its own, which tells how far an attack moved them."""
+
+    def observer(self) -> Trace | None:
+        """A fresh trace of all that `compared` reads."""
+        ...
+
+    def compared(self, clean: ImageOutput, moved: ImageOutput) -> dict[str, Tensor]:
+        """[B] numbers by name, of the same images before and after an attack."""
+        ...
 
 
 @dataclass(frozen=True)

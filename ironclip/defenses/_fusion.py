@@ -102,6 +102,21 @@ class ShieldHead(nn.Module):
             return weight * of_class + (1 - weight) * of_shield
         return torch.logaddexp(of_class.log_softmax(1) + logs[0], of_shield.log_softmax(1) + logs[1])
 
+    def compared(self, clean: ImageOutput, moved: ImageOutput) -> dict[str, Tensor]:
+        """[B] of the same images before and after an attack, p the pooled feature of the shield: |p(x') - p(x)| / |p(x)|,
+        1 - cos, and the share of positions whose code is the same, which is what the paper's claim rests on."""
+        (ours, codes), (theirs, others) = self._pooled(clean), self._pooled(moved)
+        return {
+            "shield_distortion": (theirs - ours).norm(dim=1) / ours.norm(dim=1).clamp_min(1e-12),
+            "shield_cosine": 1 - torch.cosine_similarity(theirs, ours, dim=1, eps=1e-12),
+            "codes_kept": (codes == others).double().mean(1),
+        }
+
+    def _pooled(self, output: ImageOutput) -> tuple[Tensor, Tensor]:
+        """[B, E] pooled features in double precision, and [B, N] the codes of the positions."""
+        made = self.shield(self.grid(output))
+        return self.pool(made.rebuilt).double(), self.shield.quantiser.nearest(made.latent)
+
     def forward(self, output: ImageOutput, text_features: Tensor) -> Tensor:
         if self.gate is None and self.weight == 1:
             return self.cosine(output, text_features)

@@ -15,7 +15,7 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.tensors import evaluating, frozen
-from ironclip.core.types import Attack, Batch
+from ironclip.core.types import Attack, Batch, ComparingHead, ImageOutput
 from ironclip.loops.scoring import full_precision
 
 PERTURBING = ("APGD", "CW", "DI", "FGSM", "Feature", "MIM", "PGD", "Square")
@@ -30,6 +30,8 @@ def distortion(classifier: AdaptedClassifier, attack: Attack, batches: Iterable[
         clean_shift        |f(x) - f0(x)|^2
         adversarial_shift  |f(x') - f0(x)|^2
 
+    and what the head compares, where it has features of its own (`ComparingHead`): for DEFEAT those of its shield.
+
     Args:
         classifier: images [B, 3, H, W] in [0, 1]; the pictures x' are made against it.
         attack: in a mode that perturbs every image, those misclassified included (see `perturbing`).
@@ -37,19 +39,26 @@ def distortion(classifier: AdaptedClassifier, attack: Attack, batches: Iterable[
     Raises:
         DataError: no image.
     """
-    rows: list[Tensor] = []
-    backbone = classifier.backbone
+    rows: list[dict[str, Tensor]] = []
+    backbone, head = classifier.backbone, classifier.head
+    comparing = head if isinstance(head, ComparingHead) else None
+
+    def output(images: Tensor) -> ImageOutput:
+        trace = comparing.observer() if comparing else None
+        return ImageOutput(classifier.encode_image(images, trace=trace), trace)
+
     with evaluating(classifier), frozen(classifier), full_precision():
         for batch in batches:
             batch = batch.to(backbone.device)
             adversarial = attack(classifier, batch.images, batch.labels, indices=batch.indices)
             with torch.no_grad():
-                clean, moved = classifier.encode_image(batch.images), classifier.encode_image(adversarial)
-                rows.append(measures(clean, moved, backbone.encode_image(batch.images).float()))
+                clean, moved = output(batch.images), output(adversarial)
+                found = measures(clean.features, moved.features, backbone.encode_image(batch.images).float())
+                own = comparing.compared(clean, moved) if comparing else {}
+                rows.append({**dict(zip(NAMES, found.unbind(1))), **own})
     if not rows:
         raise DataError("there is no image to measure the features of; the split is empty")
-    means = torch.cat(rows).mean(0)
-    return dict(zip(NAMES, means.tolist()))
+    return {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}
 
 
 def measures(clean: Tensor, moved: Tensor, original: Tensor) -> Tensor:

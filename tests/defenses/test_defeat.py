@@ -13,7 +13,7 @@ from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import AdaptationClash, UnsupportedEdit, UsageError
-from ironclip.core.types import Batch, ImageOutput
+from ironclip.core.types import Batch, ComparingHead, ImageOutput
 from ironclip.defenses import build, options
 from ironclip.defenses.apt import APT
 from ironclip.defenses.defeat import DEFEAT
@@ -46,6 +46,34 @@ def slopes(term, defense) -> dict[str, float]:
         name: 0.0 if slope is None else float(slope.abs().max())
         for (name, _), slope in zip(defense.named_parameters(), found, strict=True)
     }
+
+
+# ---- what an attack moves
+
+
+@pytest.mark.parametrize("level", ["grid", "class"])
+def test_the_pooled_feature_and_the_codes_are_compared_before_and_after_an_attack(backbone, batch, level):
+    made = classifier(make(backbone, batch.classes, reconstruct=level), backbone, batch.classes)
+    head = made.head
+    assert isinstance(head, ComparingHead)
+
+    def output(images):
+        trace = head.observer()
+        return ImageOutput(made.encode_image(images, trace=trace), trace)
+
+    with torch.no_grad():
+        here, there = output(batch.images), output((batch.images + 0.1).clamp(0, 1))
+        same, found = head.compared(here, here), head.compared(here, there)
+        pools, codes = [], []
+        for seen in (here, there):
+            shielded = head.shield(head.grid(seen))
+            pools.append(head.pool(shielded.rebuilt).double())
+            codes.append((shielded.latent[:, :, None] - head.shield.quantiser.codebook).square().sum(-1).argmin(-1))
+    assert_close(same["codes_kept"], torch.ones_like(same["codes_kept"]))
+    assert float(same["shield_distortion"].max()) == 0
+    assert_close(found["codes_kept"], (codes[0] == codes[1]).double().mean(1))
+    assert_close(found["shield_distortion"], (pools[1] - pools[0]).norm(dim=1) / pools[0].norm(dim=1))
+    assert (found["codes_kept"] < 1).any()
 
 
 # ---- counts (section 2)

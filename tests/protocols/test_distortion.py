@@ -9,6 +9,7 @@ from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.types import Adaptation, Batch
+from ironclip.defenses import build
 from ironclip.protocols.distortion import NAMES, distortion, measures, perturbing
 
 
@@ -58,6 +59,17 @@ def test_a_defence_moves_clean_features_too_and_batches_do_not_matter(backbone):
     one, other = (distortion(changed, attack, batches(backbone, size=size)) for size in (2, 6))
     assert one["clean_shift"] > 0
     assert one == pytest.approx(other, rel=1e-4)
+
+
+def test_a_head_with_features_of_its_own_is_compared_too(backbone):
+    names = ("cat", "dog", "car")
+    defense = build("defeat", backbone, names, generator=torch.Generator().manual_seed(0), given={"length": 2, "codes": 8})
+    with torch.no_grad():
+        shielded = assemble(backbone, names, defense.adaptation(backbone, names))
+    found = distortion(shielded, attacks.build("pgd", eps=8 / 255, steps=3), batches(backbone))
+    assert found["clean_shift"] < 1e-9  # the class token is that of the bare tower
+    assert found["shield_distortion"] > 0
+    assert 0 <= found["codes_kept"] <= 1
 
 
 def test_every_image_is_attacked():
