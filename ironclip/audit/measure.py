@@ -1,13 +1,13 @@
 """The measurement of an audit: robust accuracy over several radii, worst case per image, kept in a run folder as it grows.
 
 An image broken at one radius is broken at every larger one, for its picture lies in the larger ball too. So it is carried
-over and not attacked again, and robust accuracy never rises with the radius.
+over and not attacked again, and robust accuracy never rises with the radius. The images of a batch that are left at a larger
+radius stay together, so shards, which take whole batches, measure what the whole measures.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Any, Protocol
 
 import torch
@@ -16,9 +16,10 @@ from torch import Tensor
 from ironclip.audit.results import Radius
 from ironclip.core.types import Attack, Batch, Classifier
 from ironclip.loops.evaluation import evaluate_into, settings
-from ironclip.records.folder import RunFolder
+from ironclip.records.folder import EvaluationFolder, RunFolder
 from ironclip.records.pictures import Example
 from ironclip.records.record import AttackResult, Record, Sample, Setup
+from ironclip.records.share import Shard
 
 
 class Pictures(Protocol):
@@ -40,6 +41,71 @@ class Curve:
     records: tuple[Record, ...]
     examples: tuple[tuple[float, Example], ...]
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class Point:
+    """One radius of an audit: its set-up, its attacks by name, and the folder of its record."""
+
+    eps: float
+    setup: Setup
+    attacks: Mapping[str, Attack]
+    folder: EvaluationFolder
+
+
+def points(
+    run: RunFolder,
+    setup: Setup,
+    attacks: Callable[[float], Mapping[str, Attack]],
+    images: int,
+    radii: Sequence[float],
+    surrogates: int = 0,
+) -> list[Point]:
+    """The radii of an audit of so many images from the smallest on; arguments as of `measure`."""
+    ordered, found = sorted(radii), []
+    for place, eps in enumerate(ordered):
+        here, named = setup.model_copy(update={"threat": replace(setup.threat, eps=eps)}), attacks(eps)
+        chosen = settings(here, named, surrogates, images=images) | {"carried_from": ordered[:place]}
+        found.append(Point(eps, here, named, run.evaluation(chosen, name=f"audit-{here.threat.radius}")))
+    return found
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What scores some rows of the pictures at all radii; arguments as of `measure`."""
+
+    classifier: Classifier
+    pictures: Pictures
+    surrogates: Sequence[Classifier] = ()
+    keep_examples: int = 8
+    device: torch.device | str | None = None
+    callback: Callable[[float, dict[str, Any]], None] = lambda eps, event: None
+
+    def radii(
+        self, points: Sequence[Point], folders: Sequence[EvaluationFolder], rows: Sequence[range]
+    ) -> Iterator[tuple[Record, list[Example], dict[int, Sample], dict[int, Sample]]]:
+        """At each radius: the record in its folder, the examples, the samples carried over and all samples, by index."""
+        carried: dict[int, Sample] = {}
+        for point, folder in zip(points, folders, strict=True):
+            known = {sample.index for sample in folder.samples()}
+            if folder.record() is None:
+                folder.append(sample for index, sample in carried.items() if index not in known)
+            record, kept = evaluate_into(
+                folder,
+                point.setup,
+                self.classifier,
+                point.attacks,
+                _batches(self.pictures, rows, carried),
+                surrogates=self.surrogates,
+                keep_examples=self.keep_examples,
+                total=sum(map(len, rows)),
+                device=self.device,
+                probe=point.setup.threat.knowledge != "black-box",
+                callback=partial(self.callback, point.eps),
+            )
+            samples = {sample.index: sample for sample in folder.samples()}
+            yield record, kept, carried, samples
+            carried = {index: sample for index, sample in samples.items() if not sample.robust}
 
 
 def measure(
@@ -64,51 +130,30 @@ def measure(
         keep_examples: broken pictures to keep at each radius.
         callback: gets the radius and the events of `evaluation.evaluate`.
     """
-    ordered = sorted(radii)
-    points, records, examples = [], [], []
-    carried: dict[int, Sample] = {}
+    found = points(run, setup, attacks, len(pictures), radii, len(surrogates))
+    scoring = Scoring(classifier, pictures, surrogates, keep_examples, device, callback)
+    curve, records, examples = [], [], []
     samples: list[Sample] = []
-    for place, eps in enumerate(ordered):
-        here = setup.model_copy(update={"threat": replace(setup.threat, eps=eps)})
-        named = attacks(eps)
-        chosen = settings(here, named, len(surrogates), images=len(pictures)) | {"carried_from": ordered[:place]}
-        folder = run.evaluation(chosen, name=f"audit-{here.threat.radius}")
-        known = {sample.index for sample in folder.samples()}
-        if folder.record() is None:
-            folder.append(sample for index, sample in carried.items() if index not in known)
-        record, kept = evaluate_into(
-            folder,
-            here,
-            classifier,
-            named,
-            _batches(pictures, set(carried), batch_size),
-            surrogates=surrogates,
-            keep_examples=keep_examples,
-            total=len(pictures),
-            device=device,
-            probe=setup.threat.knowledge != "black-box",
-            callback=partial(callback, eps),
-        )
-        samples = list({sample.index: sample for sample in folder.samples()}.values())
-        points.append(_point(record, samples, carried))
+    rows = Shard(1, 1).rows(len(pictures), batch_size)
+    scored = scoring.radii(found, [point.folder for point in found], rows)
+    for point, (record, kept, carried, known) in zip(found, scored, strict=True):
+        samples = list(known.values())
+        curve.append(_point(record, samples, carried))
         records.append(record)
-        examples += [(eps, example) for example in kept]
-        carried = {sample.index: sample for sample in samples if not sample.robust}
-    return Curve(tuple(points), tuple(records), tuple(examples), tuple(samples))
+        examples += [(point.eps, example) for example in kept]
+    return Curve(tuple(curve), tuple(records), tuple(examples), tuple(samples))
 
 
-def _batches(pictures: Pictures, carried: set[int], batch_size: int) -> Iterator[Batch]:
-    """All pictures; those whose outcome is carried over in batches of their own, which are read and not scored."""
-    rows = list(range(len(pictures)))
+def _batches(pictures: Pictures, rows: Sequence[range], carried: Container[int]) -> Iterator[Batch]:
+    """The pictures of these rows, each range a batch; those whose outcome is carried over apart, which are read and not scored.
+
+    What is scored together depends on its own range alone, so that shards score as the whole does.
+    """
     positions = pictures.indices.tolist()
-    done, left = [r for r in rows if positions[r] in carried], [r for r in rows if positions[r] not in carried]
-    for group in chain(_parts(left, batch_size), _parts(done, batch_size)):
-        yield pictures.batch(group)
-
-
-def _parts(rows: list[int], size: int) -> Iterator[list[int]]:
-    for at in range(0, len(rows), size):
-        yield rows[at : at + size]
+    for part in rows:
+        for group in ([r for r in part if positions[r] not in carried], [r for r in part if positions[r] in carried]):
+            if group:
+                yield pictures.batch(group)
 
 
 def _point(record: Record, samples: Sequence[Sample], carried: Mapping[int, Sample]) -> Radius:

@@ -15,11 +15,16 @@ from ironclip.cli.common import (
     Limit,
     Norm,
     Progress,
+    ShardOption,
     Weights,
+    WorkersOption,
     app,
     emit,
     pick_device,
+    print_left,
     print_notes,
+    repeated,
+    shared_out,
     took,
 )  # fmt: skip
 from ironclip.cli.terminal import say, show_table, table
@@ -69,6 +74,8 @@ def audit(
     robustbench: Annotated[Path | None, typer.Option("--robustbench", help="Write RobustBench's model-info JSON.")] = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="The audit's folder; default: a name in audits/.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the attacks' randomness.")] = 0,
+    shard: ShardOption = None,
+    workers: WorkersOption = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
@@ -80,15 +87,18 @@ def audit(
     for option, value, least in (("--diagnostics", diagnostics, 0), ("--steps", steps, 1), ("--batch-size", batch_size, 1)):
         if value < least:
             raise UsageError(f"{option} is a whole number of at least {least}; got {value}")
+    share = shared_out(shard, workers)
     radii = sorted(set(parse_radii(eps, norm, RADII)))
     requirements = [Requirement.parse(text, read_norm(norm)).among(tuple(radii)) for text in require or []]
     from ironclip.protocols import repeat
     from ironclip.protocols.audit import audit as run_audit
     from ironclip.protocols.audit_target import open_target
     from ironclip.protocols.frozen import given
+    from ironclip.protocols.shards import audit_shards, watch_audit
+    from ironclip.protocols.workers import Workers
 
     where = pick_device(device)
-    target = took(target, quiet=as_json)
+    typed, target = target, took(target, quiet=as_json)
     frozen = given(weights=weights, base=base, activation=activation)
     opened = open_target(
         target, data, device=where, resolution=resolution, transfer=_names(transfer), classes=classes, layout=layout,
@@ -101,28 +111,26 @@ def audit(
         line = shown.setdefault(what, Progress(f"audit {what}", quiet=as_json))
         line.count(event["done"], event["total"]) if event["event"] == "check" else line(event)
 
-    report, curve, run = run_audit(
-        opened,
-        radii,
-        norm=read_norm(norm),
-        names=_names(attack),
-        changes=changes or [],
-        requirements=requirements,
-        limit=limit,
-        split=split,
-        batch_size=batch_size,
-        diagnostics=diagnostics,
-        steps=steps,
-        seed=seed,
-        device=where,
-        out=out_folder,
-        command=repeat.audit(
-            target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed,
-            transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
-            classes=classes, layout=layout, **frozen,
-        ),
-        progress=heard,
+    options: dict[str, Any] = {"norm": read_norm(norm), "names": _names(attack), "changes": changes or [], "limit": limit}
+    options |= {"split": split, "seed": seed, "device": where, "out": out_folder, "batch_size": batch_size, "progress": heard}
+    options["command"] = repeat.audit(
+        target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed,
+        transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
+        classes=classes, layout=layout, **frozen,
     )  # fmt: skip
+    if share is not None:
+        run, left = audit_shards(opened, radii, share, **options)
+        if as_json:
+            emit({"folder": str(run.path), "unfinished": [str(each) for each in left]})
+        elif left:
+            print_left(left, run.path)
+        else:
+            say(f"all shards are merged; the same command without --shard makes the diagnostics and the report: {run.path}")
+        return
+    if workers > 1:
+        with Workers(repeated(typed, target), workers, where) as pool:
+            watch_audit(pool, opened, radii, **options)
+    report, curve, run = run_audit(opened, radii, requirements=requirements, diagnostics=diagnostics, steps=steps, **options)
     if html is not None or robustbench is not None:
         _write(report, curve, html, robustbench)
     if as_json:

@@ -2,9 +2,15 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
+from ironclip.audit.measure import Point, Scoring, points
+from ironclip.core.threat import format_eps
 from ironclip.core.types import Attack
+from ironclip.protocols.audit import KEPT, Progress
+from ironclip.protocols.audit_bench import Bench, bench
+from ironclip.protocols.audit_target import Target
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.measure import Callback, prepare
 from ironclip.protocols.workers import Workers
@@ -50,6 +56,69 @@ def evaluate_shards(
     take(run, [part], share, math.ceil(len(made.pictures) / made.batch_size), score)
     left = missing(place)
     return (None if left else merge(run, place)), left
+
+
+def audit_shards(
+    target: Target,
+    radii: Sequence[float],
+    share: Share,
+    *,
+    batch_size: int = 50,
+    device: str = "cpu",
+    progress: Progress = lambda what, event: None,
+    **options: Any,
+) -> tuple[RunFolder, tuple[Shard, ...]]:
+    """(the audit's folder, the shards that are not finished), after those of this share were done at all radii. Where none is
+    left the records are written; `audit.audit` then reads them, makes the diagnostics and the report.
+
+    Args:
+        options: as of `audit.bench`. Errors as of `evaluate_shards`.
+    """
+    with bench(target, radii, device=device, **options) as made:
+        found, parts = _begun(made, target, radii, batch_size, device)
+        norm = made.setup.threat.norm
+        scoring = Scoring(
+            target.classifier, made.pictures, target.surrogates, KEPT, device,
+            lambda eps, event: progress(format_eps(eps, norm), event),
+        )  # fmt: skip
+
+        def score(shard: Shard, folders: Sequence[EvaluationFolder]) -> None:
+            for _ in scoring.radii(found, folders, shard.rows(len(made.pictures), batch_size)):
+                pass
+
+        take(made.run, parts, share, math.ceil(len(made.pictures) / batch_size), score)
+        left = tuple(dict.fromkeys(shard for point in found for shard in missing(point.folder)))
+        if not left:
+            for point in found:
+                merge(made.run, point.folder)
+        return made.run, left
+
+
+def watch_audit(
+    workers: Workers,
+    target: Target,
+    radii: Sequence[float],
+    *,
+    batch_size: int,
+    device: str,
+    progress: Progress,
+    **options: Any,
+) -> None:
+    """Wait until workers have the records of an audit; arguments as of `audit_shards`, errors as of `Workers.watch`."""
+    with bench(target, radii, device=device, **options) as made:
+        found, _ = _begun(made, target, radii, batch_size, device)
+        for point in found:
+            name = format_eps(point.eps, made.setup.threat.norm)
+            workers.watch(point.folder, len(made.pictures), partial(progress, name))
+
+
+def _begun(made: Bench, target: Target, radii: Sequence[float], batch_size: int, device: str) -> tuple[list[Point], list[Part]]:
+    """The radii of an audit with their folders, and the same as what its shards must agree on."""
+    with made.run.lock(wait=WAIT):
+        facts = made.run.environment or made.run.save_environment(device)
+        setup = made.setup.model_copy(update={"environment": facts})
+        found = points(made.run, setup, made.attacks, len(made.pictures), radii, len(target.surrogates))
+    return found, [Part.of(point.folder, point.setup, batch_size=batch_size, keep_examples=KEPT) for point in found]
 
 
 def watch(

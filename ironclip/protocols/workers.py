@@ -112,7 +112,8 @@ class Tally:
     seen: dict[Path, int] = field(default_factory=dict)
 
     def read(self) -> bool:
-        """Whether there is anything by now."""
+        """Whether there is anything new."""
+        before = self.done
         for shard in shards(self.place):
             path = shard.path / "samples.jsonl"
             if not path.exists():
@@ -123,7 +124,7 @@ class Tally:
             self.seen[path] = self.seen.get(path, 0) + len(lines) + len(end)
             for line in lines.splitlines():
                 self._add(json.loads(line))
-        return self.done > 0
+        return self.done > before
 
     def _add(self, sample: Mapping[str, Any]) -> None:
         self.done += 1

@@ -9,7 +9,7 @@ from ironclip.core.permits import inside
 from ironclip.core.threat import Threat
 from ironclip.core.types import Batch
 from ironclip.loops.evaluation import evaluate
-from ironclip.protocols.audit import expanded
+from ironclip.protocols.audit_bench import expanded
 from ironclip.protocols.resolve import named_attacks
 
 EPS, MANY, DRAWS = 0.1, 48, 2

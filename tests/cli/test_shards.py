@@ -51,6 +51,65 @@ def test_shards_in_any_order_end_with_the_record_of_the_whole(ironclip, tmp_path
     assert ironclip("merge", run.replace("runs", "whole"))[0] == 2, "it has no shards"
 
 
+MODULE = '''
+import torch
+from torch import nn
+
+class Noisy(nn.Module):
+    """Dark against bright, by the mean of the pixels behind noise of the global generator."""
+    resolution = 8
+    def __init__(self, noise):
+        super().__init__()
+        self.weight, self.noise = nn.Parameter(torch.tensor(-40.0)), noise
+    def forward(self, images):
+        above = self.weight * (images.mean((1, 2, 3)) - 0.5) + self.noise * torch.randn(len(images))
+        return torch.stack([-above, above], 1)
+
+def plain(classes):
+    return Noisy(0.0)
+
+def noisy(classes):
+    return Noisy(1.0)
+'''
+
+
+@pytest.mark.parametrize("target", ["plain", "noisy"])
+def test_an_audit_in_shards_is_that_of_the_whole_at_every_radius(ironclip, photos, tmp_path, target):
+    (tmp_path / "theirs.py").write_text(MODULE)
+    audit = [
+        "audit",
+        f"theirs.py:{target}",
+        "--data",
+        str(photos),
+        "--eps",
+        "0.02,0.1,0.2",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+    ]
+    audit += ["--attack", "pgd,square", "--set", "steps=2", "--set", "queries=5", "--diagnostics", "0", "--batch-size", "2"]
+    assert ironclip(*audit)[0] == 0
+    (tmp_path / "audits").rename(tmp_path / "whole")
+
+    for number in (2, 3):
+        code, said, _ = ironclip(*audit, "--shard", f"{number}/3")
+        assert (code, "not finished: 1/3" in said) == (0, True)
+    code, said, _ = ironclip(*audit, "--shard", "any/5")
+    assert (code, "all shards are merged" in said) == (0, True)
+    assert ironclip(*audit)[0] == 0
+
+    found = []
+    for root in ("whole", "audits"):
+        files = sorted((tmp_path / root).glob("*/**/record.json"))
+        records = [json.loads(file.read_text()) for file in files if "shards" not in file.parts]
+        found.append([{key: value for key, value in each.items() if key not in ("timing", "sha256")} for each in records])
+    assert len(found[0]) == 3
+    assert found[0] == found[1]
+    (report,) = (tmp_path / "audits").glob("*/audit.json")
+    assert ironclip("verify", str(report.parent))[0] == 0
+
+
 @pytest.mark.slow
 def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironclip, tmp_path):
     evaluate = [*EVALUATE, "--limit", "48", "--batch-size", "3"]
