@@ -26,7 +26,7 @@ class AttackOptions:
 
     gradients: ClassVar[bool] = True
     perturb: ClassVar[Callable[..., Tensor]]
-    """(function, images, labels, *, indices, ...draws) -> pictures, written by each attack; arguments as of the call."""
+    """(function, images, labels, positions, ...draws) -> pictures, written by each attack; all arguments are checked before."""
 
     def __post_init__(self) -> None:
         options = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -71,9 +71,13 @@ class AttackOptions:
             DataError: images outside [0, 1] or not float, labels that name no class.
             NonFinite: a loss or a gradient is NaN or infinite.
         """
+        images = inputs.check_images(images)
+        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
+        if "noise" in draws:
+            draws["noise"] = inputs.check_noise(draws["noise"], images)
         attack: AttackOptions = self
         if loss is not None:
             if "loss" not in {field.name for field in fields(self)}:  # type: ignore[arg-type]
                 raise UsageError(f"{type(self).__name__} has its own objective, so loss= cannot replace it; use pgd or apgd")
             attack = replace(self, loss=loss)  # type: ignore[type-var]
-        return attack.perturb(function, images, labels, indices=indices, **draws)
+        return attack.perturb(function, images, labels, positions, **draws) if len(images) else images

@@ -6,7 +6,6 @@ per image); starts are drawn per image; the first loss is compared with the star
 an unset 0); below 10 classes there are K - 1 targets, below 4 classes the losses fall back (see `loss`) [inferred].
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -85,13 +84,7 @@ class APGD(AttackOptions):
         return {"first_step": 2 * self.eps, **named}
 
     def perturb(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | Sequence[int] | None = None,
-        noise: Tensor | None = None,
+        self, function: Images, images: Tensor, labels: Tensor, positions: Tensor, *, noise: Tensor | None = None
     ) -> Tensor:
         """See `AttackOptions.__call__`.
 
@@ -99,11 +92,6 @@ class APGD(AttackOptions):
             function: images -> logits [B, K] (any outputs if `loss` is a function); a module's parameters are frozen meanwhile.
             noise: [B, ...] direction of the start, in place of the draws of the first restart.
         """
-        images = inputs.check_images(images)
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-        noise = inputs.check_noise(noise, images)
-        if not len(images):
-            return images
         everyone = torch.arange(len(images), device=images.device)
         with inputs.borrowed(function, self.eval_mode):
             clean = scores(function, images) if callable(self.loss) else clean_logits(function, images, labels, positions)

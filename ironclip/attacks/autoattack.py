@@ -6,19 +6,15 @@ one by one, so that its record says which of them broke an image; this attack fi
 steps, queries or members it is not AutoAttack: do not call it so.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from torch import Tensor
-
-from ironclip.attacks._catalogue import MEMBERS, build, describe
+from ironclip.attacks._catalogue import MEMBERS, build
 from ironclip.attacks._goal import Mode, SearchDtype
-from ironclip.attacks._in_turn import in_turn
-from ironclip.attacks._options import AttackOptions
+from ironclip.attacks._in_turn import InTurn
 from ironclip.core.options import check_choice
 from ironclip.core.threat import Norm
-from ironclip.core.types import Attack, Images
+from ironclip.core.types import Attack
 
 Version = Literal["standard", "plus", "rand"]
 VERSIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -37,7 +33,7 @@ VERSIONS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 @dataclass(frozen=True)
-class AutoAttack(AttackOptions):
+class AutoAttack(InTurn):
     """Images in the ball and in [0, 1]: misclassified ones where any member found one.
 
     Args:
@@ -85,18 +81,3 @@ class AutoAttack(AttackOptions):
             length = "queries" if kind == "square" else "steps"
             made[name] = build(kind, eps=self.eps, **settings | options | shared | {length: own[length]})
         return made
-
-    @property
-    def derived(self) -> dict[str, Any]:
-        """Constants that follow from the options: those of all members."""
-        return {"members": {name: describe(member) for name, member in self.members.items()}}
-
-    def perturb(
-        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
-        """See `AttackOptions.__call__`.
-
-        Args:
-            images: [B, C, H, W] in [0, 1], float32.
-        """
-        return in_turn(self.members.values(), function, images, labels, mode=self.mode, eval_mode=self.eval_mode, indices=indices)

@@ -6,7 +6,6 @@ uniform start, keeping the best point (the default here) [inferred]; hinge 0, st
 minimises a distance under another threat model.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
 
@@ -60,23 +59,14 @@ class CW(AttackOptions):
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
 
     def perturb(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | Sequence[int] | None = None,
-        noise: Tensor | None = None,
+        self, function: Images, images: Tensor, labels: Tensor, positions: Tensor, *, noise: Tensor | None = None
     ) -> Tensor:
         loss: LossName | Loss = "margin"
         if self.hinge is not None:
-            images = inputs.check_images(images)
-            labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-            if len(images):
-                with inputs.borrowed(function, self.eval_mode):
-                    clean_logits(function, images, labels, positions)
+            with inputs.borrowed(function, self.eval_mode):
+                clean_logits(function, images, labels, positions)
             loss = _Hinged(self.hinge)
-        return self._ascent(loss)(function, images, labels, indices=indices, noise=noise)
+        return self._ascent(loss)(function, images, labels, indices=positions, noise=noise)
 
     def _ascent(self, loss: LossName | Loss) -> PGD:
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "hinge"}

@@ -6,7 +6,6 @@ last iterate. There one size is drawn for a batch; here one for each image, so t
 [deviation]. Step eps / 4 [inferred]; the code that made the pictures of TAPT takes 1/255, 100 steps.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,13 +63,7 @@ class DI(AttackOptions):
         """Constants that follow from the options."""
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
 
-    def perturb(
-        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
-        images = inputs.check_images(images)
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-        if not len(images):
-            return images
+    def perturb(self, function: Images, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
         start = begin(images, self.eps, self.norm, None, self.seed, positions) if self.random_start else images
         everyone = torch.arange(len(images), device=images.device)
         with inputs.borrowed(function, self.eval_mode):

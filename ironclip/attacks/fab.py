@@ -6,7 +6,6 @@ to the nearest point found, at the radius and at a quarter and a sixteenth of it
 [inferred].
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, get_args
@@ -71,13 +70,7 @@ class FAB(AttackOptions):
         """Constants that follow from the options."""
         return {"targets": f"min({self.targets}, classes - 1)"} if self.targets else {}
 
-    def perturb(
-        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
-        images = inputs.check_images(images)
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-        if not len(images):
-            return images
+    def perturb(self, function: Images, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
         everyone = torch.arange(len(images), device=images.device)
         with inputs.borrowed(function, self.eval_mode):
             clean = clean_logits(function, images, labels, positions)

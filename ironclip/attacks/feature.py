@@ -5,7 +5,6 @@ chs20/RobustVLM]; "cosine": 1 - cos; "kl": AdvPT (arXiv 2311.11261), KL of the s
 [code: jiamingzhang94/Adversarial-Prompt-Tuning]. At the image itself the gradient is zero, so the start is random.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Literal, get_args
 
@@ -60,13 +59,7 @@ class Feature(AttackOptions):
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
 
     def perturb(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | Sequence[int] | None = None,
-        noise: Tensor | None = None,
+        self, function: Images, images: Tensor, labels: Tensor, positions: Tensor, *, noise: Tensor | None = None
     ) -> Tensor:
         """See `AttackOptions.__call__`.
 
@@ -75,10 +68,6 @@ class Feature(AttackOptions):
                 outputs are the features.
             labels: [B], checked and not used.
         """
-        images = inputs.check_images(images)
-        positions = inputs.check_indices(indices, images)
-        if not len(images):
-            return images
         encode = getattr(function, "encode_image", function)
         with inputs.borrowed(function, self.eval_mode):
             clean = scores(encode, images).flatten(1)
@@ -87,6 +76,5 @@ class Feature(AttackOptions):
             def far(outputs: Tensor, rows: Tensor) -> Tensor:
                 return DISTANCES[self.distance](outputs.flatten(1), clean[rows])
 
-            inputs.check_labels(labels, images)
             shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "distance"}
             return PGD(loss=far, **shared)(encode, images, rank, indices=positions, noise=noise)

@@ -4,7 +4,6 @@ Source: Goodfellow et al. 2015 (arXiv 1412.6572); random start Wong et al. 2020 
 sanity check, never a claim of robustness.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,17 +46,11 @@ class FGSM(AttackOptions):
         return {"step_size": default if self.step_size is None else self.step_size}
 
     def perturb(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | Sequence[int] | None = None,
-        noise: Tensor | None = None,
+        self, function: Images, images: Tensor, labels: Tensor, positions: Tensor, *, noise: Tensor | None = None
     ) -> Tensor:
         step = PGD(
             self.eps, self.derived["step_size"] or None,  # no radius, no step: the default of PGD is 0 as well
             steps=1, start="uniform" if self.random_start else "zero", keep="last", loss=self.loss, targeted=self.targeted,
             norm=self.norm, eval_mode=self.eval_mode, seed=self.seed,
         )  # fmt: skip
-        return step(function, images, labels, indices=indices, noise=noise)
+        return step(function, images, labels, indices=positions, noise=noise)

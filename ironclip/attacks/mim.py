@@ -4,7 +4,7 @@ Source: Dong et al. 2018 (arXiv 1710.06081): g <- decay * g + gradient / ||gradi
 image itself, last iterate. For pictures that are handed to another predictor: every image is perturbed.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -56,19 +56,8 @@ class MIM(AttackOptions):
         return {"step_size": self.eps / max(self.steps, 1) if self.step_size is None else self.step_size}
 
     def perturb(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | Sequence[int] | None = None,
-        noise: Tensor | None = None,
+        self, function: Images, images: Tensor, labels: Tensor, positions: Tensor, *, noise: Tensor | None = None
     ) -> Tensor:
-        images = inputs.check_images(images)
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-        noise = inputs.check_noise(noise, images)
-        if not len(images):
-            return images
         start = begin(images, self.eps, self.norm, noise, self.seed, positions) if self.random_start else images
         everyone = torch.arange(len(images), device=images.device)
         best = Best(images, None if callable(self.loss) or self.loss == "kl" else labels, self.targeted)

@@ -5,7 +5,6 @@ Source: Madry et al. 2018 (arXiv 1706.06083); margin loss Carlini & Wagner (arXi
 the default here keeps the best point [inferred], which a longer or repeated run can only improve.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal, get_args
@@ -81,13 +80,7 @@ class PGD(AttackOptions):
         return {"step_size": self.eps / 4 if self.step_size is None else self.step_size}
 
     def perturb(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | Sequence[int] | None = None,
-        noise: Tensor | None = None,
+        self, function: Images, images: Tensor, labels: Tensor, positions: Tensor, *, noise: Tensor | None = None
     ) -> Tensor:
         """See `AttackOptions.__call__`.
 
@@ -96,11 +89,6 @@ class PGD(AttackOptions):
             labels: [B] true classes; the wanted classes if `targeted`.
             noise: [B, ...] in [-1, 1], given in place of the draw of the first restart.
         """
-        images = inputs.check_images(images)
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
-        noise = inputs.check_noise(noise, images)
-        if not len(images):
-            return images
         climb = partial(
             ascend, function, eps=self.eps, step_size=self.derived["step_size"], kind=self.norm, box=self.box == "project"
         )

@@ -63,13 +63,7 @@ class Square(AttackOptions):
         check_number("p_init", self.p_init, 0, 1, above=True)
 
     def perturb(
-        self,
-        function: Images,
-        images: Tensor,
-        labels: Tensor,
-        *,
-        indices: Tensor | Sequence[int] | None = None,
-        draws: "Draws | None" = None,
+        self, function: Images, images: Tensor, labels: Tensor, positions: Tensor, *, draws: "Draws | None" = None
     ) -> Tensor:
         """See `AttackOptions.__call__`.
 
@@ -78,16 +72,12 @@ class Square(AttackOptions):
             images: [B, C, H, W] in [0, 1], float32 (float64 for reference runs).
             draws: in place of those of the first restart (l-infinity).
         """
-        images = inputs.check_images(images)
         if images.ndim != 4:
             raise DataError(f"squares need images [B, C, H, W]; got shape {tuple(images.shape)}")
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
         if draws is not None and self.norm != "linf":
             raise UsageError("draws= are those of the l-infinity form")
         if draws is not None and draws.corners.shape != (len(images), self.queries, 2):
             raise DataError(f"expected draws for {self.queries} queries of each of {len(images)} images")
-        if not len(images):
-            return images
         everyone = torch.arange(len(images), device=images.device)
         size = _square_l2.side if self.norm == "l2" else side
         sides = [size(query, self.p_init, *images.shape[-2:]) for query in range(self.queries)]

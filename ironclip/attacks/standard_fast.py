@@ -6,23 +6,19 @@ An evaluation runs `StandardFast.members` one by one, so that its record says wh
 the same images broken. Not AutoAttack: do not call it so.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 
-from torch import Tensor
-
-from ironclip.attacks._catalogue import STANDARD_FAST, build, describe
+from ironclip.attacks._catalogue import STANDARD_FAST, build
 from ironclip.attacks._goal import Mode
-from ironclip.attacks._in_turn import in_turn
-from ironclip.attacks._options import AttackOptions
+from ironclip.attacks._in_turn import InTurn
 from ironclip.core.options import check_choice
 from ironclip.core.threat import Norm
-from ironclip.core.types import Attack, Images
+from ironclip.core.types import Attack
 
 
 @dataclass(frozen=True)
-class StandardFast(AttackOptions):
+class StandardFast(InTurn):
     """Images in the ball and in [0, 1]: misclassified ones where any member found one.
 
     Args:
@@ -48,18 +44,3 @@ class StandardFast(AttackOptions):
         """The attacks by name, in the order in which they run."""
         shared: dict[str, Any] = {"norm": self.norm, "mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
         return {name: build(kind, eps=self.eps, **own, **shared) for name, (kind, own) in STANDARD_FAST.items()}
-
-    @property
-    def derived(self) -> dict[str, Any]:
-        """Constants that follow from the options: those of all members."""
-        return {"members": {name: describe(member) for name, member in self.members.items()}}
-
-    def perturb(
-        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
-        """See `AttackOptions.__call__`.
-
-        Args:
-            images: [B, C, H, W] in [0, 1], float32.
-        """
-        return in_turn(self.members.values(), function, images, labels, mode=self.mode, eval_mode=self.eval_mode, indices=indices)

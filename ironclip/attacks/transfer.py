@@ -5,7 +5,6 @@ perturbed with all steps (no early stop), as pictures for another predictor must
 on the same target is an alarm of masked gradients.
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, ClassVar
@@ -13,7 +12,6 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ironclip.attacks import inputs
 from ironclip.attacks._options import AttackOptions
 from ironclip.backbones import ClipBackbone, assemble
 from ironclip.backbones.loading import load
@@ -50,9 +48,7 @@ class Transfer(AttackOptions):
         super().__post_init__()
         check_choice("inner", self.inner, INNER)
 
-    def perturb(
-        self, function: Images, images: Tensor, labels: Tensor, *, indices: Tensor | Sequence[int] | None = None
-    ) -> Tensor:
+    def perturb(self, function: Images, images: Tensor, labels: Tensor, positions: Tensor) -> Tensor:
         """See `AttackOptions.__call__`.
 
         Args:
@@ -60,13 +56,11 @@ class Transfer(AttackOptions):
         """
         from ironclip.attacks._catalogue import build
 
-        images = inputs.check_images(images)
-        labels, positions = inputs.check_labels(labels, images), inputs.check_indices(indices, images)
         classes = getattr(function, "classes", None)
         if classes is None:
             raise UsageError("a transfer attack needs a classifier with class names; this function has no attribute classes")
         backbone = _backbone(self.source, str(images.device))
-        if len(images) and images.shape[-1] != backbone.spec.resolution:
+        if images.shape[-1] != backbone.spec.resolution:
             sizes = f"{backbone.spec.resolution} pixels, the images have {images.shape[-1]}"
             raise UsageError(f"transfer pictures need a source of the same resolution; {self.source} sees {sizes}")
         with torch.no_grad():
