@@ -34,6 +34,11 @@ def _seed() -> None:
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
+def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
+    """A name without an address in memory, which would differ between the processes that share the tests."""
+    return f"{argname} {type(val).__name__}" if " at 0x" in repr(val) and not callable(val) else None
+
+
 @pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder with real images and the lists of benchmarks, beside the checkout; tests that need it skip without it."""
