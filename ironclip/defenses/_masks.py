@@ -1,4 +1,4 @@
-"""Masks over the weights of an image tower: which matrices, the straight-through gate, bits on the disk, set operations.
+"""Masks over the weights of an image tower: which matrices, the straight-through gate, bits on the disk.
 
 A set of masks is a mapping from weight names to bool tensors of the weights' shapes; a name that is missing keeps everything.
 """
@@ -112,19 +112,3 @@ def unpack(bits: Tensor, shape: Sequence[int]) -> Tensor:
     if bits.dtype != torch.uint8 or bits.numel() != -(-count // 8):
         raise UsageError(f"a mask of shape {tuple(shape)} is {-(-count // 8)} bytes; got {bits.numel()} of {bits.dtype}")
     return torch.from_numpy(np.unpackbits(bits.cpu().numpy(), count=count)).bool().reshape(tuple(shape))
-
-
-def intersection(a: Masks, b: Masks) -> dict[str, Tensor]:
-    """What both keep."""
-    return {**a, **b, **{name: a[name] & b[name] for name in a if name in b}}
-
-
-def union(a: Masks, b: Masks) -> dict[str, Tensor]:
-    """What either keeps; a weight that one of them does not mask is kept whole."""
-    return {name: a[name] | b[name] for name in a if name in b}
-
-
-def hamming(a: Masks, b: Masks) -> int:
-    """In how many bits two sets of masks differ."""
-    whole = {name: torch.ones_like(mask) for name, mask in {**a, **b}.items()}
-    return sum(int((a.get(name, whole[name]) ^ b.get(name, whole[name])).sum()) for name in whole)

@@ -26,7 +26,7 @@ from ironclip.core.losses import js_each, kl_to_clean
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.schedule import Schedule
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, ImageOutput, Mask, Trace, check_classes
-from ironclip.defenses._masks import THIRDS, Gate, chosen, maskable, pack, rows_of, unpack
+from ironclip.defenses._masks import Gate, chosen, maskable, pack, rows_of, unpack
 
 STRENGTH = {"lafa": 50.0, "js": 1.0, "kl": 1.0, "none": 0.0}
 """Weight of the alignment: lambda = 50 for LAFA [paper], 1 for the divergences [inferred]."""
@@ -172,19 +172,8 @@ class AdvMask(Defense):
         return whole, Tempered(classifier)
 
     def masks(self) -> dict[str, Tensor]:
-        """Weight name -> bool mask of the rows that are masked; see `_masks` for union, intersection and distance."""
+        """Weight name -> bool mask of the rows that are masked."""
         return {name: scores.detach() > self.threshold for name, scores in zip(self.held, self.scores, strict=True)}
-
-    def kept_by_head(self, heads: int) -> dict[str, Tensor]:
-        """Weight name -> share of kept weights: [3, heads] rows of q, k, v where they are one matrix, [heads] columns of out."""
-        found = {}
-        for name, mask in self.masks().items():
-            held = self.held[name]
-            if set(held) <= set(THIRDS):
-                found[name] = mask.double().reshape(len(held), heads, -1).mean(-1)
-            elif held == ("out",):
-                found[name] = mask.double().unflatten(1, (heads, -1)).mean((0, 2))
-        return found
 
     def diagnostics(self) -> dict[str, float]:
         masks = self.masks()

@@ -17,7 +17,6 @@ from ironclip.core.threat import Norm, format_eps
 from ironclip.protocols.audit_bench import bench
 from ironclip.protocols.audit_target import Target
 from ironclip.records.folder import RunFolder
-from ironclip.records.pictures import Example
 from ironclip.records.record import Flag
 
 KEPT = 8
@@ -112,11 +111,6 @@ def write_report(run: RunFolder, report: AuditReport) -> Path:
     path = run.path / "audit.json"
     write_json(path, report.model_dump(mode="json"))
     return path
-
-
-def examples_of(curve: Curve, many: int) -> list[Example]:
-    """The cheapest broken pictures: those of the smallest radius first."""
-    return [example for _, example in curve.examples][:many]
 
 
 def _flags(curve: Curve) -> tuple[Flag, ...]:

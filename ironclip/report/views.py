@@ -15,8 +15,6 @@ if TYPE_CHECKING:
     from ironclip.records.pictures import Example
 
 UNDEFENDED = ("zero_shot",)
-INDIRECT = ("static", "transfer")
-"""Knowledge under which the attack was made on another classifier: such a number is labelled and never the headline."""
 
 
 @dataclass(frozen=True)

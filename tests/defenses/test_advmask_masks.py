@@ -14,7 +14,7 @@ from ironclip.backbones.vit import VitTower
 from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.core.types import Adaptation, BackboneSpec, Mask
 from ironclip.defenses import build
-from ironclip.defenses._masks import Gate, chosen, hamming, intersection, maskable, pack, union, unpack
+from ironclip.defenses._masks import Gate, chosen, maskable, pack, unpack
 from ironclip.defenses.advmask import AdvMask
 
 SIZES = {"vitb32": (12, 768, 28_311_552, 3_538_944), "vitl14": (24, 1024, 100_663_296, 12_582_912)}
@@ -137,17 +137,6 @@ def test_bits_come_back_and_the_first_is_the_most_significant(shape):
 def test_bits_of_another_number_are_refused():
     with pytest.raises(UsageError, match=r"a mask of shape \(3, 3\) is 2 bytes; got 3"):
         unpack(torch.zeros(3, dtype=torch.uint8), (3, 3))
-
-
-def test_set_operations_on_masks():
-    a = {"x": torch.tensor([True, True, False]), "y": torch.tensor([False, True])}
-    b = {"x": torch.tensor([True, False, False])}
-    assert intersection(a, b)["x"].tolist() == [True, False, False]
-    assert intersection(a, b)["y"].tolist() == [False, True]
-    assert union(a, b).keys() == {"x"}
-    assert union(a, b)["x"].tolist() == [True, True, False]
-    assert hamming(a, b) == hamming(b, a) == 2
-    assert hamming(a, a) == 0
 
 
 # ---- folding

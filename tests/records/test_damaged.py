@@ -14,7 +14,6 @@ from ironclip.core.errors import IronclipError
 from ironclip.loops.evaluation import settings
 from ironclip.protocols.config import configure
 from ironclip.records.folder import RunFolder
-from ironclip.records.index import Index
 from ironclip.records.last import point
 from ironclip.records.learned import Learned, fingerprint
 from ironclip.records.summary import summarise
@@ -58,11 +57,8 @@ def readers(root: Path):
         for form in (markdown, latex, as_csv):
             assert form(shown)
 
-    def index() -> None:
-        Index(root).rebuild()
-
     return {
-        "config": config, "tables": tables, "index": index, "verify": lambda: verify(run.path), "log": run.entries,
+        "config": config, "tables": tables, "verify": lambda: verify(run.path), "log": run.entries,
         "views": lambda: views.read(RunFolder.open(run.path)), "environment": lambda: run.environment,
         "learned": run.load_learned, "state": stopped.load_state, "last": lambda: RunFolder.open(root / "last"),
     }  # fmt: skip
