@@ -133,6 +133,9 @@ class TokenRefiner(nn.Module):
         hidden: width of the hidden layers.
         layers: number of linear layers, at least one; the paper calls two sufficient.
         pre_norm: "none" or "layernorm" (without affine), against the outlier channels of CLIP's residual stream.
+        gated: the correction is multiplied by 2 sigmoid(g), g linear in the normed mean of the tokens; 1 at the start.
+
+    `kept` [hidden] is what dropout leaves of the last hidden layer, already rescaled; None: everything.
     """
 
     def __init__(
@@ -144,6 +147,7 @@ class TokenRefiner(nn.Module):
         activation: str = "gelu",
         pre_norm: str = "none",
         scale: float = 1.0,
+        gated: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -153,10 +157,23 @@ class TokenRefiner(nn.Module):
             steps += [ACTIVATIONS[activation]()] if i else []
             steps.append(linear(fan_in, fan_out, zero=i == layers - 1, generator=generator))
         self.net = nn.Sequential(*steps)
-        self.scale = scale
+        self.scale, self.hidden = scale, hidden if layers > 1 else 0
+        self.kept: Tensor | None = None
+        self.gate = linear(width, 1, zero=True) if gated else None
 
     def forward(self, tokens: Tensor) -> Tensor:
-        return tokens + self.scale * self.net(tokens)
+        hidden = self.net[:-1](tokens)
+        correction = self.net[-1](hidden if self.kept is None else hidden * self.kept)
+        if self.gate is not None:
+            correction = self.strength(tokens) * correction
+        return tokens + self.scale * correction
+
+    def strength(self, tokens: Tensor) -> Tensor:
+        """[B, 1, 1] how strongly tokens [B, N, D] are corrected, in (0, 2)."""
+        assert self.gate is not None
+        mean = tokens.mean(1, keepdim=True)
+        found: Tensor = 2 * torch.sigmoid(self.gate(torch.nn.functional.layer_norm(mean, mean.shape[-1:])))
+        return found
 
 
 def linear(fan_in: int, fan_out: int, *, zero: bool = False, generator: torch.Generator | None = None) -> nn.Linear:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier, assemble
 from ironclip.core.tensors import norm, per_image
@@ -20,38 +20,11 @@ from ironclip.core.types import Adaptation, Classifier, ImageOutput
 from ironclip.defenses._fusion import Branches, ShieldHead
 from ironclip.defenses._quantiser import Assign, soft_assignment, straight_through, unquantised
 from ironclip.defenses._shield import PixelShield
+from ironclip.defenses._surrogates import Features, Surrogate, View
 
 TEMPERATURES = (1.0, 0.3, 0.1, 0.03)
 SHARES = (0.5, 0.1, 0.3, 0.7, 0.9)
 """Weights of the class branch's normalised gradient in a balanced attack."""
-
-View = Callable[[Tensor], Tensor]
-
-
-class Surrogate(nn.Module):
-    """images [B, 3, H, W] -> logits [B, K] by another way through the same classifier; `name` names it in records."""
-
-    def __init__(self, name: str, classifier: Any, view: View) -> None:
-        super().__init__()
-        self.name, self.classifier, self.view = name, classifier, view
-
-    @property
-    def classes(self) -> tuple[str, ...]:
-        return self.classifier.classes
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.view(images)
-
-
-class Features(Surrogate):
-    """A surrogate with `encode_image` [B, F], which an attack on features pushes away from its clean value."""
-
-    def __init__(self, name: str, classifier: Any, view: View, features: View) -> None:
-        super().__init__(name, classifier, view)
-        self.features = features
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        return self.features(images).flatten(1)
 
 
 def of_head(classifier: Any, head: ShieldHead) -> tuple[Classifier, ...]:

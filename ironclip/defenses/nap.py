@@ -8,7 +8,8 @@ length, the layer norm that the first prompts see, and the mixing of clean image
 Learned: `image_prompts` [J, P, D], `context` [P, D] and `text_prompts` [J-1, P, D], and the refiners of either tower.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -19,7 +20,9 @@ from ironclip.backbones import AdaptedClassifier, assemble
 from ironclip.backbones.words import first_word
 from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.core.options import check_choice, check_number, check_whole
-from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Context, Defense, Trace, check_classes
+from ironclip.core.tensors import generator as keyed
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Context, Defense, Trace, check_classes
+from ironclip.defenses import _nap_attacks
 from ironclip.defenses._blocks import (
     ACTIVATIONS,
     ImagePrompts,
@@ -29,6 +32,7 @@ from ironclip.defenses._blocks import (
     check_depth,
     starting_words,
 )
+from ironclip.defenses._radii import attacked, check_radii
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "activation": tuple(ACTIVATIONS),
@@ -37,7 +41,9 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "sides": ("both", "image", "text"),
     "first_prompt": ("after_ln_pre", "before_ln_pre"),
     "mix": ("both", "half_batch"),
+    "strength": ("fixed", "tokens"),
 }
+_DROPOUT = 104  # keeps the draws of dropout apart from those that attacks and data key by the same indices
 
 
 class NAP(Defense):
@@ -57,6 +63,11 @@ class NAP(Defense):
         mix: "both" views of every image by `adv_weight`, or "half_batch": the first half clean, the second adversarial.
         feature_weight: weight of the squared distance between refined tokens of both views; 0: off, not in the paper.
         refiner_lr_mult: learning rate of the refiners over that of the prompts.
+        refiner_decay: weight decay of the refiners; default: that of the schedule.
+        dropout: share of a refiner's last hidden units that a training step leaves out, the same for all tokens and for its
+            attack; ours, against few-shot over-fitting.
+        strength: "fixed", or "tokens": each image's own tokens say how strongly the refiners of the image tower correct; ours.
+        radii: shares of eps at which the parts of every batch are attacked, in turn; 0: clean. Ours, for `strength=tokens`.
         init: the words before the class name; the first P of them become the text prompts of the first layer.
     """
 
@@ -79,12 +90,16 @@ class NAP(Defense):
         mix: str = "both",
         feature_weight: float = 0.0,
         refiner_lr_mult: float = 1.0,
+        refiner_decay: float | None = None,
+        dropout: float = 0.0,
+        strength: str = "fixed",
+        radii: Sequence[float] = (1.0,),
         init: str = "a photo of a",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         classes = check_classes(classes)
-        given = {"activation": activation, "pre_norm": pre_norm, "share": share, "sides": sides}
+        given = {"activation": activation, "pre_norm": pre_norm, "share": share, "sides": sides, "strength": strength}
         for option, value in {**given, "first_prompt": first_prompt, "mix": mix}.items():
             check_choice(option, value, CHOICES[option])
         check_whole("length", length, 1)
@@ -94,14 +109,25 @@ class NAP(Defense):
         check_number("adv_weight", adv_weight, 0, 1)
         check_number("feature_weight", feature_weight, 0)
         check_number("refiner_lr_mult", refiner_lr_mult, 0, above=True)
-        if mix == "half_batch" and (adv_weight != 1 or feature_weight):
-            raise UsageError("mix='half_batch' fixes the share of adversarial images; leave out adv_weight and feature_weight")
+        check_number("dropout", dropout, 0, 0.9)
+        if refiner_decay is not None:
+            check_number("refiner_decay", refiner_decay, 0)
+        self.radii = check_radii(radii)
+        if mix == "half_batch" and (adv_weight != 1 or feature_weight or self.radii != (1.0,)):
+            raise UsageError(
+                "mix='half_batch' fixes the share of adversarial images; leave out adv_weight, feature_weight and radii"
+            )
+        if dropout and refiner_layers < 2:
+            raise UsageError(f"dropout leaves out hidden units, which refiners of at least two layers have; got {refiner_layers}")
+        if strength == "tokens" and (refiner_layers == 0 or sides == "text"):
+            raise UsageError("strength='tokens' is that of refiners in the image tower; there are none")
         if depth == 0 and refiner_layers == 0:
             raise UsageError("depth=0 and refiner_layers=0 leave nothing to learn; use zero_shot")
         spec = backbone.spec
         if not spec.image_tokens:
             raise UnsupportedEdit(f"{spec.name} has no token sequence to put prompts and refiners into; use a ViT backbone")
         self.adv_weight, self.mix, self.feature_weight, self.refiner_lr_mult = adv_weight, mix, feature_weight, refiner_lr_mult
+        self.refiner_decay, self.dropout = refiner_decay, dropout
         self.image_tokens = spec.image_tokens
         self.image_prompts: ImagePrompts | None = None
         self.text_prompts: TextPrompts | None = None
@@ -122,6 +148,7 @@ class NAP(Defense):
             count = (1 if share == "all" else layers) if here else 0
             hidden = max(1, round(width * hidden_ratio))
             options: dict[str, Any] = {"activation": activation, "pre_norm": pre_norm, "scale": residual_scale}
+            options["gated"] = strength == "tokens" and side == "image"
             made = [TokenRefiner(width, hidden, layers=refiner_layers, generator=generator, **options) for _ in range(count)]
             return Refiners(made, layers, **scope)
 
@@ -147,6 +174,10 @@ class NAP(Defense):
     def loss(
         self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
     ) -> dict[str, Tensor]:
+        with self._dropped(batch):
+            return self._terms(backbone, batch, attack, adaptation)
+
+    def _terms(self, backbone: Backbone, batch: Batch, attack: Attack, adaptation: Adaptation | None) -> dict[str, Tensor]:
         adaptation = adaptation or self.adaptation(backbone, batch.classes)
         classifier = assemble(backbone, batch.classes, adaptation)
         images, labels = batch.images, batch.labels
@@ -154,7 +185,7 @@ class NAP(Defense):
             half = len(images) // 2
             adv = attack(classifier.detached(), images[half:], labels[half:], indices=batch.indices[half:])
             return {"half_ce": cross_entropy(classifier(torch.cat([images[:half], adv])), labels)}
-        adv = attack(classifier.detached(), images, labels, indices=batch.indices)
+        adv = attacked(classifier.detached(), batch, attack, self.radii)
         terms = {"adv_ce": self.adv_weight * cross_entropy(classifier(adv), labels)}
         if self.adv_weight < 1:
             terms["clean_ce"] = (1 - self.adv_weight) * cross_entropy(classifier(images), labels)
@@ -167,7 +198,31 @@ class NAP(Defense):
         mine = {id(p) for p in refiners}
         prompts = [p for p in self.parameters() if id(p) not in mine]
         groups = [{"params": prompts, "lr": lr}, {"params": refiners, "lr": lr * self.refiner_lr_mult}]
+        if self.refiner_decay is not None:
+            groups[1]["weight_decay"] = self.refiner_decay
         return [group for group in groups if group["params"]]
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """The refiners bypassed, their gradient bypassed, and the tokens that they refine (see `_nap_attacks`)."""
+        if not isinstance(classifier, AdaptedClassifier):
+            raise UsageError("the surrogates of nap stand on the classifier that `assemble` makes; got another one")
+        if not len(self.image_refiners.refiners):
+            return ()
+        return _nap_attacks.of_refiners(classifier, self.image_refiners, self.image_tokens)
+
+    @contextmanager
+    def _dropped(self, batch: Batch) -> Iterator[None]:
+        """Inside, refiners lack a share of their hidden units, drawn anew for every batch from its own images."""
+        refiners = [*self.image_refiners.refiners, *self.text_refiners.refiners] if self.dropout and self.training else []
+        draw = keyed(_DROPOUT, *batch.indices.tolist())
+        try:
+            for refiner in refiners:
+                kept = torch.rand(refiner.hidden, generator=draw) >= self.dropout
+                refiner.kept = (kept / (1 - self.dropout)).to(batch.images)
+            yield
+        finally:
+            for refiner in refiners:
+                refiner.kept = None
 
     def _distance(self, classifier: AdaptedClassifier, images: Tensor, adv: Tensor) -> Tensor:
         """Mean squared distance of the refined tokens of both views, the clean ones held constant [inferred]."""

@@ -1,5 +1,6 @@
 """NAP: counts, identity at the start, what is refined, where gradients go, overfitting, and attacks through the refiners."""
 
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -300,6 +301,13 @@ REFUSED = [
     ({"refiner_lr_mult": 0}, "refiner_lr_mult"),
     ({"mix": "half_batch", "adv_weight": 0.5}, "half_batch"),
     ({"mix": "half_batch", "feature_weight": 0.5}, "half_batch"),
+    ({"dropout": 1}, "dropout"),
+    ({"dropout": 0.5, "refiner_layers": 1}, "at least two layers"),
+    ({"refiner_decay": -1}, "refiner_decay"),
+    ({"strength": "some"}, "strength must be one of fixed, tokens"),
+    ({"strength": "tokens", "sides": "text"}, "there are none"),
+    ({"radii": [0.0]}, "at least one of them above 0"),
+    ({"radii": [2.0]}, "radii"),
     ({"depth": 0, "refiner_layers": 0}, "nothing to learn"),
     ({"dept": 2}, "did you mean 'depth'"),
 ]
@@ -315,6 +323,92 @@ def test_options_that_cannot_be_fail_at_construction(backbone, batch, options, m
 def test_a_tower_without_tokens_is_refused(rn50):
     with pytest.raises(UnsupportedEdit, match="no token sequence"):
         NAP(rn50, ["a", "b"])
+
+
+# ---- what an adaptive attacker differentiates
+
+
+def test_the_surrogates_bypass_the_refiners_their_gradient_and_push_their_tokens(backbone, batch):
+    defense = stirred(backbone, batch.classes)
+    full = classifier(defense, backbone, batch.classes).detached()
+    bypassed, straight, tokens = defense.surrogates(full)
+    assert [one.name for one in (bypassed, straight, tokens)] == ["refiners-bypassed", "straight-through", "refined-tokens"]
+    bare = NAP(backbone, batch.classes, refiner_layers=0)
+    bare.load_state_dict({n: t for n, t in defense.state_dict().items() if "refiners" not in n})
+    plain = classifier(bare, backbone, batch.classes).detached()
+    plain.text_features = full.text_features
+    with torch.no_grad():
+        assert_close(bypassed(batch.images), plain(batch.images))
+        assert_close(straight(batch.images), full(batch.images), atol=1e-4, rtol=1e-4)
+        assert not torch.allclose(bypassed(batch.images), full(batch.images), atol=1e-2)
+    leaf = batch.images.clone().requires_grad_()
+    slopes = [torch.autograd.grad(one(leaf).logsumexp(1).sum(), leaf)[0] for one in (full, straight, tokens)]
+    assert not torch.allclose(slopes[0], slopes[1], rtol=0.1)
+    assert slopes[2].abs().max() > 0
+    found = tokens.encode_image(batch.images)
+    trace = Trace()
+    full.encode_image(batch.images, trace=trace)
+    assert_close(found[:, : 17 * 32], trace.inputs[0][:, :17].flatten(1))
+    assert defense.surrogates(full)[0].classes == batch.classes
+    assert NAP(backbone, batch.classes, sides="text").surrogates(full) == ()
+
+
+# ---- strength, radii, dropout, decay
+
+
+def test_the_strength_is_one_at_the_start_and_then_follows_the_tokens(backbone, batch):
+    fixed, gated = (NAP(backbone, batch.classes, generator=drawn(), strength=how) for how in ("fixed", "tokens"))
+    assert count(gated) == count(fixed) + 2 * (32 + 1)
+    one, other = (classifier(d, backbone, batch.classes) for d in (fixed, gated))
+    assert torch.equal(one(batch.images), other(batch.images))
+    refiner = gated.image_refiners.refiners[0]
+    tokens = torch.randn(3, 5, 32, generator=drawn())
+    assert_close(refiner.strength(tokens), torch.ones(3, 1, 1))
+    refiner.gate.weight.data.normal_(generator=drawn())
+    found = refiner.strength(tokens)
+    mean = nn.functional.layer_norm(tokens.mean(1), (32,))
+    assert_close(found.flatten(), 2 / (1 + (-(mean @ refiner.gate.weight[0])).exp()))
+    assert len(set(found.flatten().tolist())) == 3
+    assert all(refiner.gate is None for refiner in gated.text_refiners.refiners)
+
+
+def test_parts_of_a_batch_are_attacked_at_shares_of_the_radius(backbone, batch):
+    seen = {}
+
+    @dataclass(frozen=True)
+    class Noting:
+        eps: float = 0.1
+        step_size: float = 0.05
+
+        def __call__(self, function, images, labels, *, indices=None, **options):
+            seen[self.eps, self.step_size] = indices.tolist()
+            return images + self.eps
+
+    defense = NAP(backbone, batch.classes, generator=drawn(), radii=(0.0, 0.5, 1.0))
+    terms = defense.loss(backbone, batch, Noting())
+    assert seen == {(0.05, 0.025): [3, 4, 5], (0.1, 0.05): [6, 7]}
+    moved = torch.cat([batch.images[:3], batch.images[3:6] + 0.05, batch.images[6:] + 0.1])
+    assert_close(terms["adv_ce"], cross_entropy(classifier(defense, backbone, batch.classes)(moved), batch.labels))
+    with pytest.raises(UsageError, match="need a training attack with a field eps"):
+        defense.loss(backbone, batch, lambda function, images, labels, **options: images)
+
+
+def test_dropout_leaves_out_hidden_units_in_training_alone_and_always_the_same_for_a_batch(backbone, batch, attack):
+    options = {"dropout": 0.5}
+    defense, plain = stirred(backbone, batch.classes, **options), stirred(backbone, batch.classes)
+    first, again = (defense.train().loss(backbone, batch, attack)["adv_ce"] for _ in range(2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, plain.train().loss(backbone, batch, attack)["adv_ce"])
+    assert torch.equal(
+        defense.eval().loss(backbone, batch, attack)["adv_ce"], plain.eval().loss(backbone, batch, attack)["adv_ce"]
+    )
+    assert all(refiner.kept is None for refiner in defense.image_refiners.refiners)
+
+
+def test_refiners_may_decay_alone(backbone, batch):
+    prompts, refiners = NAP(backbone, batch.classes, refiner_decay=0.1).parameter_groups(1.0)
+    assert refiners["weight_decay"] == 0.1
+    assert "weight_decay" not in prompts
 
 
 # ---- does it learn, and can it be attacked?
