@@ -34,9 +34,10 @@ def _seed() -> None:
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 
-def pytest_make_parametrize_id(config: pytest.Config, val: object, argname: str) -> str | None:
-    """A name without an address in memory, which would differ between the processes that share the tests."""
-    return f"{argname} {type(val).__name__}" if " at 0x" in repr(val) and not callable(val) else None
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """No name of a test holds an address in memory, which would differ between the processes that share the tests."""
+    if named := [item.nodeid for item in items if " at 0x" in item.nodeid]:
+        raise pytest.UsageError(f"give the parameters names (ids=): {named[0]}")
 
 
 @pytest.fixture(scope="session")

@@ -129,7 +129,7 @@ def test_the_same_pictures_lie_in_one_folder_and_others_in_another(tmp_path: Pat
         ([], {"labels": [], "classes": ["a", "b"]}, "no picture"),
         (SimpleNamespace(dataset=Torch()), {}, "hand over its .dataset"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_what_cannot_be_used_is_one_line_and_leaves_nothing(tmp_path: Path, source, more: dict, complaint: str) -> None:
     with pytest.raises(IronclipError, match=complaint) as problem:
