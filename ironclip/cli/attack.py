@@ -1,7 +1,7 @@
 """The verb `attack`: adversarial images, saved."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -15,11 +15,16 @@ from ironclip.cli.common import (
     Limit,
     Norm,
     Progress,
+    ShardOption,
     Weights,
+    WorkersOption,
     app,
     emit,
     pick_device,
+    print_left,
     print_notes,
+    repeated,
+    shared_out,
     took,
 )  # fmt: skip
 from ironclip.cli.terminal import say
@@ -45,13 +50,21 @@ def attack(
     limit: Limit = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Options of the attack, e.g. steps=100.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the attack's randomness.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 64,
+    shard: ShardOption = None,
+    workers: WorkersOption = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Write adversarial pictures as lossless PNG, inside the radius after rounding to 8 bits, with a manifest."""
-    from ironclip.protocols.adversarial_images import write_adversarial
+    if batch_size < 1:
+        raise UsageError(f"--batch-size is a number of images, at least 1; got {batch_size}")
+    share = shared_out(shard, workers)
+    from ironclip.protocols.adversarial_images import MANIFEST, write_adversarial, write_shards
     from ironclip.protocols.frozen import given
     from ironclip.protocols.resolve import named_attacks, open_target
+    from ironclip.protocols.workers import Workers
+    from ironclip.records.share import Share
 
     (radius, *more) = parse_radii(eps, norm)
     if more:
@@ -62,10 +75,24 @@ def attack(
         raise UsageError(f"pictures are written for one attack; {name} stands for several, name one of them")
     frozen = given(weights=weights, base=base, activation=activation)
     where = pick_device(device)
-    _, experiment = open_target(took(target, quiet=as_json), data, device=where, classes=classes, layout=layout, frozen=frozen)
+    taken = took(target, quiet=as_json)
+    _, experiment = open_target(taken, data, device=where, classes=classes, layout=layout, frozen=frozen)
     print_notes(experiment.dataset.notes, quiet=as_json)
     shown = Progress(f"attack {name}", quiet=as_json)
-    manifest = write_adversarial(experiment, made, threat, save, split=split, limit=limit, progress=shown.count)
+    options: dict[str, Any] = {"split": split, "limit": limit, "batch_size": batch_size, "progress": shown.count}
+    if workers > 1:
+        share = Share(None, 1)  # to read what the workers wrote
+        with Workers(repeated(target, taken), workers, where) as pool:
+            pool.watch(save / MANIFEST, lambda: shown.say(f"{len(list(save.glob('*.png')))} pictures", False))
+    manifest: dict[str, Any] | None
+    left: tuple[Any, ...]
+    if share is None:
+        manifest, left = write_adversarial(experiment, made, threat, save, **options), ()
+    else:
+        manifest, left = write_shards(experiment, made, threat, save, share, **options)
+    if manifest is None:
+        emit({"folder": str(save), "unfinished": [str(each) for each in left]}) if as_json else print_left(left, save)
+        return
     if as_json:
         emit(manifest)
         return

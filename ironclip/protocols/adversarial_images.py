@@ -1,8 +1,10 @@
 """Adversarial pictures as files: lossless, inside the radius after rounding, with a manifest."""
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +16,21 @@ from ironclip.core.errors import UsageError
 from ironclip.core.files import write_json, write_whole
 from ironclip.core.permits import check, full
 from ironclip.core.tensors import evaluating, frozen, norm
+from ironclip.core.texts import json_value, plain_bytes
 from ironclip.core.threat import Threat, format_eps
-from ironclip.core.types import Attack
+from ironclip.core.types import Attack, Batch, Classifier
 from ironclip.data import EvalSet
+from ironclip.loops.draws import drawn_for
 from ironclip.loops.scoring import audit, quantised
 from ironclip.protocols.experiment import Experiment
+from ironclip.records.folder import EvaluationFolder
+from ironclip.records.learned import fingerprint
+from ironclip.records.lock import locked
+from ironclip.records.shards import WAIT, Part, agree, missing, shards, take, versions
+from ironclip.records.share import Shard, Share
+
+MANIFEST = "manifest.json"
+BATCH = 64
 
 
 def write_adversarial(
@@ -29,7 +41,7 @@ def write_adversarial(
     *,
     split: str = "test",
     limit: int | None = None,
-    batch_size: int = 64,
+    batch_size: int = BATCH,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """The manifest of the pictures written: file, sha256, label, predictions before and after rounding, distance from the clean
@@ -44,42 +56,117 @@ def write_adversarial(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder; choose another --save")
+    writer = _writer(experiment, attack, threat, folder, split, limit, batch_size)
+    rows = Shard(1, 1).rows(len(writer.pictures), batch_size)
+    return writer.manifest(writer.written(rows, progress), folder)
+
+
+def write_shards(
+    experiment: Experiment,
+    attack: Attack,
+    threat: Threat,
+    folder: Path,
+    share: Share,
+    *,
+    split: str = "test",
+    limit: int | None = None,
+    batch_size: int = BATCH,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> tuple[dict[str, Any] | None, tuple[Shard, ...]]:
+    """(the manifest of all pictures where every shard is finished, else None; the shards that are not), after those of this
+    share were done. A shard lists its pictures in `shards/k-of-n/manifest.json`; the pictures lie in the folder itself.
+
+    Raises:
+        UsageError, RunError, RunBusy: as of `write_adversarial` and `records.shards.take`.
+    """
+    place = EvaluationFolder(folder)
+    if folder.exists() and not (folder / "shards").is_dir() and (not folder.is_dir() or any(map(_visible, folder.iterdir()))):
+        raise UsageError(f"{folder} holds other files than shards; choose another --save")
+    writer = _writer(experiment, attack, threat, folder, split, limit, batch_size)
+    total = len(writer.pictures)
+
+    def write(shard: Shard, folders: Sequence[EvaluationFolder]) -> None:
+        writer.manifest(writer.written(shard.rows(total, batch_size), progress), folders[0].path)
+
+    hold = partial(locked, folder, WAIT)
+    same = {"setup": {"learned_sha256": fingerprint(experiment.defense.learned())}, "versions": versions()}
+    facts = writer.facts | {"pictures": total, "shard": {"batch_size": batch_size, **same}}
+    take(hold, [Part(place, facts)], share, math.ceil(total / batch_size), write, result=MANIFEST)
+    if left := missing(place, MANIFEST):
+        return None, left
+    with hold():
+        agree(facts, shards(place))
+        lists = [json_value(plain_bytes(shard.path / MANIFEST))["images"] for shard in shards(place)]
+        return writer.manifest([entry for each in lists for entry in each], folder), ()
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """Writes the adversarial pictures of some rows into a folder."""
+
+    attack: Attack
+    classifier: Classifier
+    pictures: EvalSet
+    threat: Threat
+    folder: Path
+    device: torch.device
+    facts: dict[str, Any]
+
+    def written(self, rows: Sequence[range], progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
+        """The manifest's entries of these pictures, each range a batch."""
+        listed: list[dict[str, Any]] = []
+        with frozen(self.classifier), evaluating(self.classifier):
+            for part in rows:
+                batch = self.pictures.batch(slice(part.start, part.stop))
+                with drawn_for(batch.indices.tolist()):
+                    listed += self._batch(batch)
+                progress(len(listed), sum(map(len, rows)))
+        return listed
+
+    def _batch(self, batch: Batch) -> list[dict[str, Any]]:
+        images, labels = batch.images.to(self.device), batch.labels.to(self.device)
+        adv = self.attack(self.classifier, images, labels, indices=batch.indices)
+        levels = (quantised(adv, images, self.threat, "round") * 255).round().to(torch.uint8)
+        with torch.no_grad():
+            before, exact = self.classifier(images).argmax(1), self.classifier(adv).argmax(1)
+            after = self.classifier(levels.float() / 255).argmax(1)
+        distance = audit("of the pictures", levels.float() / 255, images, batch.indices, self.threat)
+        listed = []
+        for row, index in enumerate(batch.indices.tolist()):
+            file = self.folder / f"{index:06d}.png"
+            picture = Image.fromarray(levels[row].permute(1, 2, 0).cpu().numpy())
+            write_whole(file, lambda temporary, picture=picture: picture.save(temporary, format="PNG"))  # type: ignore[misc]
+            listed.append(
+                {
+                    "file": file.name,
+                    "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+                    "index": index,
+                    "label": int(labels[row]),
+                    "clean_prediction": int(before[row]),
+                    "float_prediction": int(exact[row]),
+                    "prediction": int(after[row]),
+                    "distance": float(distance[row]),
+                }
+            )
+        return listed
+
+    def manifest(self, listed: Sequence[dict[str, Any]], folder: Path) -> dict[str, Any]:
+        """What was written, in the order of the images; kept in a folder."""
+        found = self.facts | {"images": sorted(listed, key=lambda entry: int(entry["index"]))}
+        write_json(folder / MANIFEST, found)
+        return found
+
+
+def _writer(
+    experiment: Experiment, attack: Attack, threat: Threat, folder: Path, split: str, limit: int | None, batch_size: int
+) -> _Writer:
     threat = replace(threat, quantised=True)
     check(attack, threat)
     attack = full(attack)
-    classifier = experiment.classifier
-    device = experiment.backbone.device
     pictures = EvalSet(experiment.dataset, split, resolution=experiment.backbone.spec.resolution, limit=limit)
     if threat.norm == "l2":
         _check_rounding(pictures, batch_size, threat)
-    listed: list[dict[str, Any]] = []
-    with frozen(classifier), evaluating(classifier):
-        for batch in pictures.batches(batch_size):
-            images, labels = batch.images.to(device), batch.labels.to(device)
-            adv = attack(classifier, images, labels, indices=batch.indices)
-            levels = (quantised(adv, images, threat, "round") * 255).round().to(torch.uint8)
-            with torch.no_grad():
-                before, exact = classifier(images).argmax(1), classifier(adv).argmax(1)
-                after = classifier(levels.float() / 255).argmax(1)
-            distance = audit("of the pictures", levels.float() / 255, images, batch.indices, threat)
-            for row, index in enumerate(batch.indices.tolist()):
-                file = folder / f"{index:06d}.png"
-                picture = Image.fromarray(levels[row].permute(1, 2, 0).cpu().numpy())
-                write_whole(file, lambda temporary, picture=picture: picture.save(temporary, format="PNG"))  # type: ignore[misc]
-                listed.append(
-                    {
-                        "file": file.name,
-                        "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
-                        "index": index,
-                        "label": int(labels[row]),
-                        "clean_prediction": int(before[row]),
-                        "float_prediction": int(exact[row]),
-                        "prediction": int(after[row]),
-                        "distance": float(distance[row]),
-                    }
-                )
-            progress(len(listed), len(pictures))
-    manifest = {
+    facts = {
         "attack": attacks.describe(attack),
         "norm": threat.norm,
         "eps": threat.eps,
@@ -88,10 +175,12 @@ def write_adversarial(
         "split_sha256": experiment.dataset.sha256,
         "backbone": {"name": experiment.backbone.spec.name, "sha256": experiment.backbone.spec.sha256},
         "method": experiment.config.method,
-        "images": listed,
     }
-    write_json(folder / "manifest.json", manifest)
-    return manifest
+    return _Writer(attack, experiment.classifier, pictures, threat, folder, experiment.backbone.device, facts)
+
+
+def _visible(path: Path) -> bool:
+    return not path.name.startswith(".")
 
 
 def _check_rounding(pictures: EvalSet, batch_size: int, threat: Threat) -> None:

@@ -13,11 +13,11 @@ from ironclip.protocols.audit_bench import Bench, bench
 from ironclip.protocols.audit_target import Target
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.measure import Callback, prepare
-from ironclip.protocols.workers import Workers
+from ironclip.protocols.workers import Tally, Workers
 from ironclip.records.folder import EvaluationFolder, RunFolder
 from ironclip.records.merge import merge
 from ironclip.records.record import Record
-from ironclip.records.shards import WAIT, Part, missing, take
+from ironclip.records.shards import RESULT, WAIT, Part, missing, take
 from ironclip.records.share import Shard, Share
 
 
@@ -53,7 +53,7 @@ def evaluate_shards(
     def score(shard: Shard, folders: Sequence[EvaluationFolder]) -> None:
         made.score(folders[0], shard.rows(len(made.pictures), made.batch_size), callback)
 
-    take(run, [part], share, math.ceil(len(made.pictures) / made.batch_size), score)
+    take(partial(run.lock, wait=WAIT), [part], share, math.ceil(len(made.pictures) / made.batch_size), score)
     left = missing(place)
     return (None if left else merge(run, place)), left
 
@@ -86,7 +86,7 @@ def audit_shards(
             for _ in scoring.radii(found, folders, shard.rows(len(made.pictures), batch_size)):
                 pass
 
-        take(made.run, parts, share, math.ceil(len(made.pictures) / batch_size), score)
+        take(partial(made.run.lock, wait=WAIT), parts, share, math.ceil(len(made.pictures) / batch_size), score)
         left = tuple(dict.fromkeys(shard for point in found for shard in missing(point.folder)))
         if not left:
             for point in found:
@@ -109,7 +109,7 @@ def watch_audit(
         found, _ = _begun(made, target, radii, batch_size, device)
         for point in found:
             name = format_eps(point.eps, made.setup.threat.norm)
-            workers.watch(point.folder, len(made.pictures), partial(progress, name))
+            watched(workers, point.folder, len(made.pictures), partial(progress, name))
 
 
 def _begun(made: Bench, target: Target, radii: Sequence[float], batch_size: int, device: str) -> tuple[list[Point], list[Part]]:
@@ -135,4 +135,9 @@ def watch(
     made = prepare(run, experiment, named, eps=eps, **options)
     with run.lock(wait=WAIT):
         place = made.folder()
-    workers.watch(place, len(made.pictures), callback)
+    watched(workers, place, len(made.pictures), callback)
+
+
+def watched(workers: Workers, place: EvaluationFolder, images: int, callback: Callback) -> None:
+    """Wait until workers have the record of so many images in this folder."""
+    workers.watch(place.path / RESULT, Tally(place, images, callback).look)

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,26 +53,16 @@ class Workers:
             worker.wait()
         self.files.close()
 
-    def watch(self, place: EvaluationFolder, images: int, callback: Callback) -> None:
-        """Return when the evaluation in this folder has its record.
-
-        Args:
-            images: that are scored there. callback: gets the "batch" events of `loops.evaluation.evaluate` for all workers.
+    def watch(self, finished: Path, look: Callable[[], object]) -> None:
+        """Return when this file is there; calls `look` again and again until then.
 
         Raises:
             RunError: what a worker said when it gave up, or that workers die again and again.
         """
-        tally, start, before = Tally(place), 0.0, 0
-        while not (place.path / "record.json").exists():
-            if not self._keep_running() and not (place.path / "record.json").exists():
-                raise RunError(f"the workers ended, but {place.path} has no record; the same command goes on")
-            if tally.read() and tally.done <= images:
-                now = time.monotonic()
-                start, before = start or now, before or tally.done
-                fresh, seconds = tally.done - before, now - start
-                eta = seconds / fresh * (images - tally.done) if fresh else None
-                shares = {"clean": tally.right / tally.done, "robust": tally.robust / tally.done}
-                callback({"event": "batch", "done": tally.done, "total": images, "seconds": seconds, "eta": eta, **shares})
+        while not finished.exists():
+            if not self._keep_running() and not finished.exists():
+                raise RunError(f"the workers ended, but {finished} is not there; the same command goes on")
+            look()
             time.sleep(PAUSE)
 
     def _keep_running(self) -> bool:
@@ -103,33 +93,46 @@ class Workers:
 
 @dataclass
 class Tally:
-    """What the shards of an evaluation have found so far, read from their files as they grow."""
+    """What the shards of an evaluation have found so far, read from their files as they grow.
+
+    Args:
+        images: that are scored there. callback: gets the "batch" events of `loops.evaluation.evaluate` for all shards together.
+    """
 
     place: EvaluationFolder
+    images: int
+    callback: Callback
     done: int = 0
     right: int = 0
     robust: int = 0
     seen: dict[Path, int] = field(default_factory=dict)
+    first: tuple[int, float] | None = None
 
-    def read(self) -> bool:
-        """Whether there is anything new."""
+    def look(self) -> None:
+        """Read what is new, and tell it."""
         before = self.done
         for shard in shards(self.place):
-            path = shard.path / "samples.jsonl"
-            if not path.exists():
-                continue
-            with path.open("rb") as file:
-                file.seek(self.seen.get(path, 0))
-                lines, end, _ = file.read().rpartition(b"\n")
-            self.seen[path] = self.seen.get(path, 0) + len(lines) + len(end)
-            for line in lines.splitlines():
-                self._add(json.loads(line))
-        return self.done > before
+            for sample in self._new(shard.path / "samples.jsonl"):
+                self.done += 1
+                self.right += sample["clean"] == sample["label"]
+                self.robust += sample["broken_by"] is None
+        if before < self.done <= self.images:
+            now = time.monotonic()
+            self.first = self.first or (self.done, now)
+            fresh, seconds = self.done - self.first[0], now - self.first[1]
+            eta = seconds / fresh * (self.images - self.done) if fresh else None
+            shares = {"clean": self.right / self.done, "robust": self.robust / self.done}
+            self.callback({"event": "batch", "done": self.done, "total": self.images, "seconds": seconds, "eta": eta, **shares})
 
-    def _add(self, sample: Mapping[str, Any]) -> None:
-        self.done += 1
-        self.right += sample["clean"] == sample["label"]
-        self.robust += sample["broken_by"] is None
+    def _new(self, path: Path) -> Iterator[dict[str, Any]]:
+        if not path.exists():
+            return
+        with path.open("rb") as file:
+            file.seek(self.seen.get(path, 0))
+            lines, end, _ = file.read().rpartition(b"\n")
+        self.seen[path] = self.seen.get(path, 0) + len(lines) + len(end)
+        for line in lines.splitlines():
+            yield json.loads(line)
 
 
 def _last_line(said: IO[bytes]) -> str:

@@ -9,12 +9,13 @@ of the batches, configuration, learned tensors, frozen weights, versions. Import
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 from ironclip.core.errors import RunBusy, RunError
 from ironclip.records.environment import environment
-from ironclip.records.folder import EvaluationFolder, RunFolder
+from ironclip.records.folder import EvaluationFolder
 from ironclip.records.lock import locked
 from ironclip.records.record import Setup
 from ironclip.records.share import Shard, Share
@@ -26,6 +27,7 @@ SAME = (
 """What of the set-up must agree among the shards of one record, besides its settings."""
 ELSEWHERE = ("device", "system", "machine", "python")
 """What may differ between the machines of two shards."""
+RESULT = "record.json"
 WAIT = 60.0
 """Seconds to wait for a run that another shard holds while it begins or merges."""
 
@@ -41,8 +43,7 @@ class Part:
     def of(cls, place: EvaluationFolder, setup: Setup, *, batch_size: int, keep_examples: int) -> "Part":
         """The evaluation in this folder under this setup; keep_examples: pictures that its record keeps."""
         same = setup.model_dump(mode="json", include=set(SAME))
-        versions = {key: value for key, value in environment().items() if key not in ELSEWHERE}
-        own = {"batch_size": batch_size, "keep_examples": keep_examples, "setup": same, "versions": versions}
+        own = {"batch_size": batch_size, "keep_examples": keep_examples, "setup": same, "versions": versions()}
         return cls(place, {**(place.settings or {}), "shard": own})
 
     @property
@@ -63,36 +64,44 @@ class Part:
         return found
 
 
+def versions() -> dict[str, str]:
+    """What computes here, and must be the same for all shards."""
+    return {key: value for key, value in environment().items() if key not in ELSEWHERE}
+
+
 def take(
-    run: RunFolder,
+    hold: Callable[[], AbstractContextManager[None]],
     parts: Sequence[Part],
     share: Share,
     batches: int,
     score: Callable[[Shard, Sequence[EvaluationFolder]], object],
     *,
+    result: str = RESULT,
     pause: float = 1.0,
 ) -> None:
     """Do the shards of a share that are not finished; "any" waits for those that others hold, and takes what is left by the dead.
 
     Args:
+        hold: holds the folder of the whole alone, and waits for whoever has it.
         parts: the evaluations whose shards are done together.
         batches: in each of them.
-        score: gets the shard and its folder in each evaluation, and finishes their records.
+        score: gets the shard and its folder in each evaluation, and writes the result of each.
+        result: name of the file that a finished shard has, and a finished evaluation.
 
     Raises:
         RunBusy: the one shard asked for is being done by another process.
     """
-    with run.lock(wait=WAIT):  # who comes first says into how many shards
+    with hold():  # who comes first says into how many shards
         todo = share.shards(batches, parts[0].begun)
         for part in parts:
             part.folder(todo[0])
     while True:
         held = False
         for shard in todo:
-            if all(part.place.record() is not None for part in parts):
+            if all((part.place.path / result).exists() for part in parts):
                 return
             folders = [part.folder(shard) for part in parts]
-            if all((folder.path / "record.json").exists() for folder in folders):
+            if all((folder.path / result).exists() for folder in folders):
                 continue
             try:
                 with locked(folders[0].path):
@@ -106,11 +115,11 @@ def take(
         time.sleep(pause)
 
 
-def missing(place: EvaluationFolder) -> tuple[Shard, ...]:
+def missing(place: EvaluationFolder, result: str = RESULT) -> tuple[Shard, ...]:
     """The shards of an evaluation that are not finished; none where it was divided into none."""
     found = shards(place)
     of = max((of for _, of in _numbers(place)), default=0)
-    done = {int(folder.path.name.split("-")[0]) for folder in found if (folder.path / "record.json").exists()}
+    done = {int(folder.path.name.split("-")[0]) for folder in found if (folder.path / result).exists()}
     return tuple(Shard(number, of) for number in range(1, of + 1) if number not in done)
 
 

@@ -110,6 +110,23 @@ def test_an_audit_in_shards_is_that_of_the_whole_at_every_radius(ironclip, photo
     assert ironclip("verify", str(report.parent))[0] == 0
 
 
+def test_pictures_written_in_shards_are_those_of_the_whole(ironclip, tmp_path):
+    attack = ["attack", "mini", "--data", "shapes", "--eps", "2/255", "--set", "steps=2", "--limit", "6", "--batch-size", "2"]
+    assert ironclip(*attack, "--save", "whole")[0] == 0
+    for share in ("3/3", "1/3"):
+        code, said, _ = ironclip(*attack, "--save", "parts", "--shard", share)
+        assert (code, "not finished: " in said) == (0, True)
+    before = {path.name: path.read_bytes() for path in (tmp_path / "parts").glob("*.png")}
+    code, _, said = ironclip(*attack, "--save", "parts", "--shard", "2/3", "--seed", "4")
+    assert (code, "under other settings: its attack.seed is 0, not 4" in said) == (2, True)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "parts").glob("*.png")} == before
+    assert ironclip(*attack, "--save", "parts", "--shard", "any/2")[0] == 0
+    for path in (tmp_path / "whole").iterdir():
+        assert (tmp_path / "parts" / path.name).read_bytes() == path.read_bytes(), path.name
+    code, _, said = ironclip(*attack, "--save", "whole", "--shard", "1/3")
+    assert (code, "holds other files than shards" in said) == (2, True)
+
+
 @pytest.mark.slow
 def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironclip, tmp_path):
     evaluate = [*EVALUATE, "--limit", "48", "--batch-size", "3"]

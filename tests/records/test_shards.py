@@ -69,7 +69,7 @@ def do(run, place, share: str, **changes) -> list[int]:
         score(folders[0], shard.rows(IMAGES, SIZE), **changes)
 
     part = Part.of(place, setup(**changes), batch_size=SIZE, keep_examples=KEPT)
-    take(run, [part], Share.parse(share), 7, scored, pause=0.01)
+    take(run.lock, [part], Share.parse(share), 7, scored, pause=0.01)
     return done
 
 
@@ -203,7 +203,7 @@ def test_shards_that_were_copied_cut_or_are_of_two_divisions_are_refused(tmp_pat
 def test_shards_that_together_are_not_all_pictures_are_refused(tmp_path):
     run, place = begun(tmp_path)
     take(
-        run,
+        run.lock,
         [Part.of(place, setup(), batch_size=SIZE, keep_examples=KEPT)],
         Share.parse(f"any/{OF}"),
         7,
