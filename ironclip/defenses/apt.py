@@ -6,8 +6,8 @@ class-specific. Objective: mean cross-entropy of adversarial images alone [paper
 Deviations from the official code: the inner attack differentiates pixels alone (there `.backward()` also fills the prompt's
 gradient, which is wiped later: same result); text features are computed once a step instead of once an inner step (exact,
 the prompt does not move there); attack and training run in float32 (there float16). `constant` prompts use class names with
-spaces [inferred]; the code keeps underscores there. Contexts in the middle and in front are tokenised where they stand; the
-code moves tokens, which differs for names that end in punctuation alone.
+spaces [inferred]; the code keeps underscores there (`constant_names`). Contexts in the middle and in front are
+tokenised where they stand; the code moves tokens, which differs for names that end in punctuation alone.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,12 @@ from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, normalize
 
 from ironclip.backbones import AdaptedClassifier, assemble
 from ironclip.backbones.words import room_for_words, word_vectors
 from ironclip.core.errors import UsageError
+from ironclip.core.merging import resolve_weights
 from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Context, Defense, check_classes
 from ironclip.defenses._blocks import normal
@@ -39,6 +40,7 @@ class APT(Defense):
         init: words whose embeddings the (unified) context starts from, e.g. "a photo of a"; default N(0, 0.02^2).
         strategy: the prompt the inner attack sees: "onfly" the current one, "constant" a fixed template,
             "perturbed" the current one, which takes an ascent step of size `prompt_step` with every inner step.
+        constant_names: of "constant": words of a class name joined by "spaces" [inferred] or by "underscores" [code].
     """
 
     usual_length: ClassVar[int] = 16
@@ -54,12 +56,16 @@ class APT(Defense):
         init: str | None = None,
         strategy: Literal["onfly", "constant", "perturbed"] = "onfly",
         prompt_step: float = 0.0,
+        constant_names: Literal["spaces", "underscores"] = "spaces",
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
         classes = check_classes(classes)
         check_choice("position", position, ("end", "middle", "front"))
         check_choice("strategy", strategy, ("onfly", "constant", "perturbed"))
+        check_choice("constant_names", constant_names, ("spaces", "underscores"))
+        if constant_names != "spaces" and strategy != "constant":
+            raise UsageError(f"constant_names is for strategy='constant'; the strategy is {strategy!r}")
         if length is None:
             length = self._default_length(backbone, classes) if init is None else 1
         check_whole("length", length, 1)
@@ -71,7 +77,7 @@ class APT(Defense):
         if init is not None and not init.strip():
             raise UsageError("init must hold at least one word, for example 'a photo of a'")
         self.position: Literal["end", "middle", "front"] = position
-        self.strategy, self.prompt_step = strategy, prompt_step
+        self.strategy, self.prompt_step, self.underscores = strategy, prompt_step, constant_names == "underscores"
         self.own_classes = classes if class_specific else None
         width = backbone.spec.text_width
         if init is not None:
@@ -105,15 +111,21 @@ class APT(Defense):
             target = _AscendingPrompt(backbone, batch.classes, adaptation, self.prompt_step)
             adv = attack(target, batch.images, batch.labels, indices=batch.indices, loss=target.loss)
         else:
-            seen = classifier.detached() if self.strategy == "onfly" else _constant(backbone, batch.classes, adaptation)
+            constant = self.strategy == "constant"
+            seen = _constant(backbone, batch.classes, adaptation, self.underscores) if constant else classifier.detached()
             adv = attack(seen, batch.images, batch.labels, indices=batch.indices)
         return {"adv_ce": cross_entropy(classifier(adv), batch.labels)}
 
 
 @torch.no_grad()
-def _constant(backbone: Backbone, classes: Sequence[str], adaptation: Adaptation) -> AdaptedClassifier:
+def _constant(backbone: Backbone, classes: Sequence[str], adaptation: Adaptation, underscores: bool) -> AdaptedClassifier:
     """The classifier with the fixed template in place of the learned context."""
-    return assemble(backbone, classes, replace(adaptation, context=None, templates=(CONSTANT_TEMPLATE,)))
+    made = assemble(backbone, classes, replace(adaptation, context=None, templates=(CONSTANT_TEMPLATE,)))
+    if underscores:
+        tokens = backbone.embed_text([CONSTANT_TEMPLATE.replace("{}", name.replace(" ", "_")) for name in classes])
+        weights = resolve_weights(adaptation.text_weights, backbone.text_weight)
+        made.text_features = normalize(backbone.encode_text(tokens, edits=adaptation.text_edits, weights=weights), dim=-1)
+    return made
 
 
 class _AscendingPrompt:

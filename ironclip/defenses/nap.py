@@ -52,6 +52,7 @@ class NAP(Defense):
     Args:
         length: P, prompts a layer and a tower.
         depth: J, prompted layers; default: all layers of each tower; 0: no prompts, refiners alone.
+        text_length, text_depth: the same of the text tower, where they differ.
         refiner_layers: linear layers of a refiner; 0: no refiners.
         hidden_ratio: hidden width of a refiner over the token width.
         pre_norm: norm in front of a refiner.
@@ -78,6 +79,8 @@ class NAP(Defense):
         *,
         length: int = 2,
         depth: int | None = None,
+        text_length: int | None = None,
+        text_depth: int | None = None,
         refiner_layers: int = 2,
         hidden_ratio: float = 1.0,
         activation: str = "gelu",
@@ -102,7 +105,11 @@ class NAP(Defense):
         given = {"activation": activation, "pre_norm": pre_norm, "share": share, "sides": sides, "strength": strength}
         for option, value in {**given, "first_prompt": first_prompt, "mix": mix}.items():
             check_choice(option, value, CHOICES[option])
+        words = length if text_length is None else text_length
         check_whole("length", length, 1)
+        check_whole("text_length", words, 1)
+        if depth == 0 and text_depth is not None:
+            raise UsageError("depth=0 leaves both towers without prompts; leave out text_depth")
         check_whole("refiner_layers", refiner_layers, 0)
         check_number("hidden_ratio", hidden_ratio, 0, above=True)
         check_number("residual_scale", residual_scale, 0, above=True)
@@ -132,16 +139,16 @@ class NAP(Defense):
         self.image_prompts: ImagePrompts | None = None
         self.text_prompts: TextPrompts | None = None
         self.context: nn.Parameter | None = None
-        self.template, text_depth, start = f"{init} {{}}.", 0, first_word(backbone)
+        self.template, deep, start = f"{init} {{}}.", 0, first_word(backbone)
         if depth != 0:
             image_depth = check_depth(depth, spec.image_layers, "image")
-            text_depth = check_depth(depth, spec.text_layers, "text")
+            deep = check_depth(depth if text_depth is None else text_depth, spec.text_layers, "text")
             before = first_prompt == "before_ln_pre"
             self.image_prompts = ImagePrompts(
                 image_depth, length, spec.image_width, layers=spec.image_layers, before_ln_pre=before, generator=generator
             )
-            self.context, self.template = starting_words(backbone, init, length, generator)
-            self.text_prompts = TextPrompts(text_depth, length, spec.text_width, start=start, generator=generator)
+            self.context, self.template = starting_words(backbone, init, words, generator)
+            self.text_prompts = TextPrompts(deep, words, spec.text_width, start=start, generator=generator)
 
         def refiners(side: str, width: int, layers: int, **scope: int) -> Refiners:
             here = refiner_layers > 0 and sides in ("both", side)
@@ -154,7 +161,7 @@ class NAP(Defense):
 
         self.image_refiners = refiners("image", spec.image_width, spec.image_layers, count=self.image_tokens)
         self.text_refiners = refiners(
-            "text", spec.text_width, spec.text_layers, start=start, skip=length if text_depth else 0, depth=text_depth
+            "text", spec.text_width, spec.text_layers, start=start, skip=words if deep else 0, depth=deep
         )
         self.to(backbone.device, backbone.dtype)
         with torch.no_grad():  # fails here, not in the first step, if the prompts are too long for the context

@@ -4,6 +4,7 @@ Every image starts from the same context, so the text features and their graph a
 the product of its own cotangent with that graph, and one encoding of its tuned context (TomSheng21/R-TPT re-encodes five times).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -133,7 +134,7 @@ def entropy(logits: Tensor) -> Tensor:
 
 def marginal_entropy(logits: Tensor) -> Tensor:
     """[...] entropy in nats of the mean prediction of logits [..., n, K]."""
-    log = logits.log_softmax(-1).logsumexp(-2) - torch.log(torch.tensor(float(logits.shape[-2])))
+    log = logits.log_softmax(-1).logsumexp(-2) - math.log(logits.shape[-2])
     log = log.clamp_min(torch.finfo(log.dtype).min)
     return -(log.exp() * log).sum(-1)
 

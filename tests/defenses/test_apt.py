@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble, splice
 from ironclip.core.errors import UsageError
-from ironclip.core.types import Adaptation, Context
+from ironclip.core.types import Adaptation, Batch, Context
 from ironclip.defenses import build
 from ironclip.defenses.apt import APT
 
@@ -94,6 +94,21 @@ def test_constant_attacks_a_fixed_prompt_whatever_was_learned(backbone, batch, s
     assert torch.equal(first, second)
     assert_close(first, hand.text_features)
     assert (loss - moved).abs() > 1e-3
+
+
+def test_the_constant_prompt_may_join_the_words_of_a_name_by_underscores(backbone, batch, spy):
+    classes = ("tabby cat", "dog", "school bus", "oak tree")
+    other = Batch(batch.images, batch.labels, batch.indices, classes)
+    for names in ("spaces", "underscores"):
+        APT(backbone, classes, length=4, strategy="constant", constant_names=names).loss(backbone, other, spy)
+    plain, joined = (call.function.text_features for call in spy.calls)
+    texts = [f"a photo of a {name.replace(' ', '_')}" for name in classes]
+    expected = torch.nn.functional.normalize(backbone.encode_text(backbone.embed_text(texts)), dim=-1)
+    assert_close(joined, expected)
+    assert_close(joined[1], plain[1])
+    assert not torch.allclose(joined[0], plain[0], atol=1e-3)
+    with pytest.raises(UsageError, match="constant_names is for strategy='constant'"):
+        APT(backbone, classes, constant_names="underscores")
 
 
 def caught_images(defense, backbone, batch, attack):

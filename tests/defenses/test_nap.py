@@ -61,6 +61,13 @@ def test_counts_of_prompts(vit_b, length, depth):
     assert count(NAP(vit_b, ["a", "b"], length=length, depth=depth, refiner_layers=0)) == length * depth * (768 + 512)
 
 
+def test_each_tower_may_have_a_length_and_a_depth_of_its_own(vit_b):
+    defense = NAP(vit_b, ["a", "b"], length=2, depth=3, text_length=4, text_depth=9, refiner_layers=0)
+    assert count(defense) == 2 * 3 * 768 + 4 * 9 * 512
+    with pytest.raises(UsageError, match="leave out text_depth"):
+        NAP(vit_b, ["a", "b"], depth=0, text_depth=2)
+
+
 def test_counts_of_other_refiners(vit_b):
     per_layer = {1: 768**2 + 768, 3: 3 * (768**2 + 768), 4: 4 * (768**2 + 768)}
     for layers, expected in per_layer.items():

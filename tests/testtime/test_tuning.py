@@ -81,6 +81,11 @@ def test_tpt_and_rtpt_agree_where_only_one_view_is_selected(base, images):
     assert_close(tpt.tune(prompted, features).context, rtpt.tune(prompted, features).context)
 
 
+def test_the_marginal_entropy_is_as_exact_as_its_logits():
+    same = torch.randn(1, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).expand(3, 5)
+    assert_close(marginal_entropy(same), entropy(same[0]), atol=1e-14, rtol=0)
+
+
 def test_the_marginal_entropy_is_at_least_the_mean_entropy():
     many = 5 * torch.randn(50, 6, 4, generator=torch.Generator().manual_seed(0))
     assert (marginal_entropy(many) >= entropy(many).mean(-1) - 1e-6).all()
