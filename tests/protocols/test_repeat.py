@@ -75,6 +75,7 @@ def asked(made, tmp_path, monkeypatch) -> Asked:
     monkeypatch.setattr(measure, "feature_distortion", lambda *_: {})
     monkeypatch.setattr(measure, "success", lambda *_, **__: NO_SUCCESS)
     monkeypatch.setattr("ironclip.protocols.experiment.load_frozen", once)
+    monkeypatch.setattr(EvaluationFolder, "save_record", lambda *_: None)  # a record without its samples would be refused
     seen = Asked()
     monkeypatch.setattr(measure, "evaluate_into", seen)
     return seen
