@@ -63,6 +63,23 @@ WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that sh
 Norm = Annotated[str, typer.Option("--norm", help="linf, or l2 with radii such as 0.5.")]
 
 
+BatchSize = Annotated[
+    str,
+    typer.Option(
+        "--batch-size", help="Images at once: auto (as many as the device holds), or a number, which is taken or refused."
+    ),
+]
+
+
+def images_at_once(text: str) -> int | None:
+    """The number of --batch-size; None for auto."""
+    if text == "auto":
+        return None
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size is auto or a number of images, at least 1; got {text!r}")
+    return int(text)
+
+
 def _version(asked: bool) -> None:
     if asked:
         from ironclip.core.version import __version__

@@ -11,6 +11,7 @@ from ironclip.attacks import DEFAULT
 from ironclip.cli.common import (
     Activation,
     Base,
+    BatchSize,
     Classes,
     Device,
     Eps,
@@ -24,6 +25,7 @@ from ironclip.cli.common import (
     WorkersOption,
     app,
     emit,
+    images_at_once,
     pick_device,
     print_left,
     print_notes,
@@ -79,7 +81,7 @@ def evaluate(
         typer.Option("--targeted", help="Also how often attacks reach a chosen class: next, random or least-likely."),
     ] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 100,
+    batch_size: BatchSize = "auto",
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Options of the attacks or of --test-time, e.g. steps=100, rtpt.views=32.")
     ] = None,
@@ -96,8 +98,7 @@ def evaluate(
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
     if subset not in (None, "all", "base", "new"):
         raise UsageError(f"--subset is all, base or new; got {subset!r}")
-    if batch_size < 1:
-        raise UsageError(f"--batch-size is a number of images, at least 1; got {batch_size}")
+    at_once = images_at_once(batch_size)
     whole = [name for name, given in (("--distortion", distortion), ("--targeted", targeted)) if given]
     share = shared_out(shard, workers, *whole)
     radii = parse_radii(eps, norm)
@@ -147,9 +148,9 @@ def evaluate(
             under = {"norm": read_norm(norm), "knowledge": known, "source": source, "split": split, "limit": limit}
             command = repeat.evaluation(
                 run, each, names, radius, changes=rest, seed=seed, distortion=distortion, targeted=targeted,
-                batch_size=batch_size, **under,
+                batch_size=at_once, **under,
             )  # fmt: skip
-            under |= {"eps": radius, "batch_size": batch_size, "keep_examples": 6, "command": command}
+            under |= {"eps": radius, "batch_size": at_once, "keep_examples": 6, "command": command}
             under |= {"callback": Progress(f"evaluate {experiment.config.method}", quiet=as_json)}
             if share is not None:
                 found, left = evaluate_shards(run, each, attacks[radius], share, **under)

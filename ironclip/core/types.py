@@ -268,6 +268,10 @@ class Batch:
         move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
         return replace(self, images=move(self.images), labels=move(self.labels), indices=move(self.indices))
 
+    def rows(self, rows: slice) -> "Batch":
+        """Some of its images, in their order."""
+        return replace(self, images=self.images[rows], labels=self.labels[rows], indices=self.indices[rows])
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -66,6 +66,11 @@ class Measure(BaseModel):
     only: dict[str, Any] = {}
 
     @property
+    def at_once(self) -> int | None:
+        """Images at once, as `measure.prepare` takes them: the number if one was given."""
+        return self.batch_size if "batch_size" in self.model_fields_set else None
+
+    @property
     def unused(self) -> list[str]:
         """Fields that came later and say nothing here: the identity of a cell leaves them out."""
         later = ("distortion", "suite", "source", "targeted")

@@ -128,7 +128,7 @@ def _evaluate(
         source=measure.source,
         split=measure.split,
         limit=measure.limit,
-        batch_size=measure.batch_size,
+        batch_size=measure.at_once,
         keep_examples=4,
         distortion=measure.distortion,
         targeted=measure.targeted,
@@ -136,7 +136,7 @@ def _evaluate(
             run, experiment, measure.attacks, eps, norm=measure.norm,
             changes=measure.changes, seed=measure.seed, knowledge=measure.knowledge,
             source=measure.source, split=measure.split, limit=measure.limit, distortion=measure.distortion,
-            targeted=measure.targeted, batch_size=measure.batch_size,
+            targeted=measure.targeted, batch_size=measure.at_once,
         ),
     )  # fmt: skip
 

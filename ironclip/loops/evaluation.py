@@ -14,18 +14,19 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from ironclip.core import permits
 from ironclip.core.errors import DataError, RunError, UsageError
+from ironclip.core.memory import Parts, peak_bytes
 from ironclip.core.tensors import evaluating, frozen
 from ironclip.core.threat import Threat
 from ironclip.core.types import Attack, Batch, Classifier
 from ironclip.loops.draws import drawn_for
 from ironclip.loops.scoring import Scorer, full_precision, targets
-from ironclip.records.environment import peak_memory
 from ironclip.records.folder import EvaluationFolder
 from ironclip.records.pictures import Example, load_examples, save_examples
 from ironclip.records.record import Quantise, Record, Sample, Setup, Timing, describe
@@ -60,6 +61,7 @@ def evaluate(
     keep_examples: int = 0,
     total: int | None = None,
     device: torch.device | str | None = None,
+    exact: bool = False,
     on_batch: Callable[[Sequence[Sample], Sequence[Example]], None] | None = None,
     callback: Callback | None = None,
 ) -> Evaluation:
@@ -77,6 +79,7 @@ def evaluate(
         keep_examples: how many broken pictures to hand back; no other picture is kept.
         total: number of images, for the callback's "eta".
         device: where the classifier is; batches are moved there.
+        exact: batches are taken whole or refused; otherwise they are scored in parts where the device does not hold them.
         on_batch: gets the new samples and examples of each batch as soon as they are known.
         callback: gets {"event": "attack", "attack", "attacked", "broken"} and {"event": "batch", "done", "total", "clean",
             "robust", "seconds", "eta"}; accuracies are fractions so far, eta is in seconds or None.
@@ -88,6 +91,7 @@ def evaluate(
         UsageError: surrogates missing or too many for this knowledge; quantisation or resolution not as the threat says.
     """
     scorer = Scorer(classifier, targets(classifier, surrogates, attacks, threat), threat, quantise, stop_early, probe, callback)
+    parts = Parts(device or "cpu", exact=exact)
     known = {sample.index: sample for sample in done}
     samples: dict[int, Sample] = {}
     examples: list[Example] = []
@@ -105,11 +109,13 @@ def evaluate(
             if len(samples.keys() | indices) < len(samples) + len(indices):
                 raise DataError(f"an image comes twice among {indices[:8]}...; every image has its own index")
             if missing:
-                # All of the batch, as if never interrupted: the last bits of the logits depend on the company.
+                # All of the batch, as if never interrupted: in another batch, logits can differ in the last bits.
                 with drawn_for(indices):
-                    scored, pictures = scorer(batch.to(device) if device is not None else batch)
-                new = [sample for sample in scored if sample.index in missing]
-                kept = [picture for picture in pictures if picture.index in missing][: max(0, keep_examples - len(examples))]
+                    parts.measure(classifier, batch.images[:1].to(parts.device), len(batch))
+                found = parts(partial(_scored, scorer, batch, device), len(batch))
+                new = [sample for scored, _ in found for sample in scored if sample.index in missing]
+                pictures = [picture for _, broken in found for picture in broken if picture.index in missing]
+                kept = pictures[: max(0, keep_examples - len(examples))]
                 if on_batch is not None:
                     on_batch(new, kept)
                 known |= {sample.index: sample for sample in new}
@@ -129,6 +135,13 @@ def evaluate(
         raise DataError("there is no image to evaluate on; the split is empty")
     ordered = tuple(samples[index] for index in sorted(samples))
     return Evaluation(ordered, tuple(examples), time.perf_counter() - start, resolution)
+
+
+def _scored(scorer: Scorer, batch: Batch, device: torch.device | str | None, rows: slice) -> tuple[list[Sample], list[Example]]:
+    """Samples and broken pictures of some rows of a batch."""
+    part = batch.rows(rows)
+    with drawn_for(part.indices.tolist()):
+        return scorer(part.to(device) if device is not None else part)
 
 
 def evaluate_into(
@@ -151,7 +164,7 @@ def evaluate_into(
         folder: from `run.evaluation(settings(...))`; the caller holds the run's lock.
         setup: threat, quantisation and stop_early are taken from here.
         timing: seconds and memory of the training.
-        options: probe and device of `evaluate`.
+        options: probe, device and exact of `evaluate`.
 
     Raises:
         RunError: the folder holds a record of another number of images, or cannot be written.
@@ -193,7 +206,7 @@ def evaluate_into(
     )
     before = timing or Timing()
     seconds = sum(entry["seconds"] for entry in folder.entries() if entry.get("event") == "evaluated")
-    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_initialized() else peak_memory()
+    peak = peak_bytes(options.get("device") or "cpu")
     spent = {"evaluate_seconds": seconds, "peak_memory_bytes": max(peak, before.peak_memory_bytes)}
     setup = setup.model_copy(update={"threat": replace(setup.threat, resolution=found.resolution)})
     ran = constants(classifier, attacks, setup.threat, surrogates)

@@ -30,6 +30,7 @@ from ironclip.records.pictures import Example
 from ironclip.records.record import BackboneFacts, Cost, DataFacts, Record, Setup, Timing
 
 Callback = Callable[[dict[str, Any]], None]
+BATCH = 100  # images that are read at once
 COUNTED = 8  # images on which passes and seconds of an answer are taken
 PREPROCESSING = "shorter side bicubic antialiased, centre crop"
 
@@ -52,6 +53,7 @@ class Prepared:
     pictures: EvalSet
     place: tuple[Mapping[str, Any], str, bool]
     batch_size: int
+    exact: bool
     keep_examples: int
 
     def folder(self) -> EvaluationFolder:
@@ -86,6 +88,7 @@ class Prepared:
             timing=self.timing,
             total=len(self.pictures) if rows is None else sum(map(len, rows)),
             device=self.experiment.backbone.device,
+            exact=self.exact,
             callback=callback,
         )
 
@@ -155,7 +158,7 @@ def prepare(
     source: str | None = None,
     split: str = "test",
     limit: int | None = None,
-    batch_size: int = 100,
+    batch_size: int | None = None,
     keep_examples: int = 0,
     command: str = "",
 ) -> Prepared:
@@ -167,6 +170,7 @@ def prepare(
             against the classifier below the test-time method, or without one against zero-shot classification; "transfer": on
             `source`, a backbone or a run; "black-box": with scores alone.
         limit: number of test images, classes in proportion, a larger limit containing every smaller one.
+        batch_size: images at once, taken or refused; None: 100, or as many of them as the memory of the device holds.
     """
     config, spec = experiment.config, experiment.backbone.spec
     check_distinct(experiment.backbone, experiment.dataset)
@@ -229,7 +233,8 @@ def prepare(
         surrogates=surrogates,
         pictures=pictures,
         place=(place, name, bool(elsewhere or added)),
-        batch_size=batch_size,
+        batch_size=batch_size or BATCH,
+        exact=batch_size is not None,
         keep_examples=keep_examples,
     )
 

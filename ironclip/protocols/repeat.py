@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from ironclip.protocols.experiment import Experiment
     from ironclip.records.folder import RunFolder
 
-BATCH = 100
-
 
 def evaluation(
     run: "RunFolder",
@@ -35,7 +33,7 @@ def evaluation(
     limit: int | None = None,
     distortion: bool = False,
     targeted: str | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
 ) -> str:
     """The `ironclip evaluate` command of one record.
 
@@ -70,7 +68,7 @@ def evaluation(
             "limit": limit,
             "distortion": distortion,
             "targeted": targeted,
-            "batch-size": batch_size if batch_size != BATCH else None,
+            "batch-size": batch_size,
             "seed": seed or None,
             "set": assigned(options),
         },

@@ -2,7 +2,6 @@
 
 import platform
 import subprocess
-import sys
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -22,16 +21,6 @@ def environment(device: str = "") -> dict[str, str]:
     if commit := _commit(Path(__file__).resolve().parents[1]):
         facts["commit"] = commit
     return facts
-
-
-def peak_memory() -> int:
-    """The largest resident size of this process so far, in bytes; 0 where the system does not say it (Windows)."""
-    try:
-        import resource
-    except ImportError:
-        return 0
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 def _commit(package: Path) -> str:

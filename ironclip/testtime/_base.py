@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 
 from ironclip.backbones import AdaptedClassifier, ScaledCosine
 from ironclip.core.errors import UsageError, on_behalf_of
+from ironclip.core.memory import free_bytes
 from ironclip.core.options import check_whole
 from ironclip.core.tensors import key
 from ironclip.core.types import BackboneSpec, Classifier, Images, TestTime
@@ -117,7 +118,7 @@ class AdaptingClassifier(nn.Module):
         if not len(images):
             return self.base(images)
         graph = images.requires_grad and torch.is_grad_enabled()
-        size = chunk_size(self.backbone.spec, self.passes, graph=graph)
+        size = chunk_size(self.backbone.spec, self.passes, graph=graph, device=self.backbone.device)
         again = graph and len(images) * self.draws > size
         keys, found = image_keys(images, self.method.seed), []
         for at, part in zip(range(0, len(keys), size), images.split(size), strict=True):
@@ -156,8 +157,10 @@ def image_keys(images: Tensor, seed: int) -> list[int]:
     return [key(seed, int.from_bytes(digest, "little")) for digest in digests]
 
 
-def chunk_size(spec: BackboneSpec, passes: int, *, graph: bool) -> int:
-    """How many images run at once so that their activations take about `MEMORY` bytes; at least one.
+def chunk_size(spec: BackboneSpec, passes: int, *, graph: bool, device: torch.device | str = "cpu") -> int:
+    """How many images run at once so that their activations take a quarter of the device's free memory; at least one.
+
+    A CPU takes `MEMORY` bytes, so that the same machine always runs the same parts.
 
     Args:
         passes: image-encoder passes an image.
@@ -166,7 +169,8 @@ def chunk_size(spec: BackboneSpec, passes: int, *, graph: bool) -> int:
     tokens = spec.image_tokens or (spec.resolution // 4) ** 2 // 8
     a_layer = 4 * (16 * tokens * spec.image_width + 2 * tokens * tokens * max(1, spec.image_width // 64))
     kept = a_layer * (max(spec.image_layers, 4) if graph else 1) + 24 * spec.resolution**2 * (4 if graph else 2)
-    return max(1, MEMORY // (kept * passes))
+    room = MEMORY if torch.device(device).type == "cpu" else max(MEMORY, free_bytes(device) // 4)
+    return max(1, room // (kept * passes))
 
 
 def recomputed(function: Images, images: Tensor) -> Tensor:
@@ -198,7 +202,7 @@ def features_of(base: AdaptedClassifier, views: Tensor) -> Tensor:
     """[B, V, E] unit features of views [B, V, 3, H, W], in chunks that are recomputed in a backward pass if one is not enough."""
     rows = views.flatten(0, 1)
     graph = rows.requires_grad and torch.is_grad_enabled()
-    parts = rows.split(chunk_size(base.backbone.spec, 1, graph=graph))
+    parts = rows.split(chunk_size(base.backbone.spec, 1, graph=graph, device=rows.device))
     if len(parts) > 1 and graph:
         features = [recomputed(base.encode_image, part) for part in parts]
     else:

@@ -65,7 +65,7 @@ def relevance_maps(
     """
     side = base.backbone.spec.grid
     found = []
-    for part in images.detach().split(chunk_size(base.backbone.spec, 1, graph=True)):
+    for part in images.detach().split(chunk_size(base.backbone.spec, 1, graph=True, device=images.device)):
         if base.backbone.spec.kind == "resnet":
             raw = grad_cam(base, part, text)
         else:

@@ -470,3 +470,28 @@ test_evaluation.kill_again_and_again(Path({str(tmp_path / "killed")!r}), kills=8
     assert record.outcome() == expected.outcome()
     assert sorted(sample.index for sample in run.samples()) == list(range(8))
     assert not list(run.path.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("exact", [False, True])
+def test_an_evaluation_that_runs_out_of_memory_goes_on_in_parts_with_the_same_outcomes(exact):
+    images, labels = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
+    batch = Batch(images, labels, torch.arange(12), ("a", "b"))
+    plain = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).requires_grad_(False)
+
+    def small(images: Tensor) -> Tensor:
+        if len(images) > 5:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return plain(images)
+
+    def scored(classifier, **options):
+        named = {"pgd": PGD(eps=EPS, steps=2)}
+        return evaluate(classifier, named, [batch], WHITE, **options).samples
+
+    if exact:
+        with pytest.raises(RunError, match="12 images at once do not fit"):
+            scored(small, exact=True)
+        return
+    found, expected = scored(small), scored(plain)
+    assert [(s.index, s.clean, s.adversarial, s.broken_by) for s in found] == [
+        (s.index, s.clean, s.adversarial, s.broken_by) for s in expected
+    ]
