@@ -22,6 +22,7 @@ from ironclip.backbones.folders import INDEX, shards, weights_in
 from ironclip.backbones.names import Layout, check_tensors, named
 from ironclip.backbones.torchscript import tensors
 from ironclip.core.errors import CheckpointError
+from ironclip.core.files import check_head
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ def _kind(head: bytes) -> str:
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     try:
+        check_head(path)
         with safe_open(path, framework="pt") as file:
             return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118
     except (SafetensorError, OSError) as error:

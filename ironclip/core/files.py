@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from ironclip.core.descriptors import WINDOWS, lock, to_change, to_read
-from ironclip.core.errors import RunError
+from ironclip.core.errors import CheckpointError, RunError
 from ironclip.core.texts import plain_bytes
 
 TEMPORARY = ".ironclip.tmp"
+LARGEST_HEAD = 1 << 23  # bytes: the names, shapes and metadata of some 80,000 tensors
 
 
 @contextmanager
@@ -83,6 +84,18 @@ def _temporary(path: Path) -> tuple[int | None, Path]:
         except OSError:  # a file system without locks
             return handle, Path(name)
         os.close(handle)  # another process took it for left over before the lock was there
+
+
+def check_head(path: Path) -> None:
+    """Nothing, where the head of a safetensors file is of a size that a model's is; it is parsed before any tensor is read.
+
+    Raises:
+        CheckpointError: the head is too large, as of hundreds of thousands of empty tensors.
+    """
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+    if size > LARGEST_HEAD:
+        raise CheckpointError(f"{path} is no model's file: its head says {size:,} bytes, and at most {LARGEST_HEAD:,} are read")
 
 
 def write_text(path: Path, text: str) -> None:

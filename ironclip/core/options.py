@@ -1,9 +1,14 @@
 """Checks of option values, said in one line where one cannot be right. Imports no torch."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
-from ironclip.core.errors import UsageError
+from ironclip.core.errors import IronclipError, UsageError
+from ironclip.core.shown import plain
+
+LARGEST = 10_000
+"""The largest whole number an option may have, unless a hundredth of it is its default; a seed may be any."""
 
 
 def check_whole(option: str, value: object, least: int) -> None:
@@ -18,6 +23,36 @@ def check_number(option: str, value: object, low: float, high: float = math.inf,
     if not number or not low <= value <= high or (above and value == low):  # type: ignore[operator]
         bounds = [f"above {low:g}" if above else f"at least {low:g}"] + ([f"at most {high:g}"] if high < math.inf else [])
         raise UsageError(f"{option} must be a number of {' and '.join(bounds)}; got {value!r}")
+
+
+def check_sizes(given: Mapping[str, object], defaults: Mapping[str, object]) -> None:
+    """UsageError where an option is so large, or holds so many values, that nothing of this size is built."""
+    for key, value in given.items():
+        usual = defaults.get(key)
+        most = max(LARGEST, 100 * usual) if isinstance(usual, int) else LARGEST
+        parts = list(value) if isinstance(value, list | tuple) else [value]
+        largest = max((abs(part) for part in parts if isinstance(part, int)), default=0)
+        if len(parts) > LARGEST:
+            raise UsageError(f"{key} holds {len(parts):,} values; at most {LARGEST:,} are read")
+        if largest > most and key.rpartition(".")[2] != "seed":
+            raise UsageError(f"{key} is {largest:,}; at most {most:,} is built")
+
+
+@contextmanager
+def made_of(method: str, given: Mapping[str, object]) -> Iterator[None]:
+    """Inside, a method is built: what Python says of an option of the wrong kind becomes one UsageError that names them all.
+
+    Without options such an error is a fault of the method and stays what it is.
+    """
+    try:
+        yield
+    except IronclipError:
+        raise
+    except (TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RuntimeError, MemoryError) as error:
+        if not given:
+            raise
+        said = plain((str(error).splitlines() or [type(error).__name__])[0])[:120]
+        raise UsageError(f"{method} cannot be built with {plain(str(dict(given)))[:200]}: {said}") from error
 
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import torch
 
+from ironclip.core.budget import Budget
 from ironclip.core.errors import UsageError, on_behalf_of, unknown
+from ironclip.core.options import check_sizes, made_of
 from ironclip.core.types import Backbone, Defense
 from ironclip.defenses._stack import Stack
 
@@ -50,7 +52,7 @@ def build(
     """The defence `name`, or the stack "a+b", with these options; keys of a stack read "part.option".
 
     Raises:
-        UsageError: unknown method or option, the same method twice, or values the method refuses.
+        UsageError: unknown method or option, the same method twice, values the method refuses, or sizes beyond all models.
         UnsupportedEdit: the method cannot stand on this tower; names both.
     """
     given = dict(given or {})
@@ -58,17 +60,18 @@ def build(
     for key in given:
         if key not in known:
             raise unknown(f"option of {name}", key, known)
+    check_sizes(given, known)
     names = name.split("+")
-    if len(names) == 1:
-        with on_behalf_of(name):
-            return method(name)(backbone, classes, generator=generator, **given)
     if len(set(names)) < len(names):
         raise UsageError(f"a stack names each method once; got {name!r}")
     parts = {}
     for part in names:
         own = {key.removeprefix(f"{part}."): value for key, value in given.items() if key.startswith(f"{part}.")}
-        with on_behalf_of(part):
+        own = own if len(names) > 1 else given
+        with on_behalf_of(part), made_of(part, own), Budget():
             parts[part] = method(part)(backbone, classes, generator=generator, **own)
+    if len(names) == 1:
+        return parts[name]
     stack = Stack(parts)
     stack.adaptation(backbone, classes)  # a clash shows here, not in the first step
     return stack

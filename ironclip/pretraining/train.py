@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.core.errors import CheckpointError, DataError, NonFinite
-from ironclip.core.files import disk_errors, write_text
+from ironclip.core.files import check_head, disk_errors, write_text
 from ironclip.pretraining import files, sets
 from ironclip.pretraining import steps as steps_of
 from ironclip.pretraining.config import SHARES, PretrainConfig, fingerprint
@@ -207,6 +207,7 @@ def build(config: PretrainConfig) -> CLIP:
         if not config.init.is_file():
             raise DataError(f"{config.init} is missing; init expects a safetensors file of the same architecture")
         try:
+            check_head(config.init)
             weights = load_file(config.init)
         except SafetensorError as error:
             raise CheckpointError(f"{config.init} is damaged or no safetensors file: {error}") from None

@@ -10,13 +10,14 @@ import torch
 
 from ironclip import defenses, testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
-from ironclip.core.errors import UsageError
+from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.core.tensors import generator
 from ironclip.core.types import Batch, Classifier, Defense, TestTime
 from ironclip.data import Dataset, TrainSet, base_to_new, few_shot, open_dataset
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig
 from ironclip.protocols.frozen import Frozen, load_frozen
+from ironclip.records.learned import Learned
 
 INIT = 1  # keeps the draw of starting values apart from other uses of the seed
 SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # pictures that a test-time method may prepare itself with
@@ -113,6 +114,19 @@ def build_defense(config: RunConfig, backbone: ClipBackbone, classes: Sequence[s
             options.setdefault(key, tuple(templates))
     draw = generator(config.seed, INIT)
     return defenses.build(trained, backbone, classes, generator=draw, given=options).to(backbone.device)
+
+
+def take_learned(defense: Defense, learned: Learned, where: object) -> None:
+    """Put what was read into a defence that was built for it.
+
+    Raises:
+        CheckpointError: the tensors are of another method, or of other sizes.
+    """
+    try:
+        defense.load_learned(learned.tensors)
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise CheckpointError(f"{where} does not fit {learned.method}: {said}") from None
 
 
 def with_test_time(experiment: Experiment, name: str, given: Mapping[str, Any] | None = None) -> Experiment:

@@ -16,7 +16,7 @@ from ironclip.data import Epoch, TrainSet
 from ironclip.loops.training import State, fit
 from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
-from ironclip.protocols.experiment import Experiment, open_experiment
+from ironclip.protocols.experiment import Experiment, open_experiment, take_learned
 from ironclip.records.folder import START, RunFolder
 from ironclip.records.last import point
 from ironclip.records.learned import Learned
@@ -136,5 +136,5 @@ def open_run(
         raise UsageError(f"{run.path} is not trained yet ({run.status}); finish it with the same `ironclip train` command")
     experiment = experiment or open_experiment(configure(run.config), device=device, weights=weights)
     learned = run.load_learned(experiment.backbone.spec.sha256)
-    experiment.defense.load_learned(learned.tensors)
+    take_learned(experiment.defense, learned, run.path)
     return run, experiment

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from ironclip.core.errors import CheckpointError
-from ironclip.core.files import disk_errors, write_whole
+from ironclip.core.files import check_head, disk_errors, write_whole
 from ironclip.core.texts import json_value
 from ironclip.records.record import canonical_hash
 
@@ -161,6 +161,8 @@ def _read(path: Path, formats: tuple[str, ...] = (FORMAT,)) -> tuple[dict[str, T
     if not path.is_file():
         raise CheckpointError(f"{path} does not exist; the run has not got that far")
     try:
+        with disk_errors(path):
+            check_head(path)
         with disk_errors(path), safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
         tensors = load_file(path)

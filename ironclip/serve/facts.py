@@ -88,8 +88,8 @@ class Facts(Part):
     version: str = __version__
     method: str
     options: dict[str, Any] = Field(default_factory=dict)
-    classes: tuple[str, ...]
-    templates: tuple[str, ...]
+    classes: tuple[str, ...] = Field(max_length=100_000)
+    templates: tuple[str, ...] = Field(max_length=10_000)
     backbone: BackboneFacts
     resolution: int = Field(ge=1, le=4096)
     preprocessing: str

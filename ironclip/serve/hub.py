@@ -16,6 +16,7 @@ from typing import Any
 import huggingface_hub
 import torch
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+from pydantic import Field
 
 from ironclip import testtime
 from ironclip.backbones import AdaptedClassifier, ClipBackbone, assemble
@@ -27,7 +28,7 @@ from ironclip.core.types import Classifier, Defense, TestTime
 from ironclip.data import Dataset, base_to_new
 from ironclip.protocols import methods
 from ironclip.protocols.config import RunConfig, configure
-from ironclip.protocols.experiment import Experiment, build_defense
+from ironclip.protocols.experiment import Experiment, build_defense, take_learned
 from ironclip.protocols.outside import refuse_outside, registered, shared
 from ironclip.records.learned import Learned, load_learned, save_learned
 from ironclip.records.record import Part, Record
@@ -44,7 +45,7 @@ class Saved(Part):
 
     facts: Facts
     config: dict[str, Any]
-    prompts: tuple[str, ...]
+    prompts: tuple[str, ...] = Field(max_length=10_000)
 
 
 @dataclass(frozen=True)
@@ -153,10 +154,7 @@ def load_pretrained(
     if learned.classes != saved.facts.classes or learned.method != config.method:
         raise CheckpointError(f"{folder}: {LEARNED} and {KEY} are of different models; fetch both again")
     defense = build_defense(config, backbone, saved.facts.classes, saved.prompts)
-    try:
-        defense.load_learned(learned.tensors)
-    except RuntimeError as error:
-        raise CheckpointError(f"{folder}: {LEARNED} does not fit {config.method}: {str(error).splitlines()[0]}") from None
+    take_learned(defense, learned, folder / LEARNED)
     _, above = methods.split(config.method)
     _, adapts = methods.divide(config.method, config.options)
     test_time = testtime.build(above, adapts, dataset=config.dataset) if above else None

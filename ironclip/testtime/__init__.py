@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ironclip.core.errors import UsageError, unknown
+from ironclip.core.options import check_sizes, made_of
 
 if TYPE_CHECKING:
     from ironclip.core.types import TestTime
@@ -109,7 +110,9 @@ def build(name: str, given: Mapping[str, Any] | None = None, *, dataset: str = "
     if options_given.get("prompt") == "domain":
         word = DOMAINS.get(dataset)
         options_given["prompt"] = f"a {word} photo of a" if word else None
-    return method(name)(**options_given)
+    check_sizes(options_given, known)
+    with made_of(name, options_given):
+        return method(name)(**options_given)
 
 
 def __getattr__(name: str) -> Any:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UsageError
-from ironclip.core.files import write_whole
+from ironclip.core.files import check_head, write_whole
 from ironclip.core.types import Trace
 
 SWITCH, STEEPNESS = 0.5, 2.0  # of the two-stage mixture
@@ -56,6 +56,7 @@ class Source:
     def load(file: Path) -> "Source":
         """UsageError where the file is missing or holds something else."""
         try:
+            check_head(file)
             found = load_file(file)
             pairs = [Moments(found[f"{kind}.mean"], found[f"{kind}.variance"]) for kind in ("adversarial", "clean")]
         except (OSError, SafetensorError, KeyError) as error:
