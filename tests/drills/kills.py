@@ -52,6 +52,20 @@ class Drill:
             wrong += [f"{self.name}, {fault} at write {at}: {each}" for each in [*found, *self.differs(folder)]]
         return met, wrong
 
+    def chain(self, fault: Fault, kills: int, seed: int = 0) -> tuple[int, list[str]]:
+        """As `at_each_write`, but each process goes on in the folder that the one before left, and dies a few writes later."""
+        draw, met, wrong, tries = random.Random(seed), 0, list[str](), 0
+        folder = self.begin("chain")
+        while met < kills and tries < 3 * kills:
+            tries += 1
+            status = ended(start(self.job.work, folder, fault, draw.randint(1, 9)))
+            met += status == -9
+            if status != -9:
+                wrong += differences(self.calm, jobs.outcome(folder)) if status == 0 else [f"exit status {status}"]
+                folder = self.begin("chain")
+        wrong += self.differs(folder)
+        return met, [f"{self.name}, {fault} every few writes: {each}" for each in wrong]
+
     def at_random(self, kills: int, seed: int = 0) -> tuple[int, list[str]]:
         """As `at_each_write`: killed after a random while again and again, and begun anew where it came to its end."""
         draw, met, wrong, tries = random.Random(seed), 0, list[str](), 0

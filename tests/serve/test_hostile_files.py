@@ -4,6 +4,7 @@ import json
 import pickle
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +15,14 @@ from serve_helpers import trained
 import ironclip
 from ironclip import defenses, testtime
 from ironclip.backbones import loading
+from ironclip.backbones.checkpoints import read_checkpoint
 from ironclip.backbones.loading import load
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import CheckpointError, IronclipError, UsageError
 from ironclip.protocols import outside
 from ironclip.protocols.config import configure
 from ironclip.protocols.few_shot import open_run
+from ironclip.records.learned import load_learned, load_state, save_learned
 from ironclip.records.verified import sealed
 from ironclip.serve import hub
 from ironclip.serve.exported import open_exported
@@ -260,3 +263,18 @@ def altered(saved: dict[str, bytes], folder: Path, **config: object) -> Path:
     values["config"] |= config
     (folder / KEY).write_text(json.dumps(sealed(values)))
     return folder
+
+
+def test_hundreds_of_thousands_of_empty_tensors_are_refused_before_they_are_read(tmp_path: Path) -> None:
+    head = {f"t{number}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for number in range(300_000)}
+    content = json.dumps(head).encode()
+    (tmp_path / "learned.safetensors").write_bytes(len(content).to_bytes(8, "little") + content)
+    for read in (load_learned, load_state, read_checkpoint):
+        one_line(CheckpointError, lambda read=read: read(tmp_path / "learned.safetensors"), "is no model's file: its head says")
+
+
+def test_sound_tensors_of_another_size_are_one_line(saved: dict[str, bytes], tmp_path: Path) -> None:
+    folder = altered(saved, tmp_path / "model", method="apt", options={"length": 3})
+    learned = load_learned(folder / "learned.safetensors")
+    save_learned(folder / "learned.safetensors", replace(learned, method="apt", tensors={"context": torch.ones(2, 2)}))
+    one_line(CheckpointError, lambda: load_pretrained(folder, backbone=tiny_backbone()), "learned.safetensors does not fit apt")
