@@ -38,6 +38,7 @@ from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import KNOWLEDGE, parse_radii, read_norm
 from ironclip.records.bounds import mark
+from ironclip.records.looks import sizes
 
 Attacks = Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; robust means right under all of them.")]
 
@@ -80,6 +81,10 @@ def evaluate(
         str | None,
         typer.Option("--targeted", help="Also how often attacks reach a chosen class: next, random or least-likely."),
     ] = None,
+    until: Annotated[
+        float | None,
+        typer.Option("--until", help="Stop once the 95 % interval of robust accuracy is narrower than ± so many points, e.g. 3."),
+    ] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     batch_size: BatchSize = "auto",
     changes: Annotated[
@@ -101,8 +106,13 @@ def evaluate(
     at_once = images_at_once(batch_size)
     whole = [name for name, given in (("--distortion", distortion), ("--targeted", targeted)) if given]
     share = shared_out(shard, workers, *whole)
+    if until is not None:
+        if other := [*whole, *(["--shard"] if share else []), *(["--workers"] if workers > 1 else [])]:
+            raise UsageError(f"--until looks at more and more pictures; it does not go with {' or '.join(other)}")
+        sizes(1, until)
     radii = parse_radii(eps, norm)
     from ironclip.protocols import repeat
+    from ironclip.protocols.anytime import evaluate_until
     from ironclip.protocols.experiment import transferred, with_test_time
     from ironclip.protocols.frozen import given
     from ironclip.protocols.measure import evaluate as run_evaluation
@@ -148,10 +158,13 @@ def evaluate(
             under = {"norm": read_norm(norm), "knowledge": known, "source": source, "split": split, "limit": limit}
             command = repeat.evaluation(
                 run, each, names, radius, changes=rest, seed=seed, distortion=distortion, targeted=targeted,
-                batch_size=at_once, **under,
+                until=until, batch_size=at_once, **under,
             )  # fmt: skip
             under |= {"eps": radius, "batch_size": at_once, "keep_examples": 6, "command": command}
             under |= {"callback": Progress(f"evaluate {experiment.config.method}", quiet=as_json)}
+            if until is not None:
+                records.append(evaluate_until(run, each, attacks[radius], until, **under)[0])
+                continue
             if share is not None:
                 found, left = evaluate_shards(run, each, attacks[radius], share, **under)
                 if found is None:

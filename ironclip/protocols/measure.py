@@ -1,7 +1,7 @@
 """One evaluation of a run: which classifiers an attacker is handed, and what the record says about the set-up."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ from ironclip.backbones.counting import counted
 from ironclip.core.errors import UsageError
 from ironclip.core.tensors import evaluating, frozen
 from ironclip.core.threat import Knowledge, Norm, Threat
-from ironclip.core.types import Attack, Classifier
+from ironclip.core.types import Attack, Batch, Classifier
 from ironclip.data import EvalSet
 from ironclip.loops.evaluation import evaluate_into, settings
 from ironclip.loops.scoring import full_precision
@@ -70,13 +70,16 @@ class Prepared:
         timing = self.timing.model_copy(update={"answer_seconds": seconds})
         return replace(self, setup=self.setup.model_copy(update={"cost": cost}), timing=timing)
 
+    def batches(self, rows: Sequence[range] | None = None) -> Iterator[Batch]:
+        """The batches of these rows; None: of all pictures."""
+        if rows is None:
+            return self.pictures.batches(self.batch_size)
+        return (self.pictures.batch(slice(each.start, each.stop)) for each in rows)
+
     def score(
-        self, folder: EvaluationFolder, rows: Sequence[range] | None = None, callback: Callback | None = None
+        self, folder: EvaluationFolder, batches: Iterable[Batch], total: int | None, callback: Callback | None = None
     ) -> tuple[Record, list[Example]]:
-        """Record and examples of the batches of these rows (None: of all pictures), kept in the folder; resumed there."""
-        batches = self.pictures.batches(self.batch_size)
-        if rows is not None:
-            batches = (self.pictures.batch(slice(each.start, each.stop)) for each in rows)
+        """Record and examples of these batches, which hold `total` images, kept in the folder; resumed there."""
         return evaluate_into(
             folder,
             self.setup,
@@ -86,7 +89,7 @@ class Prepared:
             surrogates=self.surrogates,
             keep_examples=self.keep_examples,
             timing=self.timing,
-            total=len(self.pictures) if rows is None else sum(map(len, rows)),
+            total=total,
             device=self.experiment.backbone.device,
             exact=self.exact,
             callback=callback,
@@ -127,7 +130,7 @@ def evaluate(
         folder = made.folder()
         if folder.record() is None:
             made = made.weighed()
-        record, examples = made.score(folder, callback=callback)
+        record, examples = made.score(folder, made.batches(), len(pictures), callback)
         if distortion and "distortion" not in record.diagnostics:
             moved = {
                 name: feature_distortion(experiment.base, perturbing(attack), pictures.batches(size))

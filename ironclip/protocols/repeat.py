@@ -33,6 +33,7 @@ def evaluation(
     limit: int | None = None,
     distortion: bool = False,
     targeted: str | None = None,
+    until: float | None = None,
     batch_size: int | None = None,
 ) -> str:
     """The `ironclip evaluate` command of one record.
@@ -66,6 +67,7 @@ def evaluation(
             "source": source,
             "split": split if split != "test" else None,
             "limit": limit,
+            "until": None if until is None else f"{until:g}",
             "distortion": distortion,
             "targeted": targeted,
             "batch-size": batch_size,

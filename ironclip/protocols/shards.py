@@ -51,7 +51,8 @@ def evaluate_shards(
     part = Part.of(place, made.setup, batch_size=made.batch_size, keep_examples=made.keep_examples)
 
     def score(shard: Shard, folders: Sequence[EvaluationFolder]) -> None:
-        made.score(folders[0], shard.rows(len(made.pictures), made.batch_size), callback)
+        rows = shard.rows(len(made.pictures), made.batch_size)
+        made.score(folders[0], made.batches(rows), sum(map(len, rows)), callback)
 
     take(partial(run.lock, wait=WAIT), [part], share, math.ceil(len(made.pictures) / made.batch_size), score)
     left = missing(place)

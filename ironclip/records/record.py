@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from ironclip.core.threat import Threat
 from ironclip.records.bounds import mark, one_loss
+from ironclip.records.looks import confidence
 from ironclip.records.statistics import harmonic, wilson
 from ironclip.records.usual import words
 
@@ -63,7 +64,7 @@ class Sample(Part):
 
 
 class Proportion(Part):
-    """`count` of `of`, with the Wilson interval at 95 %."""
+    """`count` of `of`, with the Wilson interval at 95 % (wider where several looks share these 95 %)."""
 
     count: int
     of: int
@@ -72,8 +73,9 @@ class Proportion(Part):
     high: float
 
     @classmethod
-    def measured(cls, count: int, of: int) -> "Proportion":
-        low, high = wilson(count, of)
+    def measured(cls, count: int, of: int, looks: int = 1) -> "Proportion":
+        """With the interval at one of so many looks."""
+        low, high = wilson(count, of, confidence(looks))
         return cls(count=count, of=of, value=count / of, low=low, high=high)
 
     def __str__(self) -> str:
@@ -169,11 +171,23 @@ class Flag(Part):
     text: str
 
 
+class Looks(Part):
+    """The rule that stops an evaluation: at the first look where the interval of robust accuracy is narrower than +- `points`.
+
+    Args:
+        sizes: images at each look that can be needed: nested subsets, classes in proportion. All looks together hold at 95 %.
+    """
+
+    points: float
+    sizes: tuple[int, ...]
+
+
 class Setup(Part):
     """Everything known before the first image is attacked.
 
     Args:
         trained_on: name of the data set on which the defence was trained, where it is not the one that is scored.
+        looks: the rule by which it is stopped early; None: all images are measured.
         learned_sha256: of the learned tensors (`learned.fingerprint`); "": nothing is learned, or not stated.
     """
 
@@ -194,6 +208,7 @@ class Setup(Part):
     stop_early: bool = True
     config_hash: str = ""
     learned_sha256: str = ""
+    looks: Looks | None = None
     cost: Cost = Cost()
     environment: dict[str, str] = {}
     command: str = ""

@@ -26,6 +26,12 @@ def wilson(count: int, of: int, confidence: float = 0.95) -> tuple[float, float]
     return (0.0 if count == 0 else center - half, 1.0 if count == of else center + half)
 
 
+def halfway(count: int, of: int, confidence: float = 0.95) -> float:
+    """Half the width of the Wilson interval, as a fraction; errors as of `wilson`."""
+    low, high = wilson(count, of, confidence)
+    return (high - low) / 2
+
+
 def mcnemar(only_first: int, only_second: int) -> float:
     """The two-sided p-value that two classifiers are equally good, from the images on which just one of them is right.
 

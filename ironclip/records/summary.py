@@ -7,7 +7,8 @@ from typing import Any
 from ironclip.core.errors import DataError
 from ironclip.records.bounds import LEGEND
 from ironclip.records.collapse import collapse_words
-from ironclip.records.record import AttackResult, ClassResult, Flag, Proportion, Record, Sample, Setup, Timing, digest
+from ironclip.records.looks import confidence
+from ironclip.records.record import AttackResult, ClassResult, Flag, Looks, Proportion, Record, Sample, Setup, Timing, digest
 
 BORROWED = ("static", "transfer")
 SCORES_ALONE = ("square", "transfer")
@@ -29,12 +30,12 @@ def summarise(
     """
     if not samples:
         raise DataError("there is no image to evaluate on; the split is empty")
-    n = len(samples)
+    n, looks = len(samples), len(setup.looks.sizes) if setup.looks else 1
     record = Record(
         **dict(setup),
         images=n,
-        clean=Proportion.measured(sum(sample.right for sample in samples), n),
-        robust=Proportion.measured(sum(sample.robust for sample in samples), n),
+        clean=Proportion.measured(sum(sample.right for sample in samples), n, looks),
+        robust=Proportion.measured(sum(sample.robust for sample in samples), n, looks),
         attacks=_attack_results(samples, attacks),
         per_class=_class_results(samples, setup.data.classes),
         samples_sha256=digest(samples),
@@ -74,6 +75,20 @@ def resolution(images: int) -> str:
     """How much one picture of so many weighs, in points of accuracy."""
     weight = f"{100 / images:.3g}"
     return f"{images} picture{'s' if images > 1 else ''}: one picture is {weight} point{'s' if weight != '1' else ''}"
+
+
+def stopped(looks: Looks, images: int) -> str:
+    """By which rule an evaluation of so many images was stopped, and what that does to its intervals."""
+    rule = (
+        f"the interval of robust accuracy is narrower than ±{looks.points:g} points"
+        if looks.points
+        else "all images are measured"
+    )
+    taken, planned = sum(size < images for size in looks.sizes) + 1, len(looks.sizes)
+    return (
+        f"look {taken} of at most {planned}, stopped as soon as {rule}; each interval is at {100 * confidence(planned):.4g} %, "
+        "so that all looks together hold at 95 %"
+    )
 
 
 def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
@@ -123,6 +138,8 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
         flag("note", knowledge, "made with scores alone (black-box): says little about an attacker who knows this classifier")
     if record.plainly_adaptive:
         flag("note", "adaptive_is_white_box", "this defence names no surrogate, so adaptive equals white-box here")
+    if record.looks is not None:
+        flag("note", "looks", stopped(record.looks, record.images))
     if record.data.available > record.images:
         flag("note", "subset", f"{record.images} of {record.data.available} images")
     return tuple(found)
