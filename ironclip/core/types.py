@@ -336,6 +336,11 @@ class Defense(nn.Module, ABC):
         """How often an epoch goes through the training images, of which one pass makes so many optimiser steps."""
         return 1
 
+    @classmethod
+    def planned_passes(cls, options: Mapping[str, Any], schedule: Schedule, steps: int) -> int:
+        """The same of a defence that will be built with these options; for planning, so nothing is loaded. Default: 1."""
+        return 1
+
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """Groups for the optimiser."""
         return [{"params": list(self.parameters()), "lr": lr}]

@@ -201,7 +201,7 @@ class AdvMask(Defense):
                 scores.fill_(2 * self.threshold - self.score_init).masked_fill_(mask, self.score_init)
 
     def passes(self, schedule: Schedule, steps: int) -> int:
-        passes = max(1, math.ceil(self.min_steps / (schedule.epochs * steps)))
+        passes = self.planned_passes({"min_steps": self.min_steps}, schedule, steps)
         each = passes * steps
         rates = sum(schedule.rate(epoch, step, each) for epoch in range(1, schedule.epochs + 1) for step in range(1, each + 1))
         travel, distance = rates * self.lr_ratio, self.score_init - self.threshold
@@ -218,6 +218,10 @@ class AdvMask(Defense):
                 stacklevel=2,
             )
         return passes
+
+    @classmethod
+    def planned_passes(cls, options: Mapping[str, Any], schedule: Schedule, steps: int) -> int:
+        return max(1, math.ceil(options["min_steps"] / (schedule.epochs * steps)))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         """No weight decay, whatever the schedule says: it would drag every score below the threshold."""

@@ -1,15 +1,21 @@
 """What a grid costs: image passes of each cell, and time by the pace of the cells that are done."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ironclip import defenses, testtime
 from ironclip.attacks import STANDARD_FAST
 from ironclip.data import open_dataset
+from ironclip.grid.file import Measure
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
+from ironclip.protocols import methods
+from ironclip.protocols.config import RunConfig
 from ironclip.protocols.forecast import inner_steps
+from ironclip.protocols.resolve import test_time_options
 
 
 @dataclass(frozen=True)
@@ -64,16 +70,46 @@ def _left(costs: Sequence[Cost]) -> float | None:
 
 
 def passes(cell: Cell, sizes: Mapping[str, Size]) -> float:
-    """Passes of one image through the image tower, forward and backward counted apart, roughly: the unit of comparison."""
+    """Passes of one image through the image tower, forward and backward counted apart, roughly: the unit of comparison.
+
+    Known are the attack's steps, how often a defence goes through its images in an epoch, and what a test-time method needs for
+    an answer, which each step of an attack on it needs as well.
+    """
     config, size = cell.config, sizes[cell.config.dataset]
+    return _learning(config, size) + sum(_measuring(measure, config, size) for measure in cell.measures)
+
+
+def _learning(config: RunConfig, size: Size) -> float:
+    trained, _ = methods.split(config.method)
+    given, _ = methods.divide(config.method, config.options)
+    parts = trained.split("+")
+    if not any(defenses.method(part).learns for part in parts):
+        return 0
     shown = size.train if config.shots is None else min(size.train, config.shots * size.classes)
-    inner = inner_steps(config.attack)
-    learning = 0 if config.method in ("zero_shot", "hep") else shown * config.schedule.epochs * (2 * inner + 4)
-    measuring = 0.0
-    for measure in cell.measures:
-        images = min(size.test, measure.limit or size.test)
-        measuring += images * len(measure.eps) * (1 + sum(_steps(name, measure.set) for name in measure.attacks))
-    return learning + measuring
+    options, steps, again = {**defenses.options(trained), **given}, math.ceil(shown / config.schedule.batch_size), 1
+    for part in parts:
+        own = {
+            key.removeprefix(f"{part}."): value for key, value in options.items() if len(parts) == 1 or key.startswith(f"{part}.")
+        }
+        again = max(again, defenses.method(part).planned_passes(own, config.schedule, steps))
+    return shown * config.schedule.epochs * again * (2 * inner_steps(config.attack) + 4)
+
+
+def _measuring(measure: Measure, config: RunConfig, size: Size) -> float:
+    above, adapts = methods.split(config.method)[1], methods.divide(config.method, config.options)[1]
+    if measure.test_time is not None:
+        above, adapts = measure.test_time, test_time_options(measure.test_time, measure.changes)[0]
+    answer = attacked = 1
+    if above is not None:
+        method: Any = testtime.build(above, adapts, dataset=measure.data or config.dataset)
+        answer = getattr(method, "passes", 1)
+        draws = getattr(method, "draws", 1)
+        borrowed = measure.knowledge in ("static", "transfer")
+        adaptive = answer + 1 + (draws * answer if draws > 1 else 0)  # the method, what it stands on, draws of its randomness
+        attacked = 1 if borrowed else adaptive if measure.knowledge == "adaptive" else answer
+    images = min(size.test, measure.limit or size.test)
+    steps = sum(_steps(name, measure.set) for name in measure.attacks)
+    return images * len(measure.eps) * (answer * (1 + len(measure.attacks)) + attacked * steps)
 
 
 def _steps(attack: str, options: Mapping[str, Any]) -> float:
