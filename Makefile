@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check zoo towers slow mutants crosscheck live bench benchmark docs clean
+.PHONY: demo test check zoo towers slow mutants fuzz crosscheck live bench benchmark docs clean
 
 demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
 	$(BIN)/ironclip demo
@@ -29,6 +29,9 @@ slow: $(VENV)/.dev  ## real data and long runs
 
 mutants: $(VENV)/.dev  ## deliberate errors that the tests must notice, one at a time in a copy; resumable
 	$(BIN)/python -m tests.mutants --workers $(WORKERS)
+
+fuzz: $(VENV)/.dev  ## 2,000 random command lines and 10,000 damaged pictures: no traceback, no hang (half an hour)
+	PYTHONPATH=tests $(BIN)/python -m fuzz
 
 crosscheck: $(VENV)/.crosscheck  ## a trained classifier attacked unchanged by foolbox, ART and torchattacks, in an environment of its own
 	$(VENV)/crosscheck/bin/python -m pytest -s tests/crosscheck

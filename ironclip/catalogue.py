@@ -30,6 +30,14 @@ def attacks() -> dict[str, str]:
     return {name: line for name, (_, line) in CATALOGUE.items()}
 
 
+def grids() -> dict[str, str]:
+    """Grid file that comes with the package -> its first comment."""
+    from ironclip.grid.located import packaged
+
+    lines = {name: path.read_text(encoding="utf-8").partition("\n")[0] for name, path in packaged().items()}
+    return {name: line.removeprefix("#").strip() if line.startswith("#") else "" for name, line in lines.items()}
+
+
 def presets(paper: str | None = None) -> dict[str, str]:
     """Preset -> where its values come from, and for a published row what is expected; with `paper`, the rows of that paper.
 

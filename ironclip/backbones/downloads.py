@@ -37,7 +37,7 @@ def from_tag(name: str, known: Mapping[str, Any]) -> Path:
         return from_hub(name, repository, *_candidates(filename or WEIGHTS))
     try:
         return Path(download_pretrained_from_url(known["url"]))
-    except (OSError, RuntimeError, ValueError) as error:
+    except Exception as error:  # the library raises errors of several packages
         raise _refused(name, str(known["url"]), error) from None
 
 
@@ -56,7 +56,7 @@ def from_hub(name: str, repository: str, *filenames: str) -> Path:
             return Path(huggingface_hub.hf_hub_download(repository, filename, local_files_only=offline))
         except EntryNotFoundError as error:
             missing = missing or error
-        except (OSError, RuntimeError, ValueError) as error:
+        except Exception as error:  # the library raises errors of several packages
             raise _refused(name, f"{filenames[0]} of {repository}", error) from None
     if offline:
         raise CheckpointError(

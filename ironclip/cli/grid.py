@@ -10,13 +10,14 @@ import typer
 from ironclip.cli.common import Device, Json, app, clock, emit, pick_device
 from ironclip.cli.terminal import command, say, show_table, table, tell
 from ironclip.core.errors import UsageError
+from ironclip.grid.located import located
 
 grid_app = typer.Typer(help="Many runs from one file: a whole table with one command, resumable.", no_args_is_help=True)
 app.add_typer(grid_app, name="grid")
 Mini = Annotated[
     bool, typer.Option("--miniature", help="The same cells on embedded defaults, in seconds each: shows that all run.")
 ]
-File = Annotated[Path, typer.Argument(help="A grid file (YAML); examples lie in grids/.")]
+File = Annotated[Path, typer.Argument(help="A grid file (YAML), or the name of one of `ironclip list grids`.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Folder of the runs; default: runs/<name of the grid>.")]
 Only = Annotated[
     list[str] | None,
@@ -35,7 +36,7 @@ def _choice(small: bool, only: list[str] | None, first: int | None) -> dict[str,
 def _plan(file: Path, choice: dict[str, Any]) -> Any:
     from ironclip.grid.plan import plan
 
-    return plan(file, **choice)
+    return plan(located(file), **choice)
 
 
 def _folder(grid: Any, given: Path | None) -> Path:
@@ -47,7 +48,7 @@ def plan_grid(
     file: File, out_folder: Out = None, only: Only = None, first: First = None, small: Mini = False, as_json: Json = False
 ) -> None:
     """List the cells, what they cost, and which are done; runs nothing."""
-    from ironclip.grid.cost import estimate
+    from ironclip.grid.cost import estimate, sizes_of
 
     made = _plan(file, _choice(small, only, first))
     costs, left = estimate(made, _folder(made, out_folder))
@@ -57,6 +58,11 @@ def plan_grid(
     columns = ["run", "variant", "image passes", "state"]
     cells = [[cost.cell.name, cost.cell.variant, f"{cost.passes:,.0f}", cost.state] for cost in costs]
     show_table(table(f"{made.grid.name}: {len(costs)} cells", columns, cells))
+    sizes = sizes_of(made)
+    if absent := [name for name, size in sizes.items() if not size.here and size.test]:
+        say(f"not here, so counted by their published sizes: {', '.join(absent)} (`ironclip data list` says how to get them)")
+    if strange := [name for name, size in sizes.items() if not size.here and not size.test]:
+        say(f"neither here nor of a known size, so not counted: {', '.join(strange)}")
     open_cells = sum(cost.state not in ("done", "failed") for cost in costs)
     pace = f"about {clock(left)} for one worker" if left is not None else "no pace known before the first cell is done"
     say(f"{open_cells} of {len(costs)} cells to do, {pace}")
@@ -86,6 +92,7 @@ def run_grid(
     from ironclip.grid.state import Place
 
     choice = _choice(small, only, first)
+    file = located(file)
     made = _plan(file, choice)
     folder = _folder(made, out_folder)
     for cell in made.cells:

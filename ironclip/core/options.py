@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 from ironclip.core.errors import IronclipError, UsageError
 from ironclip.core.shown import plain
@@ -10,19 +11,39 @@ from ironclip.core.shown import plain
 LARGEST = 10_000
 """The largest whole number an option may have, unless a hundredth of it is its default; a seed may be any."""
 
+_asked: ContextVar[dict[str, str] | None] = ContextVar("asked", default=None)
+
+
+@contextmanager
+def noting() -> Iterator[dict[str, str]]:
+    """Inside, every check says in the mapping what it allows: option -> words."""
+    found: dict[str, str] = {}
+    token = _asked.set(found)
+    try:
+        yield found
+    finally:
+        _asked.reset(token)
+
+
+def _note(option: str, words: str) -> None:
+    if (found := _asked.get()) is not None:
+        found.setdefault(option, words)
+
 
 def check_whole(option: str, value: object, least: int) -> None:
     """UsageError unless the option's value is a whole number of at least `least`."""
+    _note(option, words := f"a whole number of at least {least}")
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise UsageError(f"{option} must be a whole number of at least {least}; got {value!r}")
+        raise UsageError(f"{option} must be {words}; got {value!r}")
 
 
 def check_number(option: str, value: object, low: float, high: float = math.inf, *, above: bool = False) -> None:
     """UsageError unless the option's value is a finite number in [low, high], or in (low, high] if `above`."""
+    bounds = [f"above {low:g}" if above else f"at least {low:g}"] + ([f"at most {high:g}"] if high < math.inf else [])
+    _note(option, words := f"a number of {' and '.join(bounds)}")
     number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     if not number or not low <= value <= high or (above and value == low):  # type: ignore[operator]
-        bounds = [f"above {low:g}" if above else f"at least {low:g}"] + ([f"at most {high:g}"] if high < math.inf else [])
-        raise UsageError(f"{option} must be a number of {' and '.join(bounds)}; got {value!r}")
+        raise UsageError(f"{option} must be {words}; got {value!r}")
 
 
 def check_sizes(given: Mapping[str, object], defaults: Mapping[str, object]) -> None:
@@ -57,13 +78,15 @@ def made_of(method: str, given: Mapping[str, object]) -> Iterator[None]:
 
 def check_choice(option: str, value: object, choices: Sequence[str]) -> None:
     """UsageError unless the option's value is one of these."""
+    _note(option, words := f"one of {', '.join(choices)}")
     if value not in choices:
-        raise UsageError(f"{option} must be one of {', '.join(choices)}; got {value!r}")
+        raise UsageError(f"{option} must be {words}; got {value!r}")
 
 
 def check_flags(**flags: object) -> None:
     """UsageError unless every option is true or false."""
     for option, value in flags.items():
+        _note(option, "true or false")
         if not isinstance(value, bool):
             raise UsageError(f"{option} must be true or false; got {value!r}")
 

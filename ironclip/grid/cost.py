@@ -8,7 +8,8 @@ from typing import Any
 
 from ironclip import defenses, testtime
 from ironclip.attacks import STANDARD_FAST
-from ironclip.data import open_dataset
+from ironclip.core.errors import DataError, UsageError
+from ironclip.data import catalogue, open_dataset
 from ironclip.grid.file import Measure
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
@@ -34,22 +35,28 @@ class Cost:
 
 @dataclass(frozen=True)
 class Size:
-    """Training images, classes and test images of a data set."""
+    """Training images, classes and test images of a data set; `here` False: as published, for the set is not here."""
 
     train: int
     classes: int
     test: int
+    here: bool = True
 
 
 def estimate(plan: Plan, out: Path) -> tuple[list[Cost], float | None]:
     """The cost of every cell, and the seconds one worker needs for what is left (None: no cell is done yet)."""
-    layouts = {cell.config.dataset: cell.config.layout for cell in plan.cells}
-    sizes = {name: _size(name, layout) for name, layout in layouts.items()}
-    costs = []
+    sizes, costs = sizes_of(plan), []
     for cell in plan.cells:
         place = Place(out, cell)
         costs.append(Cost(cell, passes(cell, sizes), place.read()["seconds"], place.state))
     return costs, _left(costs)
+
+
+def sizes_of(plan: Plan) -> dict[str, Size]:
+    """Data set -> its size, of each that the cells learn from; of a benchmark that is not here as it was published, of any
+    other that is not here nothing."""
+    layouts = {cell.config.dataset: cell.config.layout for cell in plan.cells}
+    return {name: _size(name, layout) for name, layout in layouts.items()}
 
 
 def _left(costs: Sequence[Cost]) -> float | None:
@@ -120,5 +127,10 @@ def _steps(attack: str, options: Mapping[str, Any]) -> float:
 
 
 def _size(name: str, layout: str) -> Size:
-    dataset = open_dataset(name, layout=layout)
+    try:
+        dataset = open_dataset(name, layout=layout)
+    except (DataError, UsageError):
+        known = catalogue().get(name)
+        counts = (0, 0, 0) if known is None or known.counts is None else known.counts
+        return Size(counts[0], known.classes if known else 0, counts[2], here=False)
     return Size(len(dataset.items("train")), len(dataset.classes), len(dataset.items("test")))

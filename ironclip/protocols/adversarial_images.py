@@ -22,6 +22,7 @@ from ironclip.core.types import Attack, Batch, Classifier
 from ironclip.data import EvalSet
 from ironclip.loops.draws import drawn_for
 from ironclip.loops.scoring import audit, quantised
+from ironclip.protocols.distinct import check_distinct
 from ironclip.protocols.experiment import Experiment
 from ironclip.records.folder import EvaluationFolder
 from ironclip.records.learned import fingerprint
@@ -163,6 +164,7 @@ def _writer(
     threat = replace(threat, quantised=True)
     check(attack, threat)
     attack = full(attack)
+    check_distinct(experiment.backbone, experiment.dataset)
     pictures = EvalSet(experiment.dataset, split, resolution=experiment.backbone.spec.resolution, limit=limit)
     if threat.norm == "l2":
         _check_rounding(pictures, batch_size, threat)

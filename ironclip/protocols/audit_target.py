@@ -29,6 +29,7 @@ from ironclip.backbones.loading import check_device, load
 from ironclip.core.errors import UsageError
 from ironclip.core.types import Adaptation, Classifier
 from ironclip.data import Dataset, open_dataset
+from ironclip.protocols.distinct import check_distinct
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.frozen import moved_weights
@@ -119,6 +120,7 @@ def _own(name: str, data: str | None, device: str, classes: Path | str | None, l
 
 def of_experiment(name: str, experiment: Experiment) -> Target:
     """A trained defence, or a backbone as it is, on the data of its experiment."""
+    check_distinct(experiment.backbone, experiment.dataset)
     classifier = experiment.classifier
     surrogates, sources, base = _beside(experiment, classifier)
     config, spec = experiment.config, experiment.backbone.spec

@@ -1,5 +1,6 @@
 """The configuration of one run: validated, printable, hashable. Imports no torch."""
 
+import difflib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
@@ -148,7 +149,7 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return result
 
 
-def settings(pairs: Sequence[str], method_options: Sequence[str]) -> dict[str, Any]:
+def settings(pairs: Sequence[str], method_options: Sequence[str], method: str = "") -> dict[str, Any]:
     """Nested values of "--set key=value" arguments.
 
     A key is dotted (`schedule.epochs`, `attack.steps`, `options.length`) or the last part alone where that is clear.
@@ -159,7 +160,7 @@ def settings(pairs: Sequence[str], method_options: Sequence[str]) -> dict[str, A
     """
     found: dict[str, Any] = {}
     for key, value in values_of(pairs).items():
-        path = _path(key, method_options)
+        path = _path(key, method_options, method)
         here = found
         for part in path[:-1]:
             here = here.setdefault(part, {})
@@ -191,7 +192,8 @@ def _written(value: Any) -> str:
     return text.removesuffix("...\n").strip()
 
 
-def _path(key: str, method_options: Sequence[str]) -> list[str]:
+def _path(key: str, method_options: Sequence[str], method: str) -> list[str]:
+    see = f"ironclip list options {method}" if method else ""
     if key in method_options:
         return ["options", key]
     if not key.startswith("options."):
@@ -200,7 +202,7 @@ def _path(key: str, method_options: Sequence[str]) -> list[str]:
     if head in ("options", "schedule", "attack") and rest:
         known = {"options": method_options, "schedule": SCHEDULE}.get(head)
         if known is not None and rest not in known:
-            raise unknown(f"key of {head}", rest, known)
+            raise unknown(f"key of {head}", rest, known, see=see)
         return [head, rest]
     if key in RunConfig.model_fields:
         return [key]
@@ -208,7 +210,10 @@ def _path(key: str, method_options: Sequence[str]) -> list[str]:
         return ["schedule", key]
     if key in ("steps", "restarts", "step_size", "relative_step", "start", "keep", "loss"):
         return ["attack", key]
-    raise unknown("setting", key, [*_keys(RunConfig), *method_options, *SCHEDULE, "attack.steps"])
+    kind = f"setting of {method}" if method else "setting"
+    every = [*method_options, *_keys(RunConfig), *SCHEDULE, "attack.steps"]
+    near = difflib.get_close_matches(key, every, n=1, cutoff=0.5)
+    raise unknown(kind, key, every if near or not method_options else method_options, see=see)
 
 
 def _keys(model: type[BaseModel]) -> list[str]:

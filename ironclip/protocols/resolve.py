@@ -32,7 +32,7 @@ def resolve(
     if "+" in method and "options" in values:  # options of a preset belong to its own method
         values = {**values, "options": {f"{values.get('method')}.{k}": v for k, v in values.get("options", {}).items()}}
     values = merged(values, {"method": method, "dataset": dataset})
-    return settled(configure(merged(merged(values, given), settings(changes, known))))
+    return settled(configure(merged(merged(values, given), settings(changes, known, method))))
 
 
 def training_radius(config: RunConfig) -> str:
@@ -89,7 +89,7 @@ def named_attacks(
         if key not in used and not every:
             raise UsageError(f"nothing of {', '.join(names)} can be set; got {key}, which is for others, such as --attack pgd")
         if key not in used:
-            raise unknown("option of these attacks", key, every)
+            raise unknown("option of these attacks", key, every, see=f"ironclip list options {names[0].strip()}")
     return made
 
 
@@ -108,7 +108,7 @@ def test_time_options(name: str | None, changes: Sequence[str]) -> tuple[dict[st
     found = {key.removeprefix(f"{name}."): value for key, value in values_of(mine).items()}
     for key in found:
         if key not in known:
-            raise unknown(f"option of {name}", key, known)
+            raise unknown(f"option of {name}", key, known, see=f"ironclip list options {name}")
     return found, [change for change in changes if change not in mine]
 
 

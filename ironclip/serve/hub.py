@@ -15,7 +15,6 @@ from typing import Any
 
 import huggingface_hub
 import torch
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from pydantic import Field
 
 from ironclip import testtime
@@ -185,7 +184,7 @@ def push_to_hub(folder: Path, repository: str, *, private: bool = True, message:
         api = huggingface_hub.HfApi()
         address = api.create_repo(repository, private=private, exist_ok=True)
         api.upload_folder(folder_path=folder, repo_id=repository, allow_patterns=list(FILES), commit_message=message)
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # the library raises errors of several packages
         raise CheckpointError(f"{repository}: the hub refuses: {_first(error)}; log in with `hf auth login`") from None
     return str(address)
 
@@ -215,7 +214,7 @@ def fetch(target: str, revision: str | None = None) -> Path:
         raise CheckpointError(f"{target}: no such folder, and no hub id such as org/name")
     try:
         return Path(huggingface_hub.snapshot_download(repository, revision=revision, allow_patterns=list(FILES)))
-    except (HfHubHTTPError, HFValidationError, OSError, ValueError) as error:
+    except Exception as error:  # the library raises errors of several packages
         raise CheckpointError(f"{target}: no such folder, and the hub does not give it: {_first(error)}") from None
 
 

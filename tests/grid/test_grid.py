@@ -152,7 +152,7 @@ def test_workers_do_the_part_that_was_chosen(tmp_path):
         (("name: small", "nam: small"), "unknown setting 'nam'; did you mean 'name'?"),
         (("method: zero_shot", "method: zero_shoot"), "cell 1: unknown method 'zero_shoot'; did you mean 'zero_shot'?"),
         (("method: zero_shot", "methods: zero_shot"), "unknown key of a grid's runs 'methods'; did you mean 'method'?"),
-        (("epochs: 1", "epoch: 1"), "unknown setting 'epoch'; did you mean 'epochs'?"),
+        (("epochs: 1", "epoch: 1"), "unknown setting of zero_shot 'epoch'; did you mean 'epochs'?"),
         (("seed: [1, 2]", "seed: []"), "seed is an empty list"),
         (("shots: 1", "shots: 0"), "cell 2: shots"),
         (("limit: 3", "limit: 0"), "limit"),

@@ -187,7 +187,11 @@ def test_a_hub_id_is_fetched_with_its_three_files_only(experiment, folder: Path,
     assert asked == {"repository": "org/name", "revision": "v1", "allow_patterns": list(FILES)}
 
 
-@pytest.mark.parametrize("error", [LocalEntryNotFoundError("no connection\nat all"), HFValidationError("bad name")])
+class Lost(Exception):
+    """As a client of the network raises: no kind of OSError."""
+
+
+@pytest.mark.parametrize("error", [LocalEntryNotFoundError("no connection\nat all"), HFValidationError("bad name"), Lost("away")])
 def test_a_hub_that_refuses_gives_one_line(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*args, **given):
         raise error
@@ -223,9 +227,10 @@ def test_a_push_uploads_the_saved_files_private_by_default(experiment, monkeypat
     ]
 
 
-def test_a_push_that_is_refused_gives_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("error", [OSError, Lost])
+def test_a_push_that_is_refused_gives_one_line(folder: Path, monkeypatch: pytest.MonkeyPatch, error: type[Exception]) -> None:
     def create_repo(*args, **given):
-        raise OSError("no token\nsomewhere")
+        raise error("no token\nsomewhere")
 
     monkeypatch.setattr(huggingface_hub, "HfApi", lambda: SimpleNamespace(create_repo=create_repo))
     with pytest.raises(CheckpointError, match="the hub refuses: no token; log in"):

@@ -1,0 +1,1 @@
+"""Random command lines and damaged pictures: `python -m fuzz`."""
