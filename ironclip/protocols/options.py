@@ -94,7 +94,7 @@ def _arguments(text: str, names: Iterable[str]) -> dict[str, str]:
     if section is None:
         return {}
     known = "|".join(map(re.escape, names)) or "-"
-    found = {}
+    found: dict[str, str] = {}
     for line in re.sub(r"\n {8,}", " ", section.group(1)).splitlines():
         pieces = re.split(rf"(?:^|(?<=[.;] ))((?:{known})(?:, (?:{known}))*): ", line.strip())
         for some, meaning in zip(pieces[1::2], pieces[2::2], strict=True):
