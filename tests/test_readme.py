@@ -9,7 +9,12 @@ from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-COMMANDS = sorted({line.split("#")[0].strip() for line in README.splitlines() if line.startswith("ironclip ")})
+PAGES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
+BLOCKS = re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL)
+LINES = [
+    part.strip() for line in [*README.splitlines(), *"\n".join(BLOCKS).splitlines()] for part in line.split("#")[0].split(";")
+]
+COMMANDS = sorted({line.removesuffix("\\").strip() for line in LINES if line.startswith("ironclip ")})
 
 
 @pytest.mark.parametrize("line", COMMANDS)
@@ -17,7 +22,7 @@ def test_readme_command_parses(line: str) -> None:
     from ironclip.cli import app
 
     group = get_command(app)
-    arguments = shlex.split(line)[1:]
+    arguments = ["1" if word == "N" else word for word in shlex.split(line)[1:]]  # some pages leave a number open
     while hasattr(group, "commands"):
         name, *arguments = arguments
         assert name in group.commands, f"no verb {name!r}"
