@@ -1,47 +1,68 @@
-"""The verb `doctor`: what is installed, and on which machine."""
+"""The verb `doctor`: what is installed on which machine, and whether a device computes what a CPU computes."""
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from ironclip.cli.common import Json, app, emit
+import typer
+
+from ironclip.cli.common import Device, Json, Progress, app, emit, pick_device
 from ironclip.cli.terminal import say
+from ironclip.core.errors import UsageError
 
 
 @app.command()
-def doctor(as_json: Json = False) -> None:
-    """Versions, devices, data sets and backbones found here, and whether runs can be written."""
-    import os
-    from importlib.metadata import PackageNotFoundError, version
-
-    import torch
-
-    from ironclip.backbones.registry import EMBEDDED, WEIGHTS_FOLDER
-    from ironclip.data.checking import available
-    from ironclip.data.packing import cache_folder
-
-    def found(package: str) -> str:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            return "not installed"
-
-    packages = ("ironclip", "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pydantic", "matplotlib")
-    devices = ["cpu", *[f"cuda:{i} {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]]
-    devices += ["mps"] if torch.backends.mps.is_available() else []
-    here = Path.cwd()
-    facts: dict[str, Any] = {
-        "versions": {package: found(package) for package in packages},
-        "devices": devices,
-        "threads": torch.get_num_threads(),
-        "data sets ready": [entry.name for entry in available() if entry.ready],
-        "backbones ready": list(EMBEDDED),
-        "weights folder": os.environ.get(WEIGHTS_FOLDER, f"${WEIGHTS_FOLDER} is not set"),
-        "cache": str(cache_folder()),
-        "runs can be written": os.access(here, os.W_OK),
-    }
-    if as_json:
-        emit(facts)
+def doctor(
+    gpu: Annotated[
+        bool, typer.Option("--gpu", help="Compare the device with the CPU and measure its speed; under ten minutes.")
+    ] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="With --gpu: tiny models, in a minute; the speeds mean nothing.")
+    ] = False,
+    out: Annotated[Path | None, typer.Option("--out", help="With --gpu: the JSON file; default: device-check.json.")] = None,
+    device: Device = "auto",
+    as_json: Json = False,
+) -> None:
+    """Versions, devices, optional packages, caches, data sets and backbones found here, and whether runs can be written."""
+    if gpu:
+        _check(pick_device(device), quick, out or Path("device-check.json"), as_json)
         return
-    for name, value in facts.items():
+    if quick or out is not None:
+        raise UsageError("--quick and --out go with `doctor --gpu`")
+    from ironclip.protocols.machine import facts
+
+    found = facts()
+    if as_json:
+        emit(found)
+        return
+    for name, value in found.items():
         text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
         say(f"{name}: {', '.join(text) if isinstance(text, list) else text}")
+
+
+def _check(device: str, quick: bool, out: Path, as_json: bool) -> None:
+    from ironclip.core.files import disk_errors, write_json, write_text
+    from ironclip.protocols.device_check import check_device
+    from ironclip.report.device_page import device_page
+
+    shown = Progress("doctor", quiet=as_json)
+    report: dict[str, Any] = check_device(
+        device, quick=quick, progress=lambda name, done, total: shown.say(f"{done}/{total} {name}", False)
+    )
+    page = out.with_suffix(".html")
+    with disk_errors(out):
+        write_json(out, report)
+        write_text(page, device_page(report))
+    if as_json:
+        emit(report)
+    else:
+        for check in report["checks"]:
+            say(f"{'good' if check['ok'] else 'NOT GOOD'}  {check['name']}: {check['text']}")
+        for row in report["speeds"]:
+            say(f"{row['what']}, {row['precision']}: {row['text']}")
+        say(
+            f"{report['good']} of {len(report['checks'])} checks are good, in {report['seconds']:.0f} s",
+            f"page: {page}",
+            f"json: {out}",
+        )
+    if report["good"] < len(report["checks"]):
+        raise typer.Exit(1)

@@ -1,0 +1,40 @@
+"""How numbers are multiplied: float32 exactly, TF32 on tensor cores, or bfloat16 by autocast. The caller's settings come back."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
+
+import torch
+
+from ironclip.core.errors import UsageError
+
+Precision = Literal["float32", "tf32", "bf16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+@contextmanager
+def computing(precision: str, device: torch.device | str) -> Iterator[None]:
+    """Inside, matrix products and convolutions on this device have the precision; nothing of the caller's autocast reaches in.
+
+    Raises:
+        UsageError: no such precision, or one that the device does not have.
+    """
+    kind = torch.device(device).type
+    check_precision(precision, kind)
+    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    try:
+        with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16"):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+        torch.backends.cudnn.allow_tf32 = convolutions
+
+
+def check_precision(precision: str, kind: str) -> None:
+    """UsageError where a kind of device ("cpu", "cuda", "mps") does not have this precision."""
+    if precision not in PRECISIONS:
+        raise UsageError(f"the precision is {', '.join(PRECISIONS[:-1])} or {PRECISIONS[-1]}; got {precision!r}")
+    if precision == "tf32" and kind != "cuda":
+        raise UsageError(f"tf32 is a precision of NVIDIA's GPUs; a {kind} has float32 and bf16")
