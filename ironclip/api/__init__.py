@@ -11,7 +11,7 @@ from ironclip.api.data import Data as Data
 from ironclip.api.model import Model as Model
 from ironclip.api.progress import Bar, Callback, seen, watched
 from ironclip.api.result import Result as Result
-from ironclip.attacks import DEFAULT
+from ironclip.attacks import default
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones import load as load_backbone
 from ironclip.core.errors import UsageError
@@ -150,7 +150,7 @@ def evaluate(
     models: Model | Sequence[Model],
     data: Data | str | Path | None = None,
     *,
-    attack: str | Sequence[str] = DEFAULT,
+    attack: str | Sequence[str] | None = None,
     eps: str | float | None = None,
     norm: Norm = "linf",
     limit: int | None = None,
@@ -166,7 +166,8 @@ def evaluate(
 
     Args:
         data: other data than a model was trained on; a model loaded from a saved folder needs them.
-        attack: one or several names (see `ironclip list attacks`); default: a worst case with nothing to set.
+        attack: one or several names (see `ironclip list attacks`); default: a worst case with nothing to set, and for a test-time
+            method met by an attacker who knows it the attack "adaptive".
         eps: the radius in the units of the norm, or several such as "1/255,4/255"; default: 4/255 for "linf", none for "l2".
         limit: number of test pictures, classes in proportion.
         knowledge: default: white-box, and for test-time methods both static and adaptive.
@@ -175,19 +176,26 @@ def evaluate(
         options: of the attacks, such as steps=100.
     """
     many = [models] if isinstance(models, Model) else list(models)
-    names = attack.split(",") if isinstance(attack, str) else list(attack)
+
+    def named(known: str, test_time: bool) -> list[str]:
+        if attack is None:
+            return [default(known, test_time=test_time)]
+        return attack.split(",") if isinstance(attack, str) else list(attack)
+
     radii = parse_radii(None if eps is None else str(eps), norm)
     check_source(knowledge, source)
     known = knowledge or "white-box"
-    worst = [named_attacks(names, radius, seed, _changes(options), norm=norm, knowledge=known) for radius in radii]
-    for attacks in worst:
-        check_targeted(targeted, known, attacks.values())
+    for radius in radii:
+        early = named_attacks(named(known, True), radius, seed, _changes(options), norm=norm, knowledge=known)
+        check_targeted(targeted, known, early.values())
     records = []
     for model in many:
         run, experiment = _measurable(model, data, Path(root))
         usual: tuple[Knowledge, ...] = ("white-box",) if experiment.test_time is None else ("static", "adaptive")
-        for radius, attacks in zip(radii, worst, strict=True):
+        for radius in radii:
             for known in (knowledge,) if knowledge else usual:
+                names = named(known, experiment.test_time is not None)
+                attacks = named_attacks(names, radius, seed, _changes(options), norm=norm, knowledge=known)
                 command = repeat.evaluation(
                     run, experiment, names, radius, norm=norm, changes=_changes(options), seed=seed, knowledge=known,
                     source=source, limit=limit, targeted=targeted,

@@ -6,6 +6,7 @@ one line in `_catalogue.CATALOGUE`. Classes are loaded on first use, so that lis
 
 from typing import TYPE_CHECKING, Any
 
+from ironclip.attacks._catalogue import ADAPTIVE as ADAPTIVE
 from ironclip.attacks._catalogue import CATALOGUE as CATALOGUE
 from ironclip.attacks._catalogue import DEFAULT as DEFAULT
 from ironclip.attacks._catalogue import FIXED as FIXED
@@ -14,10 +15,12 @@ from ironclip.attacks._catalogue import STANDARD_FAST as STANDARD_FAST
 from ironclip.attacks._catalogue import WITHOUT_GRADIENTS as WITHOUT_GRADIENTS
 from ironclip.attacks._catalogue import _load
 from ironclip.attacks._catalogue import build as build
+from ironclip.attacks._catalogue import default as default
 from ironclip.attacks._catalogue import describe as describe
 from ironclip.attacks._catalogue import rebuild as rebuild
 
 if TYPE_CHECKING:
+    from ironclip.attacks.adaptive import Adaptive as Adaptive
     from ironclip.attacks.apgd import APGD as APGD
     from ironclip.attacks.autoattack import AutoAttack as AutoAttack
     from ironclip.attacks.cw import CW as CW

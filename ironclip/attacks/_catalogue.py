@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 
 
 CATALOGUE = {
+    "adaptive": (
+        "Adaptive",
+        "for defences that adapt at test time: momentum towards common wrong classes, judged by the defence",
+    ),
     "apgd": ("APGD", "Auto-PGD: momentum and steps that halve by themselves; untargeted or towards several classes"),
     "autoattack": ("AutoAttack", "apgd-ce, apgd-t, fab-t and square in turn; nothing to tune"),
     "cw": ("CW", "projected ascent on the margin between the true and the largest wrong logit"),
@@ -28,6 +32,19 @@ CATALOGUE = {
 
 DEFAULT = "standard-fast"
 """What is run where nobody names an attack."""
+
+ADAPTIVE = "adaptive"
+"""What is run where nobody names an attack and a test-time method is to meet an attacker who knows it."""
+
+
+def default(knowledge: str, *, test_time: bool) -> str:
+    """The attack where nobody names one.
+
+    Args:
+        test_time: whether a test-time method answers.
+    """
+    return ADAPTIVE if knowledge == "adaptive" and test_time else DEFAULT
+
 
 FIXED = ("standard-fast",)
 """Attacks of which no option can be set: their name stands for one set of constants."""

@@ -22,9 +22,11 @@ class AttackOptions:
 
     Attributes:
         gradients: False says that it asks the attacked function for scores at most.
+        judges: True says that it asks the attribute `judge` of a surrogate what is wrong.
     """
 
     gradients: ClassVar[bool] = True
+    judges: ClassVar[bool] = False
     perturb: ClassVar[Callable[..., Tensor]]
     """(function, images, labels, positions, ...draws) -> pictures, written by each attack; all arguments are checked before."""
 

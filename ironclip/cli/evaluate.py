@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from ironclip.attacks import DEFAULT
+from ironclip.attacks import default
 from ironclip.cli.common import (
     Activation,
     Base,
@@ -40,13 +40,20 @@ from ironclip.core.threat import KNOWLEDGE, parse_radii, read_norm
 from ironclip.records.bounds import mark
 from ironclip.records.looks import sizes
 
-Attacks = Annotated[str, typer.Option("--attack", help="Attacks, separated by commas; robust means right under all of them.")]
+Attacks = Annotated[
+    str | None,
+    typer.Option(
+        "--attack",
+        help="Attacks, separated by commas; robust means right under all of them. Default: standard-fast, and adaptive for a "
+        "test-time method under --knowledge adaptive.",
+    ),
+]
 
 
 @app.command()
 def evaluate(
     target: Annotated[str, typer.Argument(help="A run's folder, runs/last, or a backbone (zero-shot, needs --data).")],
-    attack: Attacks = DEFAULT,
+    attack: Attacks = None,
     eps: Eps = None,
     norm: Norm = "linf",
     data: Annotated[str | None, typer.Option("--data", help="For a run: other data than it was trained on.")] = None,
@@ -126,12 +133,15 @@ def evaluate(
     from ironclip.testtime import called
 
     check_source(knowledge, source)
-    names = attack.split(",")
     adapts, rest = test_time_options(test_time, changes or [])
     adapts = called(adapts)
     under: dict[str, Any] = {"norm": norm, "knowledge": knowledge or "white-box"}
-    attacks = {radius: named_attacks(names, radius, seed, rest, **under) for radius in radii}
-    check_targeted(targeted, knowledge or "white-box", attacks[radii[0]].values())
+
+    def named(known: Any, test_time: bool) -> list[str]:
+        return attack.split(",") if attack is not None else [default(known, test_time=test_time)]
+
+    early = [named_attacks(named(knowledge, True), radius, seed, rest, **under) for radius in radii]
+    check_targeted(targeted, knowledge or "white-box", early[0].values())
     opened, missing = open_suite(suite, [data] if data is not None else ()) if suite else ({}, {})
     if opened:  # a backbone is a run of zero-shot classification on some data
         data = None if is_run(Path(target)) else next(iter(opened))
@@ -154,7 +164,9 @@ def evaluate(
     unfinished: dict[Any, None] = {}
     with ExitStack() as stack:
         pool = stack.enter_context(Workers(repeated(target, taken), workers, str(where["device"]))) if workers > 1 else None
-        for each, radius, known in product(moved, attacks, [knowledge] if knowledge else usual):
+        for each, radius, known in product(moved, radii, [knowledge] if knowledge else usual):
+            names = named(known, each.test_time is not None)
+            attacks = named_attacks(names, radius, seed, rest, norm=norm, knowledge=known)  # type: ignore[arg-type]
             under = {"norm": read_norm(norm), "knowledge": known, "source": source, "split": split, "limit": limit}
             command = repeat.evaluation(
                 run, each, names, radius, changes=rest, seed=seed, distortion=distortion, targeted=targeted,
@@ -166,15 +178,15 @@ def evaluate(
                 records.append(evaluate_until(run, each, attacks[radius], until, **under)[0])
                 continue
             if share is not None:
-                found, left = evaluate_shards(run, each, attacks[radius], share, **under)
+                found, left = evaluate_shards(run, each, attacks, share, **under)
                 if found is None:
                     unfinished |= dict.fromkeys(left)
                 else:
                     records.append(found)
                 continue
             if pool is not None:
-                watch(pool, run, each, attacks[radius], **under)
-            record, _ = run_evaluation(run, each, attacks[radius], distortion=distortion, targeted=targeted, **under)
+                watch(pool, run, each, attacks, **under)
+            record, _ = run_evaluation(run, each, attacks, distortion=distortion, targeted=targeted, **under)
             records.append(record)
     if as_json:
         emit([record.model_dump(mode="json") for record in records])

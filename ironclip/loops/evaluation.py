@@ -218,8 +218,21 @@ def evaluate_into(
 def constants(
     classifier: Classifier, attacks: Mapping[str, Attack], threat: Threat, surrogates: Sequence[Classifier] = ()
 ) -> dict[str, dict[str, Any]]:
-    """The attacks that `evaluate` runs under this threat, by the names of `Sample.adversarial`, with all their constants."""
-    return {target.name: describe(target.attack) for target in targets(classifier, surrogates, attacks, threat)}
+    """The attacks that `evaluate` runs under this threat, by the names of `Sample.adversarial`, with all their constants.
+
+    Where an attack states its budget and the classifiers what they cost, "derived" holds the image-encoder passes that an image
+    may take, forward and backward, without those that are made again to save memory.
+    """
+    described = {target.name: describe(target.attack) for target in targets(classifier, surrogates, attacks, threat)}
+    for target in targets(classifier, surrogates, attacks, threat):
+        derived = described[target.name]["derived"]
+        if "slopes" in derived:
+            own, judge = (
+                float(getattr(f, "cost", 1)) for f in (target.function, getattr(target.function, "judge", target.function))
+            )
+            forward = (derived["slopes"] + derived["answers"]) * own + derived["judged"] * judge
+            derived |= {"forward_passes_at_most": forward, "backward_passes_at_most": derived["slopes"] * own}
+    return described
 
 
 def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0, images: int = 0) -> dict[str, Any]:

@@ -55,10 +55,31 @@ def targets(
         name = f"/{getattr(surrogate, 'name', f'surrogate{number}')}"
         functions[name if name not in functions else f"{name}{number}"] = surrogate
     return [
-        Target(name + suffix, attack if suffix == "" and not threat.quantised else full(attack), function)
+        _target(name + suffix, attack, function, classifier if suffix else None, threat)
         for name, attack in attacks.items()
         for suffix, function in functions.items()
     ]
+
+
+def _target(name: str, attack: Attack, function: Images, judge: Classifier | None, threat: Threat) -> Target:
+    """An attack on a function. It may finish an image at its first success where it looks at the classifier that is evaluated:
+    on that itself, or where it asks an adaptive attacker's judge."""
+    if judge is not None and threat.knowledge == "adaptive" and getattr(attack, "judges", False):
+        function, judge = Surrogate(function, judge), None
+    return Target(name, full(attack) if judge is not None or threat.quantised else attack, function)
+
+
+class Surrogate:
+    """What an adaptive attacker differentiates in place of the classifier, and the classifier, which judges."""
+
+    def __init__(self, function: Images, judge: Classifier) -> None:
+        self.function, self.judge = function, judge
+        self.cost = getattr(function, "cost", 1)
+        if hasattr(function, "classes"):
+            self.classes = tuple(function.classes)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        return self.function(images)
 
 
 class _Scores:

@@ -18,12 +18,14 @@ def mark(bounded: bool) -> str:
 
 def losses(constants: Mapping[str, Any]) -> set[str]:
     """What an attack with these constants (`records.describe`) climbs: "ce", "margin", "dlr", "targets", "kl" ...; members and
-    wrapped attacks count."""
+    wrapped attacks count, and an attack of several losses lists them under "derived"."""
     derived = constants.get("derived") or {}
     inside = list((derived.get("members") or {}).values()) if isinstance(derived, Mapping) else []
     inside += [constants["inner"]] if isinstance(constants.get("inner"), Mapping) else []
     if inside:
         return {loss for each in inside for loss in losses(each)}
+    if isinstance(derived, Mapping) and derived.get("losses"):
+        return set(derived["losses"])
     if constants.get("targets"):
         return {"targets"}
     name = str(constants.get("attack", ""))

@@ -26,6 +26,7 @@ from ironclip.core.options import check_sizes, made_of
 if TYPE_CHECKING:
     from ironclip.core.types import TestTime
     from ironclip.testtime._base import AdaptingClassifier as AdaptingClassifier
+    from ironclip.testtime._base import TestTimeMethod as TestTimeMethod
     from ironclip.testtime._relevance import attention_map as attention_map
 
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
@@ -35,7 +36,7 @@ __all__ = ["DOMAINS", "NAMES", "build", "called", "method", "options", "worded"]
 CODE = ("generator",)
 """Options that are functions; a caller may write one as "module:function", a file may not."""
 
-_HOME = {"AdaptingClassifier": "_base", "attention_map": "_relevance"}
+_HOME = {"AdaptingClassifier": "_base", "TestTimeMethod": "_base", "attention_map": "_relevance"}
 
 DOMAINS = {
     "caltech101": "object", "dtd": "texture", "fgvc_aircraft": "aircraft", "oxford_flowers": "flower", "ucf101": "action",

@@ -43,7 +43,7 @@ class TestTimeMethod(TestTime):
 
     Args:
         seed: of the random views or noise.
-        draws: of views or noise over which the adaptive surrogate "draws" averages; 1: no such surrogate.
+        draws: of views or noise over which the adaptive surrogate "draws" averages.
     """
 
     passes: int = 1
@@ -70,10 +70,12 @@ class TestTimeMethod(TestTime):
         return base
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """What else an attacker would differentiate, besides the classifier and its base: `draws` of the whole adaptation, unless
-        the option is 1. A method with cheaper surrogates puts them first."""
+        """What else an attacker would differentiate, besides the classifier and its base: `draws` of the whole adaptation. With
+        one draw that is the classifier itself, unless the adaptation can be differentiated and the method holds it constant.
+        A method with cheaper surrogates puts them first."""
         assert isinstance(classifier, AdaptingClassifier)
-        return (drawn(self.whole(), classifier.base, self.draws),) if self.draws > 1 else ()
+        whole = self.whole()
+        return (drawn(whole, classifier.base, self.draws),) if self.draws > 1 or whole is not self else ()
 
     def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked | None:
         """The views of images [B, 3, H, W] and what they weigh, for people to see. Default: None, the method has no views."""
@@ -110,6 +112,11 @@ class AdaptingClassifier(nn.Module):
         self.passes, self.draws = passes or method.passes, draws
         self.method, self.base, self.classes, self.backbone = method, base, base.classes, base.backbone
         self._logits = logits or method.logits
+
+    @property
+    def cost(self) -> int:
+        """Image-encoder passes of an answer."""
+        return self.passes * self.draws
 
     def __repr__(self) -> str:
         return f"AdaptingClassifier({type(self.method).__name__} on {self.base!r})"

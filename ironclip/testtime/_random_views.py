@@ -144,7 +144,8 @@ def mixture(images: Tensor, weights: Tensor, draws: Tensor) -> Tensor:
 def apply_ops(images: Tensor, which: Tensor, level: Tensor, sign: Tensor) -> Tensor:
     """[N, 3, S, S]: to each image the operation `OPS[which]` at its level in [0.1, 1) and sign, as AugMix's severity 1 has it.
 
-    The four that count grey levels are piecewise constant; their backward pass is the identity.
+    The four that count grey levels are piecewise constant. Their backward pass is that of the smooth function under the levels:
+    minus one where solarize inverts, the stretch of autocontrast, the identity for the others, which rise.
     """
     flat = {"autocontrast": autocontrast, "equalize": equalize, "posterize": posterize}
     parts, places = [], []
@@ -155,13 +156,41 @@ def apply_ops(images: Tensor, which: Tensor, level: Tensor, sign: Tensor) -> Ten
             step = (25.6 * level[rows]).long().to(images.device)
             op: Callable[[Tensor], Tensor] = flat.get(name, lambda grey, step=step: solarize(grey, 256 - step))  # type: ignore[misc]
             changed = op((chosen.detach() * 255).round().clamp(0, 255)) / 255
-            parts.append(chosen + (changed - chosen).detach() if chosen.requires_grad else changed)
+            parts.append(
+                _with_slope(changed, chosen, SLOPES[name](chosen.detach(), 256 - step)) if chosen.requires_grad else changed
+            )
             places.append(rows)
     rows = (which >= 4).nonzero().flatten()
     if len(rows):
         parts.append(warp(images[rows.to(images.device)], matrices(which[rows], level[rows], sign[rows], images.shape[-1])))
         places.append(rows)
     return torch.cat(parts)[torch.cat(places).argsort().to(images.device)] if parts else images
+
+
+def _with_slope(value: Tensor, images: Tensor, slope: Tensor) -> Tensor:
+    """value, with the gradient slope * images."""
+    rise = slope * images
+    return rise + (value - rise).detach()
+
+
+def _inverted(images: Tensor, threshold: Tensor) -> Tensor:
+    """The slope of `solarize`, of images in [0, 1] at a threshold [N] in grey levels."""
+    below = (images * 255).round() < threshold[:, None, None, None]
+    return torch.where(below, 1.0, -1.0).to(images)
+
+
+def _stretch(images: Tensor, threshold: Tensor) -> Tensor:
+    """The slope of `autocontrast`."""
+    low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
+    return torch.where(high > low, 1 / (high - low).clamp_min(1 / 255), 1.0).to(images)
+
+
+def _rising(images: Tensor, threshold: Tensor) -> Tensor:
+    return torch.ones_like(images)
+
+
+SLOPES = {"autocontrast": _stretch, "equalize": _rising, "posterize": _rising, "solarize": _inverted}
+"""name of an operation that counts grey levels -> (images, threshold of solarize) -> slope of what it does to a pixel."""
 
 
 def posterize(grey: Tensor, bits: int = 4) -> Tensor:

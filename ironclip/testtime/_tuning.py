@@ -174,6 +174,8 @@ class PromptTuning(ViewTuning):
         return marked(tuned.selected, pictures.shape[1]).to(pictures.dtype) / tuned.selected.shape[1]
 
     def whole(self) -> "PromptTuning":
+        if self.gradient == "full":
+            return self
         twin = copy.copy(self)
         twin.gradient = "full"
         return twin

@@ -24,7 +24,7 @@ def marked(selected: Tensor, count: int) -> Tensor:
 
 
 class ViewTuning(TestTimeMethod):
-    """A method that tunes on random views; an attacker has the mean of a few of them cheaply, without the tuning."""
+    """A method on random views; an attacker has the mean of a few of them cheaply, without what the method does with them."""
 
     views: int
     augmix: bool = False

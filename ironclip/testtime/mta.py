@@ -15,8 +15,8 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, Looked, TestTimeMethod, features_of, plain_head
-from ironclip.testtime._views import with_views
+from ironclip.testtime._base import DRAWS, Looked, features_of, plain_head
+from ironclip.testtime._views import ViewTuning, with_views
 
 TOLERANCE = 1e-6
 
@@ -38,7 +38,7 @@ class Mode:
     mode: Tensor
 
 
-class MTA(TestTimeMethod):
+class MTA(ViewTuning):
     """MeanShift for test-time augmentation.
 
     Args:

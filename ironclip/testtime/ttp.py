@@ -135,6 +135,8 @@ class TTP(ViewTuning):
         return ((features * padded[:, None]).sum(-1) - (features * own[:, None]).sum(-1)).softmax(1)
 
     def whole(self) -> "TTP":
+        if self.gradient == "full":
+            return self
         twin = copy.copy(self)
         twin.gradient = "full"
         return twin

@@ -15,7 +15,7 @@ from torch.testing import assert_close
 from ironclip import testtime
 from ironclip.api import Model
 from ironclip.api import evaluate as evaluate_model
-from ironclip.attacks import PGD, build
+from ironclip.attacks import PGD, Adaptive, build, default
 from ironclip.backbones import assemble
 from ironclip.backbones.loading import load
 from ironclip.core.errors import UsageError
@@ -85,12 +85,12 @@ def seen(monkeypatch):
     """What PGD is handed from now on: a list of (images, logits)."""
     calls = []
 
-    def recorder(function, images, labels, *, indices=None, **options):
+    def recorder(self, function, images, labels, positions, **options):
         with torch.no_grad():
             calls.append((images.clone(), function(images).float()))
         return images.clone()
 
-    monkeypatch.setattr(PGD, "_function", staticmethod(recorder))
+    monkeypatch.setattr(PGD, "perturb", recorder)
     monkeypatch.setattr(PGD, "gradients", False)  # the recorder asks for none
     return calls
 
@@ -189,11 +189,11 @@ def test_a_test_time_method_is_attacked_as_its_threat_says(mini, seen, tmp_path,
 
 
 def test_a_black_box_gives_scores_and_no_gradient(mini, monkeypatch, tmp_path):
-    def asking(function, images, labels, *, indices=None, **options):
+    def asking(self, function, images, labels, positions, **options):
         leaf = images.clone().requires_grad_()
         return torch.autograd.grad(function(leaf).sum(), leaf)[0]
 
-    monkeypatch.setattr(PGD, "_function", staticmethod(asking))
+    monkeypatch.setattr(PGD, "perturb", asking)
     monkeypatch.setattr(PGD, "gradients", False)  # it says that it asks for none, and does
     experiment = experiment_of("advmask", mini)
     with pytest.raises(UsageError, match="needs gradients, but the threat is black-box"):
@@ -330,3 +330,31 @@ def test_an_exported_file_is_a_black_box_with_the_answers_of_the_defence(mini, s
     evaluate_classifier(opened, pgd(), batches, Threat(eps=EPS, knowledge="black-box"))
     evaluate_classifier(opened, pgd(), batches, Threat(eps=EPS, knowledge="transfer"), surrogates=[undefended(experiment)])
     check(seen, [defended(experiment), undefended(experiment)])
+
+
+@pytest.mark.parametrize(("knowledge", "judge"), [("adaptive", "top"), ("static", None)])
+def test_an_attack_that_judges_asks_the_defended_classifier_if_the_threat_knows_it(mini, tmp_path, monkeypatch, knowledge, judge):
+    seen = []
+
+    def watched(self, function, images, labels, positions):
+        seen.append((function, getattr(function, "judge", None)))
+        return images
+
+    monkeypatch.setattr(Adaptive, "perturb", watched)
+    experiment = experiment_of("zero_shot", mini, "ttc")
+    run = saved(experiment_of("zero_shot", mini), tmp_path / "run")
+    record, _ = evaluate(run, experiment, {"adaptive": Adaptive(eps=EPS, steps=3)}, eps=EPS, knowledge=knowledge, limit=LIMIT)
+    top = experiment.classifier
+    judges = [asked for function, asked in seen if asked is not None]
+    assert len(judges) == (len(seen) - 1 if judge else 0)
+    assert all(type(asked) is type(top) for asked in judges)
+    budget = {attack.name: attack.constants["derived"] for attack in record.attacks}
+    names = ("", "/noise", "/gate", "/draws", "/base") if judge else ("/base",)
+    assert set(budget) == {f"adaptive{name}" for name in names}
+    assert budget["adaptive/base"]["backward_passes_at_most"] == 3 * 3
+
+
+def test_nobody_names_an_attack():
+    assert [default(known, test_time=above) for known, above in product(("adaptive", "static"), (True, False))] == [
+        "adaptive", "standard-fast", "standard-fast", "standard-fast",
+    ]  # fmt: skip

@@ -156,3 +156,22 @@ def test_pixels_receive_gradients_through_every_operation(grey):
     (slope,) = torch.autograd.grad(random_views(leaf, [1, 2], 4).blended.sum(), leaf)
     assert slope.isfinite().all()
     assert (slope != 0).double().mean() > 0.5
+
+
+@pytest.mark.parametrize("name", ["solarize", "autocontrast"])
+def test_an_attacker_sees_the_sign_of_operations_that_count_grey_levels(name):
+    """Solarize turns bright pixels round, so their slope is minus one; autocontrast stretches. Against finite differences."""
+    images = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3)) * 0.98
+    args = (torch.tensor([OPS.index(name)]), torch.tensor([0.999]).double(), torch.ones(1).double())
+    places = {(0, 0, 3, 3): 0.5, (0, 1, 8, 2): 0.95, (0, 2, 15, 15): 0.95 if name == "solarize" else 0.7}
+    for place, value in places.items():
+        images[place] = value
+    leaf = images.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(views.apply_ops(leaf, *args).sum(), leaf)
+    for place in places:
+        up, down = images.clone(), images.clone()
+        up[place] += 4 / 255
+        down[place] -= 4 / 255
+        change = (views.apply_ops(up, *args)[place] - views.apply_ops(down, *args)[place]) / (8 / 255)
+        assert abs(float(change) - float(slope[place])) < 0.15
+    assert (slope < 0).any() == (name == "solarize")
