@@ -175,7 +175,7 @@ def evaluate(
             under |= {"eps": radius, "batch_size": at_once, "keep_examples": 6, "command": command}
             under |= {"callback": Progress(f"evaluate {experiment.config.method}", quiet=as_json)}
             if until is not None:
-                records.append(evaluate_until(run, each, attacks[radius], until, **under)[0])
+                records.append(evaluate_until(run, each, attacks, until, **under)[0])
                 continue
             if share is not None:
                 found, left = evaluate_shards(run, each, attacks, share, **under)
