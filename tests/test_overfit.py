@@ -1,8 +1,9 @@
 """Can every trained method learn ten pictures? Its quick preset on a tiny random tower: 30 steps at 1/255, then PGD.
 
-Two pictures of each of five classes, so chance is 2 of 10. `LEARNED` holds how many withstood PGD when it was measured (2026-11-30,
-seed 1), and one less is asked for. `SLOW_START` are presets with which a random tower is not clearly above chance after 30 steps
-(words alone cannot repair it, and SGD at 0.01 is slow): there the training loss must fall, by a quarter less than it did.
+Two pictures of each of five classes, so chance is 2 of 10. `LEARNED` holds how many withstood PGD when it was measured
+(2026-11-30, seed 1), and one less is asked for. `SLOW_START` are presets with which a random tower is not clearly above chance
+after 30 steps (words alone cannot repair it, and SGD at 0.01 is slow): there the training loss must fall, by a quarter less than
+it did.
 """
 
 import pytest
@@ -16,7 +17,8 @@ from ironclip.protocols.few_shot import train
 from ironclip.protocols.resolve import resolve
 
 LEARNED = {
-    "adapt": 4, "advmask": 4, "advvlp": 4, "avp_pixel": 6, "capt": 4, "comp_tga": 4, "defeat": 4, "nap": 6, "paft": 5, "tga_zsr": 4,
+    "adapt": 4, "advmask": 4, "advvlp": 4, "avp_pixel": 6, "capt": 4, "comp_tga": 4, "defeat": 4, "nap": 6, "paft": 5,
+    "tga_zsr": 4,
 }  # fmt: skip
 SLOW_START = {
     "adv_vpt": 0.52, "advmaple": 0.70, "advpt": 0.44, "apd": 0.56, "apt": 0.43, "fap": 0.51, "pmg_aft": 0.49, "tecoa": 0.66,
