@@ -12,6 +12,7 @@ from typing import Any
 from ironclip.core.errors import UsageError
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
+from ironclip.grid.work import helpers
 
 Callback = Callable[[dict[str, Any]], None]
 
@@ -52,7 +53,12 @@ def run_ray(
     try:
         task = ray.remote(_task).options(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=ATTEMPTS, retry_exceptions=False)
         file, folder = str(path.resolve()), str(out.resolve())
-        waiting = {task.remote(file, folder, device, number, dict(choice), until): cell for number, cell in enumerate(plan.cells)}
+        waiting = {
+            task.remote(file, folder, device, number, dict(choice), until): cell
+            for number, cell in enumerate(plan.cells)
+            for _ in range(helpers(cell, plan.grid.shard_above))
+        }
+        told: set[str] = set()
         while waiting:
             ready, _ = ray.wait(list(waiting), num_returns=1)
             cell = waiting.pop(ready[0])
@@ -63,14 +69,15 @@ def run_ray(
                 raise UsageError("Ray's own process died (memory?); nothing is lost, the same command goes on") from error
             except ray.exceptions.RayError as error:
                 place.fail(f"ray gave the cell up: {str(error).splitlines()[0]}")
-            if callback is not None:
+            if callback is not None and cell.key not in told and place.settled:
+                told.add(cell.key)
                 callback({"event": "cell", "cell": cell.name, **place.read()})
     finally:
         ray.shutdown()
 
 
 def _task(file: str, out: str, device: str, number: int, choice: dict[str, Any], until: float | None) -> None:
-    from ironclip.grid.plan import Plan, plan
+    from ironclip.grid.plan import plan
     from ironclip.grid.work import work
 
     whole = plan(Path(file), **choice)

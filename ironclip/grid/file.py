@@ -100,12 +100,17 @@ class Measure(BaseModel):
 
 
 class GridFile(BaseModel):
-    """The file as it stands; `plan.cells` makes cells of it."""
+    """The file as it stands; `plan.cells` makes cells of it.
+
+    Args:
+        shard_above: measures of more pictures are divided into shards of at most so many, so that several workers do one cell.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     source: str = ""
+    shard_above: int | None = Field(default=None, ge=1)
     defaults: dict[str, Any] = {}
     runs: list[dict[str, Any]] = Field(min_length=1)
     evaluate: list[Measure] = []

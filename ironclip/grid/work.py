@@ -1,11 +1,14 @@
 """Doing cells. Every worker walks through the whole plan and takes what nobody holds, so workers need no master.
 
-Cells are independent and idempotent: a killed worker's cell goes on where it stood, in whichever worker takes it next.
+Cells are independent and idempotent: a killed worker's cell goes on where it stood, in whichever worker takes it next. A measure
+of more pictures than the file's `shard_above` is done in shards, and who finds the cell held helps with them.
 """
 
+import math
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -24,8 +27,11 @@ from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.frozen import Frozen, load_frozen
 from ironclip.protocols.measure import evaluate
 from ironclip.protocols.repeat import evaluation
+from ironclip.protocols.shards import evaluate_shards
 from ironclip.protocols.suites import open_suite
 from ironclip.records.folder import RunFolder
+from ironclip.records.shards import missing
+from ironclip.records.share import Share
 
 Callback = Callable[[dict[str, Any]], None]
 PAUSE = 1.0
@@ -58,9 +64,11 @@ def work(
             try:
                 with place.claim():
                     if not place.settled and place.begin():
-                        _attempt(place, out, device)
+                        _attempt(place, out, device, plan.grid.shard_above)
             except RunBusy:
                 held = True
+                with suppress(IronclipError):  # what is wrong with the cell, its owner finds out
+                    join(cell, out, device=device, shard_above=plan.grid.shard_above)
                 continue
             say({"event": "cell", "cell": cell.name, **place.read()})
         if not held:
@@ -68,10 +76,10 @@ def work(
         time.sleep(pause)
 
 
-def _attempt(place: Place, out: Path, device: str) -> None:
+def _attempt(place: Place, out: Path, device: str, shard_above: int | None) -> None:
     """One try; the state is right afterwards, however it ends (unless the process is killed)."""
     try:
-        run_cell(place.cell, out, device=device)
+        run_cell(place.cell, out, device=device, shard_above=shard_above)
     except RunBusy:
         place.release()
         raise
@@ -87,68 +95,79 @@ def _attempt(place: Place, out: Path, device: str) -> None:
         place.finish()
 
 
-def run_cell(cell: Cell, out: Path, *, device: str = "cpu") -> RunFolder:
-    """Train the run of a cell and measure it; what is there already is not done again."""
+def run_cell(cell: Cell, out: Path, *, device: str = "cpu", shard_above: int | None = None) -> RunFolder:
+    """Train the run of a cell and measure it; what is there already is not done again.
+
+    Args:
+        shard_above: measures of more pictures are done in shards of at most so many, in which others can `join`; None: none is.
+    """
     experiment = _experiment(cell.config, device)
     run = train(cell.config, root=out, device=device, experiment=experiment)
     run, experiment = open_run(run.path, experiment=experiment)
     for measure in cell.measures:
         for eps in measure.eps:
-            _measure(run, experiment, measure, eps)
+            _measure(run, experiment, measure, eps, shard_above=shard_above)
     return run
 
 
-def _measure(run: RunFolder, experiment: Experiment, measure: Measure, eps: float) -> None:
-    attacks, adapts = built(measure, eps)
-    if measure.suite is not None:
-        opened, missing = open_suite(measure.suite)
-        if missing:
-            run.log({"event": "suite", "suite": measure.suite, "missing": missing})
-        for name, dataset in opened.items():
-            moved = transferred(experiment, name, opened=dataset, suite=measure.suite)
-            _evaluate(run, moved, measure, eps, attacks, adapts)
-        return
-    if measure.data is not None or measure.subset is not None:
-        experiment = transferred(experiment, measure.data, measure.subset or "all")
-    _evaluate(run, experiment, measure, eps, attacks, adapts)
+def join(cell: Cell, out: Path, *, device: str = "cpu", shard_above: int | None = None) -> bool:
+    """Do shards of the evaluation that another worker has begun in this cell; whether there was one."""
+    path = out / cell.name
+    if shard_above is None or not any(map(missing, RunFolder(path).evaluations())):
+        return False
+    run, experiment = open_run(path, experiment=_experiment(cell.config, device))
+    for measure in cell.measures:
+        for eps in measure.eps:
+            _measure(run, experiment, measure, eps, shard_above=shard_above, helping=True)
+    return True
 
 
-def _evaluate(
-    run: RunFolder, experiment: Experiment, measure: Measure, eps: float, attacks: dict[str, Any], adapts: dict[str, Any]
+def helpers(cell: Cell, shard_above: int | None) -> int:
+    """How many workers can be busy in this cell at once: as many as its largest measure has shards."""
+    if shard_above is None:
+        return 1
+    return max([1, *(_divided(_open(cell.config), measure, shard_above) for measure in cell.measures if measure.suite is None)])
+
+
+def _divided(dataset: Dataset, measure: Measure, shard_above: int | None) -> int:
+    """Into how many shards a measure is divided on these data."""
+    many = len(dataset.items(measure.split))
+    return math.ceil(min(many, measure.limit or many) / shard_above) if shard_above else 1
+
+
+def _measure(
+    run: RunFolder, experiment: Experiment, measure: Measure, eps: float, *, shard_above: int | None = None, helping: bool = False
 ) -> None:
-    if measure.test_time is not None:
-        experiment = with_test_time(experiment, measure.test_time, adapts)
-    evaluate(
-        run,
-        experiment,
-        attacks,
-        eps=eps,
-        norm=measure.norm,
-        knowledge=measure.knowledge,
-        source=measure.source,
-        split=measure.split,
-        limit=measure.limit,
-        batch_size=measure.at_once,
-        keep_examples=4,
-        distortion=measure.distortion,
-        targeted=measure.targeted,
-        command=evaluation(
-            run, experiment, measure.attacks, eps, norm=measure.norm,
-            changes=measure.changes, seed=measure.seed, knowledge=measure.knowledge,
-            source=measure.source, split=measure.split, limit=measure.limit, distortion=measure.distortion,
-            targeted=measure.targeted, batch_size=measure.at_once,
-        ),
-    )  # fmt: skip
+    attacks, adapts = built(measure, eps)
+    moved = [experiment]
+    if measure.suite is not None:
+        opened, absent = open_suite(measure.suite)
+        if absent and not helping:
+            run.log({"event": "suite", "suite": measure.suite, "missing": absent})
+        moved = [transferred(experiment, name, opened=dataset, suite=measure.suite) for name, dataset in opened.items()]
+    elif measure.data is not None or measure.subset is not None:
+        moved = [transferred(experiment, measure.data, measure.subset or "all")]
+    for each in moved:
+        if measure.test_time is not None:
+            each = with_test_time(each, measure.test_time, adapts)
+        under: dict[str, Any] = {"norm": measure.norm, "knowledge": measure.knowledge, "source": measure.source}
+        under |= {"split": measure.split, "limit": measure.limit, "batch_size": measure.at_once}
+        extra: dict[str, Any] = {"distortion": measure.distortion, "targeted": measure.targeted}
+        command = evaluation(run, each, measure.attacks, eps, changes=measure.changes, seed=measure.seed, **under, **extra)
+        under |= {"eps": eps, "keep_examples": 4, "command": command}
+        if (of := _divided(each.dataset, measure, shard_above)) > 1:
+            evaluate_shards(run, each, attacks, Share(None, of), joining=helping, **under)
+        if not helping:
+            evaluate(run, each, attacks, **extra, **under)
 
 
 def _experiment(config: RunConfig, device: str) -> Experiment:
+    return open_experiment(config, device=device, backbone=_backbone(Frozen.of(config), device), dataset=_open(config))
+
+
+def _open(config: RunConfig) -> Dataset:
     templates = config.templates if isinstance(config.templates, str) else tuple(config.templates)
-    return open_experiment(
-        config,
-        device=device,
-        backbone=_backbone(Frozen.of(config), device),
-        dataset=_dataset(config.dataset, config.classes, templates, config.layout),
-    )
+    return _dataset(config.dataset, config.classes, templates, config.layout)
 
 
 @lru_cache(maxsize=2)

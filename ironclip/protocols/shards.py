@@ -28,6 +28,7 @@ def evaluate_shards(
     share: Share,
     *,
     eps: float,
+    joining: bool = False,
     callback: Callback | None = None,
     **options: Any,
 ) -> tuple[Record | None, tuple[Shard, ...]]:
@@ -36,6 +37,7 @@ def evaluate_shards(
 
     Args:
         named, eps, options: as of `measure.prepare`.
+        joining: do nothing where nobody has begun the evaluation in shards.
 
     Raises:
         UsageError: more shards than batches of pictures.
@@ -43,6 +45,8 @@ def evaluate_shards(
         RunBusy: another process does the shard asked for, or has been writing in the run for long.
     """
     made = prepare(run, experiment, named, eps=eps, **options)
+    if joining and ((begun := run.begun(made.place[0])) is None or not missing(begun)):
+        return None, ()
     with run.lock(wait=WAIT):
         place = made.folder()
     if (record := place.record()) is not None:

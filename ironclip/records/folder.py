@@ -299,6 +299,11 @@ class RunFolder(EvaluationFolder):
         places = [self.path, *sorted(self.path.glob("evaluations/*/"))]
         return [EvaluationFolder(place) for place in places if (place / "settings.json").exists()]
 
+    def begun(self, settings: Mapping[str, Any]) -> EvaluationFolder | None:
+        """The evaluation with these settings, or None where it was not begun."""
+        settings = _canonical(settings)
+        return next((place for place in self.evaluations() if place.settings == settings), None)
+
 
 def is_run(path: Path) -> bool:
     """Whether the path is meant as a run: a run's folder, or the pointer "last", be it there or not."""

@@ -1,5 +1,7 @@
 """Grids: the file, the plan, workers that die, and what is left behind."""
 
+import shutil
+import threading
 import time
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from ironclip.grid.cost import estimate
 from ironclip.grid.execute import run_local
 from ironclip.grid.plan import plan
 from ironclip.grid.state import ATTEMPTS, Place
-from ironclip.grid.work import work
+from ironclip.grid.work import helpers, join, run_cell, work
+from ironclip.records.shards import shards
 
 SMALL = """
 name: small
@@ -231,3 +234,37 @@ def test_a_removed_run_is_done_again(tmp_path):
     work(made, out)
     (out / made.cells[0].name / "config.yaml").unlink()
     assert Place(out, made.cells[0]).state == "open"
+
+
+def test_a_large_measure_is_done_in_shards_with_the_records_of_the_whole(tmp_path):
+    text = SMALL.replace("limit: 3}", "limit: 6, batch_size: 2}\n  - {attacks: [pgd], set: {steps: 1}, eps: 4/255, limit: 2}")
+    text = text.replace("seed: [1, 2]", "seed: 1")
+    work(plan(written(tmp_path, text)), tmp_path / "whole")
+    divided = plan(written(tmp_path, text.replace("name: small", "name: small\nshard_above: 2")))
+    assert [helpers(cell, divided.grid.shard_above) for cell in divided.cells] == [3, 3]
+
+    cell, out = divided.cells[0], tmp_path / "out"
+    assert not join(cell, out, shard_above=2), "nothing to help with before somebody begins"
+    with Place(out, cell).claim():
+        busy = threading.Thread(target=work, args=(divided, out), kwargs={"pause": 0.01})
+        busy.start()  # does the other cell, and helps in this one
+        run = run_cell(cell, out, shard_above=2)
+        Place(out, cell)._write(state="done")
+    busy.join(60)
+    assert outcomes(out) == outcomes(tmp_path / "whole")
+    places = run.evaluations()
+    assert [len(shards(place)) for place in places] == [3, 3, 0]
+    assert not join(cell, out, shard_above=2)
+
+
+def test_who_finds_a_cell_held_does_its_shards(tmp_path):
+    text = SMALL.replace("limit: 3}", "limit: 6, batch_size: 2}").replace("name: small", "name: small\nshard_above: 2")
+    divided, out = plan(written(tmp_path, text)), tmp_path / "out"
+    cell = divided.cells[0]
+    run = run_cell(cell, out, shard_above=2)
+    done = outcomes(out)
+    place = run.evaluations()[0]
+    (place.path / "record.json").unlink()
+    shutil.rmtree(place.path / "shards" / "2-of-3")
+    assert join(cell, out, shard_above=2)
+    assert outcomes(out) == done
