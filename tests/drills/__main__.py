@@ -1,0 +1,72 @@
+"""Bad days and hostile input in numbers: `python -m drills [kills|disks|runs|requests ..] [--scale 0.1]`.
+
+Exit status 1 if anything fell.
+
+kills: kill -9 every few writes, a third of them with a torn write, and at random moments, 85 of each job; two at once.
+disks: a full disk, a read-only one, one that renames onto nothing, at writes spread over each job.
+runs: 20,000 damaged run folders to ten readers each. requests: 5,000 odd requests to one service.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from records.test_damaged import drill as damaged_runs
+
+from drills import requests
+from drills.jobs import JOBS
+from drills.kills import Drill
+
+
+def kills(scale: float, names: list[str], root: Path) -> Iterator[tuple[str, list[str]]]:
+    for name in names:
+        drill = Drill(name, root)
+        for fault, share in (("kill", 30), ("torn", 15)):
+            met, wrong = drill.chain(fault, max(1, round(share * scale)))
+            yield f"{name}: {met} times {fault} at a write", wrong
+        met, wrong = drill.at_random(max(1, round(40 * scale)))
+        yield f"{name}: {met} times killed at random", wrong
+        yield f"{name}: two at once", drill.two_at_once()
+
+
+def disks(scale: float, names: list[str], root: Path) -> Iterator[tuple[str, list[str]]]:
+    for name in names:
+        drill = Drill(name, root)
+        for fault in ("full", "read-only", "no rename"):
+            met, wrong = drill.at_each_write(fault, every=max(1, round(drill.writes / (10 * scale))))
+            yield f"{name}: {met} times {fault}", wrong
+
+
+def runs(scale: float, _: list[str], root: Path) -> Iterator[tuple[str, list[str]]]:
+    count = round(20_000 * scale)
+    found = damaged_runs(root / "runs", count, seed=count)
+    yield f"{count} damaged run folders", [f"{times} times {what}" for what, times in found.most_common()]
+
+
+def odd_requests(scale: float, _: list[str], __: Path) -> Iterator[tuple[str, list[str]]]:
+    count = round(5000 * scale)
+    seen, grown, wrong = requests.drill(count)
+    wrong += [f"the service grew by {grown:.0f} MiB"] if grown > 100 else []
+    yield f"{count} odd requests: {dict(seen.most_common())}, memory {grown:+.0f} MiB", wrong
+
+
+PARTS = {"kills": kills, "disks": disks, "runs": runs, "requests": odd_requests}
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), choices=PARTS)
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the whole counts")
+    parser.add_argument("--job", action="append", choices=JOBS, help="of kills and disks; default: all")
+    chosen = parser.parse_args()
+    fell = 0
+    with tempfile.TemporaryDirectory() as place:
+        for part in chosen.parts:
+            began = time.monotonic()
+            for said, wrong in PARTS[part](chosen.scale, chosen.job or list(JOBS), Path(place) / part):
+                print(f"{'FELL' if wrong else 'good'}  {said}", *wrong[:20], sep="\n      ", flush=True)
+                fell += bool(wrong)
+            print(f"== {part}: {time.monotonic() - began:.0f} s", flush=True)
+    sys.exit(bool(fell))
