@@ -16,7 +16,8 @@ from ironclip.data import Epoch, TrainSet
 from ironclip.loops.training import State, fit
 from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
-from ironclip.protocols.experiment import Experiment, open_experiment, take_learned
+from ironclip.protocols.experiment import Experiment, open_configured, open_experiment, take_learned
+from ironclip.protocols.places import found_again, places
 from ironclip.records.folder import START, RunFolder
 from ironclip.records.last import point
 from ironclip.records.learned import Learned
@@ -52,6 +53,7 @@ def train(
             say({"event": "done", "run": str(run.path)})
             return run
         run.save_environment(str(experiment.backbone.device))
+        run.save_places(places(config))
         _fit(experiment, run, say)
         run.save_learned(
             Learned(
@@ -129,12 +131,16 @@ def open_run(
         weights: where the file with the weights of its backbone lies now, if it was moved.
 
     Raises:
-        RunError: no run there, or not trained yet. CheckpointError: other base weights than it was trained on.
+        RunError: no run there, or not trained yet. DataError: its pictures are gone; says where they were and what to do.
+        CheckpointError: other base weights than it was trained on.
     """
     run = RunFolder.open(path)
     if run.status in ("new", "training"):
         raise UsageError(f"{run.path} is not trained yet ({run.status}); finish it with the same `ironclip train` command")
-    experiment = experiment or open_experiment(configure(run.config), device=device, weights=weights)
+    if experiment is None:
+        config = configure(run.config)
+        dataset = open_configured(found_again(config, run.places, run.path))
+        experiment = open_experiment(config, device=device, dataset=dataset, weights=weights)
     learned = run.load_learned(experiment.backbone.spec.sha256)
     take_learned(experiment.defense, learned, run.path)
     return run, experiment

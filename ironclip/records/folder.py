@@ -2,6 +2,7 @@
 
     config.yaml          resolved configuration; its hash is the run's identity
     env.json             versions, device, commit
+    places.json          where data lay that config.yaml names by path
     log.jsonl            what training reported, one line an entry
     state.safetensors    an interrupted training, where it stands
     learned.safetensors  what was learned, and on which frozen weights
@@ -240,6 +241,24 @@ class RunFolder(EvaluationFolder):
     @property
     def environment(self) -> dict[str, str]:
         return _read_json(self.path / "env.json") or {}
+
+    def save_places(self, places: Mapping[str, str]) -> None:
+        """Note where the data lie that the configuration names by path."""
+        if places:
+            with disk_errors(self.path):
+                write_json(self.path / "places.json", dict(places))
+
+    @property
+    def places(self) -> dict[str, str]:
+        """What `save_places` noted; {} for a run whose data have names, or one of an older version.
+
+        Raises:
+            RunError: the file holds something else.
+        """
+        found = _read_json(self.path / "places.json") or {}
+        if not all(isinstance(value, str) for value in found.values()):
+            raise RunError(f"{self.path / 'places.json'} holds no paths; remove it, and the paths of config.yaml count")
+        return found
 
     def save_state(self, state: Any) -> None:
         """Where training stands: a tree as `learned.save_state` takes it, and how long the log is by then."""
