@@ -135,7 +135,7 @@ class ClipBackbone(nn.Module):
         weights: Mapping[str, Tensor] | None = None,
         trace: Trace | None = None,
     ) -> Tensor:
-        return self.text(tokens, edits=edits, weights=weights, trace=trace)
+        return self._plain(self.text(tokens, edits=edits, weights=weights, trace=trace))
 
     def encode_image(
         self,
@@ -151,7 +151,11 @@ class ClipBackbone(nn.Module):
         if not images.is_floating_point() or torch.promote_types(images.dtype, self.dtype) != self.dtype:
             kind, wanted = (str(dtype).removeprefix("torch.") for dtype in (images.dtype, self.dtype))
             raise UsageError(f"{self.spec.name} takes images in [0, 1] of {wanted}; got {kind}, which must be converted first")
-        return self.image((images - self.mean) / self.std, edits=edits, weights=weights, trace=trace)
+        return self._plain(self.image((images - self.mean) / self.std, edits=edits, weights=weights, trace=trace))
+
+    def _plain(self, features: Tensor) -> Tensor:
+        """In the precision of the weights: under autocast the towers answer in bfloat16, and losses must not be taken of that."""
+        return features.to(self.dtype)
 
     def image_weight(self, name: str) -> Tensor:
         return self.image.weight(name)

@@ -2,8 +2,9 @@
 
 import copy
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +44,7 @@ class AdaptedClassifier(nn.Module):
         backbone: Backbone,
         classes: tuple[str, ...],
         adaptation: Adaptation,
-        precision: Precision = "float32",
+        precision: Precision | None = None,
     ) -> None:
         super().__init__()
         self.backbone, self.classes, self.adaptation, self.precision = backbone, classes, adaptation, precision
@@ -62,7 +63,10 @@ class AdaptedClassifier(nn.Module):
         """[B, E] features, not normalised, and the logits [B, K] that the head makes of them, in one pass."""
         trace = self.head.trace()
         features = self.encode_image(images, trace=trace)
-        return features, self.head(ImageOutput(features, trace), self.text_features)
+        with torch.autocast(
+            self.backbone.device.type, enabled=False
+        ):  # the head is small, and bfloat16 logits would round margins away
+            return features, self.head(ImageOutput(features, trace), self.text_features)
 
     def encode_image(self, images: Tensor, *, trace: Trace | None = None) -> Tensor:
         """[B, E] features of the adapted image tower, not normalised; they and the trace are float32 in every precision."""
@@ -106,7 +110,9 @@ class AdaptedClassifier(nn.Module):
             ]
         return average([_wide(f) for f in features])
 
-    def _autocast(self) -> torch.autocast:
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision is None:
+            return nullcontext()
         return torch.autocast(self.backbone.device.type, dtype=torch.bfloat16, enabled=self.precision == "bfloat16")
 
 
@@ -119,16 +125,17 @@ def assemble(
     classes: Sequence[str],
     adaptation: Adaptation | None = None,
     *,
-    precision: Precision = "float32",
+    precision: Precision | None = None,
 ) -> AdaptedClassifier:
     """The classifier of an adapted backbone.
 
+    The towers compute in `precision`; None: as the caller does, in float32 outside autocast. Features and logits are float32.
     Text features are computed here, once, differentiable where the adaptation is and gradients are enabled.
 
     Raises:
         UsageError: fewer than two classes, or an unknown precision.
         NonFinite: the text features contain NaN or infinity.
     """
-    if precision not in ("float32", "bfloat16"):
+    if precision not in (None, "float32", "bfloat16"):
         raise UsageError(f"precision must be float32 or bfloat16; got {precision!r}")
     return AdaptedClassifier(backbone, check_classes(classes), adaptation or Adaptation(), precision)

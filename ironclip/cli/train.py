@@ -50,6 +50,10 @@ def train(
     split_seed: Annotated[int | None, typer.Option(help="Seed that draws the shots; default: that of --seed.")] = None,
     preset: Annotated[str | None, typer.Option(help="A preset's name (ironclip list presets).")] = None,
     changes: Set = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", help="Of the training and its inner attacks: float32, tf32 or bf16; evaluations: float32."),
+    ] = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: a name in runs/.")] = None,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
@@ -65,6 +69,7 @@ def train(
         "eps": eps,
         "norm": norm,
         "shots": shots,
+        "precision": precision,
     }
     given |= {key: str(value) if isinstance(value, Path) else value for key, value in optional.items() if value is not None}
     if shots == 0:

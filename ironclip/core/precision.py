@@ -1,24 +1,30 @@
-"""How numbers are multiplied: float32 exactly, TF32 on tensor cores, or bfloat16 by autocast. The caller's settings come back."""
+"""How numbers are multiplied: float32 exactly, TF32 on tensor cores, or bfloat16 by autocast. The caller's settings come back.
+
+Imports torch when it is used first.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal, get_args
-
-import torch
+from typing import TYPE_CHECKING, Literal, get_args
 
 from ironclip.core.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
 
 Precision = Literal["float32", "tf32", "bf16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @contextmanager
-def computing(precision: str, device: torch.device | str) -> Iterator[None]:
+def computing(precision: str, device: "torch.device | str") -> Iterator[None]:
     """Inside, matrix products and convolutions on this device have the precision; nothing of the caller's autocast reaches in.
 
     Raises:
         UsageError: no such precision, or one that the device does not have.
     """
+    import torch
+
     kind = torch.device(device).type
     check_precision(precision, kind)
     before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32

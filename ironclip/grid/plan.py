@@ -86,7 +86,7 @@ def miniature(whole: Plan) -> Plan:
     cells: dict[str, Cell] = {}
     for cell in whole.cells:
         values = cell.config.as_dict()
-        values |= {"backbone": "mini", "weights": None, "base": None, "activation": None, "files": {}}
+        values |= {"backbone": "mini", "weights": None, "base": None, "activation": None, "files": {}, "precision": "float32"}
         values |= {"dataset": "shapes", "shots": 1, "seed": 1, "split_seed": 1}
         values["schedule"] |= {"epochs": 1, "batch_size": 32}
         values["attack"] |= {"steps": 1} if cell.config.attack.name == "pgd" else {}

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ironclip.core.errors import CheckpointError, NonFinite, UsageError
+from ironclip.core.precision import computing
 from ironclip.core.schedule import Schedule
 from ironclip.core.tensors import key
 from ironclip.core.types import Attack, Backbone, Batch, Defense
@@ -52,6 +53,7 @@ def fit(
     save: Callable[[State], None] | None = None,
     callback: Callback | None = None,
     parallel: Parallel | None = None,
+    precision: str = "float32",
 ) -> tuple[str, ...]:
     """Minimise the sum of the defence's loss terms in place; return flags: "collapse" if the last epoch collapsed.
 
@@ -62,6 +64,7 @@ def fit(
         resume: state to go on from.
         save: called with the state after every epoch.
         parallel: this process as one of several that train together; each is given the same batches and takes its part.
+        precision: of the losses and of the inner attacks in them, "float32", "tf32" or "bf16" (`core.precision`).
         callback: called with {"event": "step" | "epoch", "epoch", "step", "steps", "lr", "terms", "diagnostics", ...}.
 
     Raises:
@@ -92,7 +95,7 @@ def fit(
             lr = schedule.rate(epoch, step, expected)
             for group, ratio in zip(optimizer.param_groups, relative, strict=True):
                 group["lr"] = lr * ratio
-            terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm, parallel)
+            terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm, parallel, precision)
             seen, steps = seen + len(batch), step
             constant += collapsed(terms, len(batch.classes))
             numbers = defense.diagnostics()
@@ -159,9 +162,10 @@ def _step(
     optimizer: torch.optim.Optimizer,
     clip_norm: float | None,
     parallel: Parallel | None = None,
+    precision: str = "float32",
 ) -> dict[str, float]:
     batch, share = parallel.part(batch) if parallel else (batch, 1.0)
-    with torch.enable_grad():
+    with torch.enable_grad(), computing(precision, backbone.device):
         terms = defense.loss(backbone, batch, attack)
         total = torch.stack(list(terms.values())).sum()
     values = {name: float(term.detach()) for name, term in terms.items()}

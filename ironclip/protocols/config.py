@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationIn
 
 from ironclip.core.errors import UsageError, unknown
 from ironclip.core.permits import refuse_reserved
+from ironclip.core.precision import Precision
 from ironclip.core.schedule import Schedule
 from ironclip.core.texts import yaml_value
 from ironclip.core.threat import Norm, format_eps, parse_eps
@@ -57,6 +58,7 @@ class RunConfig(BaseModel):
         split_seed: draws the shots; seed: draws everything else.
         norm: of the training attack. eps: its radius, in the unit of the images.
         crop_area: of `rrc_flip`: smallest share of the picture that a random crop covers.
+        precision: of the training and its inner attacks; evaluations compute in float32 always.
         templates: hand-written prompts of the data set: "single", "ensemble", or texts with {} for the class name.
     """
 
@@ -84,6 +86,7 @@ class RunConfig(BaseModel):
     crop_area: float = Field(default=0.08, gt=0, le=1)
     schedule: Schedule = Schedule()
     attack: AttackConfig = AttackConfig()
+    precision: Precision = "float32"
     preset: str = ""
     source: str = ""
 
@@ -107,6 +110,7 @@ class RunConfig(BaseModel):
             "activation": None,
             "files": {},
             "crop_area": 0.08,
+            "precision": "float32",
         }
         return self.model_dump(mode="json", exclude={key for key, value in usual.items() if getattr(self, key) == value})
 

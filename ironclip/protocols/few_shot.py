@@ -11,6 +11,7 @@ from typing import Any
 
 from ironclip import attacks
 from ironclip.core.errors import UsageError
+from ironclip.core.precision import check_precision
 from ironclip.core.types import Attack
 from ironclip.data import Epoch, TrainSet
 from ironclip.loops.training import State, fit
@@ -45,6 +46,7 @@ def train(
     say = callback or (lambda event: None)
     training_attack(config)  # before anything is loaded or written
     experiment = experiment or open_experiment(config, device=device)
+    check_precision(config.precision, experiment.backbone.device.type)
     run = RunFolder.create(config.as_dict(), out=out, root=root)
     if as_last:
         point(run.path)
@@ -102,6 +104,7 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
         resume=State(**saved) if saved is not None else None,
         save=lambda state: run.save_state({"epoch": state.epoch, "tensors": dict(state.tensors), "flags": state.flags}),
         callback=tell,
+        precision=config.precision,
     )
     if "collapse" in flags:
         plain = data.batches(0, config.seed, schedule.batch_size, augment="none")

@@ -17,6 +17,7 @@ from ironclip.data import EvalSet
 from ironclip.loops.evaluation import evaluate_into, settings
 from ironclip.loops.scoring import full_precision
 from ironclip.protocols import methods
+from ironclip.protocols.config import RunConfig
 from ironclip.protocols.distinct import check_distinct
 from ironclip.protocols.distortion import distortion as feature_distortion
 from ironclip.protocols.distortion import perturbing
@@ -207,7 +208,7 @@ def prepare(
         trained_on=experiment.trained_on if parameters else "",
         training_attack=attacks.describe(training_attack(config)) if parameters else None,
         training_flags=tuple(next((entry["flags"] for entry in reversed(entries) if "flags" in entry), ())),
-        notes=(*defense.notes, *(experiment.test_time.notes if experiment.test_time else ())),
+        notes=(*defense.notes, *(experiment.test_time.notes if experiment.test_time else ()), *_trained_in(config, parameters)),
         config_hash=run.config_hash,
         learned_sha256=fingerprint(defense.learned()),
         cost=Cost(
@@ -240,6 +241,13 @@ def prepare(
         exact=batch_size is not None,
         keep_examples=keep_examples,
     )
+
+
+def _trained_in(config: RunConfig, parameters: int) -> tuple[str, ...]:
+    """Both precisions in words, where they differ."""
+    if config.precision == "float32" or not parameters:
+        return ()
+    return (f"Training and its inner attacks computed in {config.precision}, this evaluation and its attacks in float32.",)
 
 
 def answer_cost(experiment: Experiment, classifier: Classifier, pictures: EvalSet) -> tuple[dict[str, float], float]:
