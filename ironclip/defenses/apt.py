@@ -40,6 +40,7 @@ class APT(Defense):
         init: words whose embeddings the (unified) context starts from, e.g. "a photo of a"; default N(0, 0.02^2).
         strategy: the prompt the inner attack sees: "onfly" the current one, "constant" a fixed template,
             "perturbed" the current one, which takes an ascent step of size `prompt_step` with every inner step.
+        prompt_step: size of that ascent step; 0: none.
         constant_names: of "constant": words of a class name joined by "spaces" [inferred] or by "underscores" [code].
     """
 

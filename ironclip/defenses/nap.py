@@ -55,6 +55,7 @@ class NAP(Defense):
         text_length, text_depth: the same of the text tower, where they differ.
         refiner_layers: linear layers of a refiner; 0: no refiners.
         hidden_ratio: hidden width of a refiner over the token width.
+        activation: between the layers of a refiner.
         pre_norm: norm in front of a refiner.
         share: one refiner a layer ("none") or one for all layers of a tower ("all").
         sides: towers that have refiners; both keep their prompts.

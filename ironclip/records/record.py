@@ -32,7 +32,7 @@ class Sample(Part):
     """What happened to one image.
 
     Args:
-        index: position in the data set; keys the attack's randomness.
+        label: its class, from 0. index: position in the data set; keys the attack's randomness.
         clean: prediction without an attack.
         adversarial: prediction for the picture of each attack that was run on this image.
         clean_margin: largest wrong logit minus the true one on the clean picture; positive where misclassified.
@@ -64,7 +64,12 @@ class Sample(Part):
 
 
 class Proportion(Part):
-    """`count` of `of`, with the Wilson interval at 95 % (wider where several looks share these 95 %)."""
+    """`count` of `of`, with the Wilson interval at 95 % (wider where several looks share these 95 %).
+
+    Args:
+        count: how many. of: of how many.
+        value: the fraction. low: the lower end of its interval. high: the upper end.
+    """
 
     count: int
     of: int
@@ -83,7 +88,11 @@ class Proportion(Part):
 
 
 class BackboneFacts(Part):
-    """Which frozen model stands below."""
+    """Which frozen model stands below.
+
+    Args:
+        name: as it was asked for. sha256: of its weights.
+    """
 
     name: str
     sha256: str = ""
@@ -93,7 +102,11 @@ class DataFacts(Part):
     """Which pictures were scored, and against which names.
 
     Args:
+        name: of the data set. split: "test", "val" or "train".
+        split_hash: of class names and lists; two equal hashes mean one benchmark.
+        classes: their names in the order of the logits.
         subset: which classes: "all", "base" or "new".
+        suite: the list of data sets in which this one was measured.
         label_space: number of classes the classifier chooses from.
         available: images of the whole split, of which the record may cover fewer.
         preprocessing: identifier of resize, crop and colour conversion.
@@ -114,6 +127,7 @@ class Cost(Part):
     """What the defence weighs; the same in every repetition.
 
     Args:
+        trainable_parameters: how many numbers training changes. learned_bytes: what a run keeps of them.
         forward_passes, backward_passes: of the image encoder for the answer to one image, counted on the first images of a
             test-time evaluation; 0: not counted.
     """
@@ -128,6 +142,8 @@ class Timing(Part):
     """What a repetition may change; kept apart from the results.
 
     Args:
+        train_seconds: of the whole training. evaluate_seconds: of the whole evaluation.
+        peak_memory_bytes: the largest memory used.
         answer_seconds: for the answer to one image, without an attack; measured where passes are counted.
     """
 
@@ -142,6 +158,7 @@ class AttackResult(Part):
 
     Args:
         name: as in `Sample.adversarial`; "pgd/surrogate1" was made on the first surrogate and scored on the classifier.
+        constants: every option, and under "derived" what follows from them.
         attacked: images it was run on.
         broken: images right before any attack that this attack turns wrong (among those it was run on).
         survivors: images right under this and all earlier attacks.
@@ -155,7 +172,11 @@ class AttackResult(Part):
 
 
 class ClassResult(Part):
-    """How many images of one class are there, right, and robust."""
+    """How many images of one class are there, right, and robust.
+
+    Args:
+        name: of the class. images: how many there are. clean: right without an attack. robust: right under every attack, too.
+    """
 
     name: str
     images: int
@@ -164,7 +185,12 @@ class ClassResult(Part):
 
 
 class Flag(Part):
-    """Something the reader of the number must know. "fail": the number is not to be trusted; "warn"; "note"."""
+    """Something the reader of the number must know.
+
+    Args:
+        id: its short name. text: what it says.
+        level: "fail": the number is not to be trusted; "warn": read it with care; "note": a fact.
+    """
 
     id: str
     level: Literal["fail", "warn", "note"]
@@ -175,6 +201,7 @@ class Looks(Part):
     """The rule that stops an evaluation: at the first look where the interval of robust accuracy is narrower than +- `points`.
 
     Args:
+        points: half the width, in per cent.
         sizes: images at each look that can be needed: nested subsets, classes in proportion. All looks together hold at 95 %.
     """
 
@@ -186,6 +213,15 @@ class Setup(Part):
     """Everything known before the first image is attacked.
 
     Args:
+        method: such as "nap" or "nap+advmask". options: all its options.
+        backbone: the frozen model. data: the pictures and names. threat: what the attacker may do: norm, radius, knowledge.
+        shots: training images per class. split_seed: draws them. seed: of the run, and in an audit of the attacks.
+        training_attack: the inner attack of training with its constants. training_flags: such as "collapse".
+        notes: what differs from what was asked for or is usual.
+        quantise: how attacked images were rounded to 8 bits. precision: that of the search for them.
+        stop_early: an image that one attack broke is not attacked by the next.
+        config_hash: of the configuration. environment: versions and device. command: repeats this evaluation.
+        cost: what the defence weighs.
         trained_on: name of the data set on which the defence was trained, where it is not the one that is scored.
         looks: the rule by which it is stopped early; None: all images are measured.
         learned_sha256: of the learned tensors (`learned.fingerprint`); "": nothing is learned, or not stated.
@@ -215,7 +251,15 @@ class Setup(Part):
 
 
 class Record(Setup):
-    """One evaluation: the setup, the results, the flags."""
+    """One evaluation: the setup, the results, the flags.
+
+    Args:
+        format: version of this form. images: how many were scored.
+        clean: right without an attack. robust: right without an attack and under every attack.
+        attacks: each with all its constants. per_class: the same by class.
+        samples_sha256: of the outcomes of all images. flags: what the reader must know.
+        diagnostics: what was measured besides, such as distortion or targeted success. timing: what a repetition may change.
+    """
 
     format: Literal[1] = 1
     images: int

@@ -1,0 +1,92 @@
+"""The site's generated pages hold everything that there is, each with a meaning, and the architecture names what exists."""
+
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from ironclip import attacks, catalogue
+from ironclip.records import record
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+PACKAGE = DOCS.parent / "ironclip"
+
+
+@pytest.fixture(scope="module")
+def hooks():
+    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="module")
+def written(hooks) -> dict[str, str]:
+    return {address: write() for address, write in hooks.PAGES.items()}
+
+
+def without_meaning(page: str, column: int) -> list[str]:
+    rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in page.splitlines() if line.startswith("| `")]
+    assert len(rows) > 20
+    return [row[0].strip() for row in rows if not row[column].strip()]
+
+
+def test_every_verb_method_attack_and_field_has_its_place(written) -> None:
+    kinds = [name for name, kind in vars(record).items() if isinstance(kind, type) and issubclass(kind, record.Part)]
+    for page, names in (
+        ("reference/command-line.md", ("ironclip train", "ironclip grid plan", "ironclip data check", "ironclip classify")),
+        ("reference/methods.md", catalogue.methods()),
+        ("reference/attacks.md", attacks.CATALOGUE),
+        ("reference/records.md", kinds),
+    ):
+        assert not [name for name in names if f"## {name}\n" not in written[page] and name not in ("Part", "Seal")], page
+
+
+@pytest.mark.parametrize(
+    ("page", "column"),
+    [("reference/command-line.md", 1), ("reference/methods.md", 1), ("reference/attacks.md", 1), ("reference/records.md", 2)],
+)
+def test_everything_has_a_meaning(written, page: str, column: int) -> None:
+    assert without_meaning(written[page], column) == []
+
+
+def test_one_entry_may_speak_of_two_and_a_line_may_hold_two(hooks) -> None:
+    found = hooks.arguments("Args:\n    a, b: one\n        thing. cc: another.\n    d: n: a number.\n\nRaises:\n    e: no.")
+    assert found == {"a": "one thing.", "b": "one thing.", "cc": "another.", "d": "n: a number."}
+
+
+def test_the_rooms_are_drawn_from_the_imports_and_nothing_points_down(hooks) -> None:
+    head, _, *lines = hooks.rooms().splitlines()
+    order = [cell.strip() for cell in head.split("|")[2:-1]]
+    assert order[0] == "core"
+    assert {"attacks", "cli", "api"} <= set(order)
+    for line in lines:
+        name, *marks = [cell.strip() for cell in line.split("|")[1:-1]]
+        place = order.index(name.strip("*"))
+        assert not any(marks[place:]), name
+
+
+PLACES = re.findall(r"\| `([a-z_/]+\.py)` \| (.+?) \|", (DOCS / "architecture.md").read_text(encoding="utf-8"))
+
+
+def test_the_architecture_names_places() -> None:
+    assert len(PLACES) >= 15
+
+
+@pytest.mark.parametrize(("file", "names"), PLACES)
+def test_what_the_architecture_names_exists(file: str, names: str) -> None:
+    text = (PACKAGE / file).read_text(encoding="utf-8")
+    for name in re.findall(r"`([\w.]+)`", names):
+        for part in name.split("."):
+            assert re.search(rf"^\s*(?:def|class) {part}\b", text, re.MULTILINE), f"{file} has no {part} (of {name})"
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    text = re.sub(r"!ENV (\[.*\])", r"\1", (DOCS.parent / "mkdocs.yml").read_text(encoding="utf-8"))
+    listed = str(yaml.safe_load(text)["nav"])
+    pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.suffix in (".md", ".ipynb")]
+    assert not [page for page in pages if page not in listed]
