@@ -172,7 +172,7 @@ def arguments(docs: str) -> dict[str, str]:
         elif line.strip():
             found |= {name: f"{found[name]} {line.strip()}" for name in open_names}
     for name, meaning in list(found.items()):
-        pieces = re.split(r"(?<=[.;]) ([a-z_0-9]{2,}): ", meaning)
+        pieces = re.split(r"(?<=[.;]) (?!default)([a-z_0-9]{2,}): ", meaning)
         found[name] = pieces[0]
         found |= {other: said for other, said in zip(pieces[1::2], pieces[2::2]) if other not in found}
     return found
@@ -204,8 +204,8 @@ def rooms() -> str:
         ready = sorted(name for name in names if found[name] - {name} <= {*order})
         order += ready or names
         names = [name for name in names if name not in order]
-    rows = [[f"**{name}**", *("●" if other in found[name] and other != name else "" for other in order)] for name in order]
-    return table(["", *order], rows)
+    rows = [[f"`{name}/`", ", ".join(other for other in order if other in found[name] and other != name)] for name in order]
+    return table(["room", "imports"], rows)
 
 
 PAGES = {
