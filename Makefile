@@ -5,7 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: demo test check zoo towers slow mutants fuzz crosscheck live bench benchmark docs clean
+.PHONY: install demo test check zoo towers slow mutants package fuzz crosscheck live bench benchmark docs clean
+
+install: $(VENV)/.core  ## an environment in .venv with the command `ironclip`
 
 demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at the end
 	$(BIN)/ironclip demo
@@ -29,6 +31,14 @@ slow: $(VENV)/.dev  ## real data and long runs
 
 mutants: $(VENV)/.dev  ## deliberate errors that the tests must notice, one at a time in a copy; resumable
 	$(BIN)/python -m tests.mutants --workers $(WORKERS)
+
+package: $(BIN)/uv  ## the wheel in a clean environment: verbs, demo, an example, fast tests out of the source archive
+	rm -rf dist $(VENV)/package
+	$(BIN)/uv build --quiet --out-dir dist
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)/package
+	$(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV)/package/bin/python --constraint constraints.txt \
+	  dist/*.whl pytest hypothesis
+	$(VENV)/package/bin/python -P tests/package.py $(CURDIR)/dist
 
 fuzz: $(VENV)/.dev  ## 2,000 random command lines and 10,000 damaged pictures: no traceback, no hang (half an hour)
 	PYTHONPATH=tests $(BIN)/python -m fuzz
@@ -54,9 +64,17 @@ benchmark: $(VENV)/.core  ## docs/benchmarks.md from real pictures (IRONCLIP_DAT
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict
 
+# Debian's Python may lack ensurepip: then uv makes the environment, found on the path or brought by the pip that is there.
 $(BIN)/uv:
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed; set PYTHON=...")'
-	$(PYTHON) -m venv $(VENV)
+	if ! $(PYTHON) -m venv $(VENV) 2> /dev/null; then \
+	  rm -rf $(VENV); \
+	  if command -v uv > /dev/null; then uv venv --quiet --seed --python $(PYTHON) $(VENV); \
+	  elif $(PYTHON) -m pip --version > /dev/null 2>&1; then \
+	    $(PYTHON) -m pip install --quiet --target $(VENV)-uv uv && \
+	    $(VENV)-uv/bin/uv venv --quiet --seed --python $(PYTHON) $(VENV) && rm -rf $(VENV)-uv; \
+	  else echo "$(PYTHON) has neither ensurepip nor pip: install python3-venv, or uv" >&2; exit 2; fi; \
+	fi
 	$(BIN)/python -m pip install --quiet uv
 
 # torch comes in its default PyPI build, through uv: a CPU-only wheel that plain pip may find does not fit torchvision.

@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("ironclip", "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "scipy", "pillow")
+PACKAGES = ("ironclip", "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pillow")
 
 
 def environment(device: str = "") -> dict[str, str]:
