@@ -35,6 +35,11 @@ def own_features(backbone, defense, whole):
     return assemble(backbone, CLASSES, whole).encode_image
 
 
+def described(backbone, defense, whole):
+    """SAFT attacks the answers to all its descriptions; without a file that is one, the template's."""
+    return lambda images: own(backbone, defense, whole)(images)[:, None]
+
+
 def frozen_tower(backbone, defense, whole):
     """AdvPT attacks the frozen image tower, which knows no prompt."""
     return backbone.encode_image
@@ -87,6 +92,7 @@ SPECIAL = (
     Case("agft", raises="alignment"),
     Case("agft", {"train_scale": 50.0, "target_ratio": 1.0}, raises="alignment"),
     Case("comp_tga", {"tga_norm": "feature"}),
+    Case("saft", sees=described, raises="described"),
     Case("simclip", sees=own_features, raises="original"),
     Case("simclip", {"target": "siamese"}, sees=own_features, raises="original"),
     Case("advpt", sees=frozen_tower, raises="kl"),
@@ -195,7 +201,7 @@ def expected(case, backbone, defense, batch, whole):
         "features": tower(batch.images),
         "original": cosines(backbone, defense, batch.images),
         "scale": backbone.spec.logit_scale,
-        "adv_ce": case.weight * cross_entropy(function(pushed(batch.images)), batch.labels),
+        "adv_ce": case.weight * cross_entropy(function(pushed(batch.images)).flatten(1), batch.labels),
     }
 
 
@@ -214,6 +220,8 @@ def check(call, case, batch, known):
     if case.raises == "kl":
         source = known["answer"] if case.sees is frozen_tower else known["clean"]
         raised = kl_div(other.log_softmax(1), source.log_softmax(1), log_target=True, reduction="none").sum(1)
+    elif case.raises == "described":
+        raised = cross_entropy(other[:, 0], labels, reduction="none")
     elif case.raises == "alignment":
         scale, ratio = case.given.get("train_scale", 180.0), case.given.get("target_ratio", 0.4)
         target = (ratio * scale * known["original"]).softmax(1)

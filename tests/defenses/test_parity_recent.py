@@ -1,4 +1,4 @@
-"""Sim-CLIP, AGFT, Comp-TGA and ADAPT against values of their released codes: inner attacks, loss terms, gradients."""
+"""Sim-CLIP, AGFT, Comp-TGA, SAFT and ADAPT against values of their released codes: inner attacks, loss terms, gradients."""
 
 import pytest
 import torch
@@ -10,7 +10,8 @@ from ironclip.backbones import assemble
 from ironclip.core.losses import cross_entropy_each
 from ironclip.core.tensors import ascend, value_and_slope
 from ironclip.core.types import Adaptation, Batch
-from ironclip.defenses import build
+from ironclip.defenses import build, saft
+from ironclip.defenses.tga_zsr import logits_and_maps
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
 
@@ -20,7 +21,7 @@ def dtype(request):
     return DTYPES[request.param]
 
 
-def world(name, case_name, dtype, *, box=True, shift=True, **options):
+def world(name, case_name, dtype, *, box=True, shift=True, given=None, **options):
     """(case, backbone, batch, defence with its projection shifted, inner attack that writes its start down)."""
     case = tensors, notes = load_case(case_name, dtype)
     constants, backbone = notes["constants"], reference_backbone(dtype)
@@ -29,7 +30,7 @@ def world(name, case_name, dtype, *, box=True, shift=True, **options):
     images = tensors["images"]
     labels = tensors.get("labels", torch.zeros(len(images), dtype=torch.long))
     batch = Batch(images, labels, torch.arange(len(images)), classes)
-    options["templates"] = (template(words["tokens"], classes),)
+    options["templates"] = given["templates"] if given else (template(words["tokens"], classes),)
     defense = build(name, backbone, classes, given=options)
     if shift:
         with torch.no_grad():
@@ -141,3 +142,34 @@ def test_adapt(dtype, objective):
         case, "logits_without_prompts", assemble(backbone, batch.classes, Adaptation(templates=defense.templates))(batch.images)
     )
     assert terms["clean_ce"].detach() == cross_entropy(classifier(batch.images), batch.labels).detach()
+
+
+def test_saft(dtype):
+    tensors, notes = load_case("saft", dtype)
+    constants = notes["constants"]
+    given = {"descriptions": constants["descriptions"], "kept": constants["descriptions_per_class"]}
+    given |= {"alpha": constants["alpha"], "beta": constants["beta"]}
+    words = {"templates": ("{}",)}
+    case, backbone, batch, defense, attack, calls = world("saft", "saft", dtype, given=words, **given)
+    for name, rows in zip(batch.classes, tensors["selected"], strict=True):
+        pool = saft.encoded(backbone, constants["descriptions"][name])
+        assert saft.nearest(pool, saft.encoded(backbone, [name])[0], defense.kept) == rows.tolist()
+    texts = defense.texts(backbone, batch.classes)
+    tuned = defense.classifier(backbone, batch.classes, None)
+    terms = defense.loss(backbone, batch, attack)
+    assert_start_matches(case, calls)
+    start = (batch.images + constants["eps"] * tensors["noise"]).clamp(0, 1)
+    assert_matches(case, "logits_at_start", saft.ensemble(tuned, start, texts).transpose(0, 1))
+    assert_attack_matches(case, "adversarial_images", calls[1])
+    assert_matches(case, "logits", saft.ensemble(tuned, calls[1], texts).transpose(0, 1))
+    own = texts.mean(0)[batch.labels][:, None]
+    for name, classifier, images in (
+        ("map_adversarial", tuned, calls[1]), ("map_clean_tuned", tuned, batch.images),
+        ("map_clean_frozen", defense.original(backbone, batch.classes), batch.images),
+    ):  # fmt: skip
+        assert_matches(case, name, logits_and_maps(classifier, images, own, "token_axis")[1][:, 0])
+    assert_matches(case, "cross_entropy", terms["adv_ce"])
+    assert_matches(case, "refinement", terms["adv_map"])
+    assert_matches(case, "constraint", terms["clean_map"])
+    assert_matches(case, "loss", sum(terms.values()))
+    assert_gradients_match(case, defense, sum(terms.values()))

@@ -1,5 +1,6 @@
-"""Sim-CLIP, AGFT, Comp-TGA, ADAPT and AdvCLIP-LoRA: losses written out, closed cases, and what they refuse."""
+"""Sim-CLIP, AGFT, Comp-TGA, SAFT, ADAPT and AdvCLIP-LoRA: losses written out, closed cases, and what they refuse."""
 
+import json
 import math
 
 import pytest
@@ -125,6 +126,48 @@ def test_a_prompt_without_a_place_for_the_class_is_refused(backbone, batch):
         made("comp_tga", backbone, batch, negation="not a photo")
 
 
+# ---- SAFT
+
+
+def test_saft_without_descriptions_is_tga_zsr(backbone, batch, adv):
+    ours = stirred(made("saft", backbone, batch)).loss(backbone, batch, fixed(adv))
+    theirs = stirred(made("tga_zsr", backbone, batch)).loss(backbone, batch, fixed(adv))
+    assert ours.keys() == theirs.keys()
+    for term, value in theirs.items():
+        assert_close(ours[term], value, atol=1e-5, rtol=1e-5)
+
+
+def test_safts_choice_and_cross_entropy_written_out(backbone, batch, adv, tmp_path):
+    pool = {"Golden-Retriever": ["a yellow dog", "a large dog of a hunter", "golden fur"], "cat": ["a pet that purrs"]}
+    file = tmp_path / "descriptions.json"
+    file.write_text(json.dumps(pool))
+    defense = stirred(made("saft", backbone, batch, descriptions=str(file), kept=2))
+    texts = defense.texts(backbone, batch.classes)
+    unit = lambda text: F.normalize(backbone.encode_text(backbone.embed_text([text])), dim=-1)[0]  # noqa: E731
+    name, template = unit("golden retriever"), lambda of: unit(f"This is a photo of a {of}")
+    ranked = sorted(pool["Golden-Retriever"], key=lambda text: -float(unit(text) @ name))
+    assert_close(texts[:, 1], torch.stack([unit(text) for text in ranked[:2]]))
+    assert_close(texts[:, 0], torch.stack([unit("a pet that purrs"), template("cat")]))
+    assert_close(texts[:, 3], template("tram").expand(2, -1))
+    assert defense.notes == ("saft: 2 of 4 classes have descriptions",)
+    tuned, total = defense.classifier(backbone, batch.classes, None), 0.0
+    for image, label in zip(adv, batch.labels, strict=True):
+        f = F.normalize(tuned.encode_image(image[None])[0].detach(), dim=-1)
+        for each in texts:
+            total -= float((backbone.spec.logit_scale * each @ f).log_softmax(0)[label])
+    assert float(defense.loss(backbone, batch, fixed(adv))["adv_ce"].detach()) == pytest.approx(
+        total / (2 * len(batch)), rel=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    "given", [{"descriptions": {"zebra": ["striped"]}}, {"descriptions": {"cat": []}}, {"descriptions": "no.json"}]
+)
+def test_descriptions_that_cannot_be_used_are_refused(backbone, batch, given):
+    with pytest.raises(UsageError, match="descriptions"):
+        made("saft", backbone, batch, **given)
+
+
 # ---- ADAPT
 
 
@@ -225,6 +268,7 @@ def test_a_record_says_that_one_perturbation_was_trained_on(backbone, batch):
     [
         ("simclip", {"target": "x"}), ("agft", {"train_scale": 0}), ("agft", {"target_ratio": 0}),
         ("comp_tga", {"distance": "x"}),
+        ("saft", {"kept": 0}),
         ("adapt", {"length": 0}), ("adapt", {"objective": "x"}), ("adapt", {"beta": -1}), ("advclip_lora", {"rank": 0}),
         ("advclip_lora", {"ascents": 0}), ("advclip_lora", {"encoder": "x"}), ("advclip_lora", {"inner": "x"}),
         ("advclip_lora", {"units": "x"}), ("advclip_lora", {"normalise": 1}), ("advclip_lora", {"alpha": 0}),
