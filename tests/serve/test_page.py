@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from browsing import AXE, WIDTHS, sideways, violations
 from serve.conftest import png
 
 sync = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; `make live` installs it")
@@ -174,6 +175,40 @@ def test_an_attack_shows_progress_and_stops_when_told(open_page) -> None:
     assert page.is_hidden("#result")
     attack(page, name="fgsm")  # the service stopped the first one and has room
     page.wait_for_selector("#pictures img >> nth=2")
+
+
+@pytest.mark.skipif(not AXE, reason="AXE names no axe.min.js; `make live` gets it from npm")
+@pytest.mark.parametrize("colors", ["light", "dark"])
+@pytest.mark.parametrize("width", WIDTHS)
+def test_axe_finds_nothing_after_an_attack(open_page, width: str, colors: str) -> None:
+    page = open_page(viewport={"width": WIDTHS[width], "height": 900}, color_scheme=colors)
+    page.click("#examples button")
+    page.wait_for_selector("#answer:not([hidden])")
+    attack(page, name="fgsm")
+    page.wait_for_selector("#maps canvas")
+    assert violations(page) == []
+    assert sideways(page) <= 0
+
+
+def test_a_large_photo_is_made_smaller_before_it_is_sent_and_the_page_says_so(open_page, tmp_path: Path) -> None:
+    (tmp_path / "large.png").write_bytes(png(1, (2000, 1500)))
+    page = open_page()
+    sent: list[int] = []
+    page.on("request", lambda asked: "classify" in asked.url and sent.append(len(asked.post_data_buffer or b"")))
+    page.set_input_files("#file", tmp_path / "large.png")
+    page.wait_for_selector("#answer:not([hidden])")
+    assert page.inner_text("#busy").startswith("made smaller before sending: 2000 x 1500 to 1365 x 1024")
+    assert sent[0] < (tmp_path / "large.png").stat().st_size / 2
+
+
+def test_a_field_that_cannot_be_right_is_named_in_our_words(open_page) -> None:
+    page = open_page()
+    page.click("#examples button")
+    page.wait_for_selector("#answer:not([hidden])")
+    for given in ("", "0", "-3", "1.5"):
+        page.fill("#steps", given)
+        page.click("#go")
+        assert page.inner_text("#error") == "steps are a whole number from 1 to 1000"
 
 
 def test_a_token_is_asked_for(browser, tmp_path: Path) -> None:
