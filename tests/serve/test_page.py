@@ -211,6 +211,23 @@ def test_a_field_that_cannot_be_right_is_named_in_our_words(open_page) -> None:
         assert page.inner_text("#error") == "steps are a whole number from 1 to 1000"
 
 
+@pytest.mark.parametrize("width", WIDTHS)
+def test_hostile_and_long_names_are_shown_and_cut_nothing_off(open_page, width: str) -> None:
+    page = open_page(viewport={"width": WIDTHS[width], "height": 900})
+    page.evaluate("() => { model.classes[0] = 'a\\u202eb<img src=x onerror=alert(1)>' + 'x'.repeat(300); }")
+    page.evaluate("() => { const all = model.classes.map((_, k) => k ? 0.001 : 0.971); document.body.append(bars(all)); }")
+    shown = page.locator("body > ol li:first-child span")
+    assert shown.nth(0).inner_text().startswith("a\\u202eb<img")
+    assert shown.nth(1).inner_text() == "97.1 %"
+    box = shown.nth(1).bounding_box()
+    assert box["x"] + box["width"] <= WIDTHS[width]
+    lines = "e => { const r = document.createRange(); r.selectNodeContents(e); return r.getClientRects().length; }"
+    assert shown.nth(1).evaluate(lines) == 1, "percentages stand on one line"
+    assert page.locator("ol img").count() == 0
+    assert fits(page)
+    keep(page, f"{width}-long")
+
+
 def test_a_token_is_asked_for(browser, tmp_path: Path) -> None:
     with service(tmp_path, "open sesame") as address:
         page = browser.new_page()
