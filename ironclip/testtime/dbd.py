@@ -51,9 +51,8 @@ class DBD(TestTimeMethod):
     """
 
     def __init__(
-        self, *, theta: float | None = 0.8, stretched: float = 0.05, gain: float = 2.5, kept: int = 16, crops: int = 16, noisy:
-        int = 6,
-        sigma: float = 0.1, softness: float = 0.05, seed: int = 0, draws: int = DRAWS,
+        self, *, theta: float | None = 0.8, stretched: float = 0.05, gain: float = 2.5, kept: int = 16, crops: int = 16,
+        noisy: int = 6, sigma: float = 0.1, softness: float = 0.05, seed: int = 0, draws: int = DRAWS,
     ) -> None:  # fmt: skip
         super().__init__(seed=seed, draws=draws)
         if theta is not None:
