@@ -1,0 +1,71 @@
+"""The pages of docs/extend: their code runs as it stands, and does what the page says."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from ironclip.core.types import Batch
+
+FOLDER = Path(__file__).resolve().parents[1] / "docs" / "extend"
+
+
+def executed(page: str) -> dict:
+    (block,) = re.findall(r"```python\n(.*?)```", (FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    space: dict = {"__name__": page}
+    exec(compile(block, f"{page}.md", "exec"), space)
+    return space
+
+
+def test_every_page_is_executed() -> None:
+    assert {path.stem for path in FOLDER.glob("*.md")} == {"attack", "data", "diagnostic", "format"}
+
+
+def test_the_attack_stays_in_the_ball_breaks_something_and_does_not_depend_on_the_batch() -> None:
+    attack = executed("attack")["Corners"](eps=0.1, draws=20)
+    images, labels = torch.rand(6, 3, 4, 4), torch.zeros(6, dtype=torch.long)
+
+    def function(x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x.mean((1, 2, 3)), 1 - x.mean((1, 2, 3))], 1)
+
+    adv = attack(function, images, labels)
+    assert (adv - images).abs().max() <= 0.1 + 1e-6
+    assert ((adv >= 0) & (adv <= 1)).all()
+    assert (function(adv)[:, 0] < function(images)[:, 0]).any()
+    assert torch.equal(attack(function, images[3:], labels[3:], indices=torch.arange(3, 6)), adv[3:])
+    assert str(attack) == "Corners(eps=0.1, draws=20, seed=0)"
+
+
+def test_the_data_set_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys) -> None:
+    from ironclip.data.catalogue import Entry
+
+    monkeypatch.setenv("IRONCLIP_CACHE", str(tmp_path))
+    data = executed("data")["data"]
+    assert data.classes == ("bright", "dark")
+    assert isinstance(data.batch(limit=2, resolution=8), Batch)
+    assert "2 classes" in capsys.readouterr().out
+    (text,) = re.findall(r"```json\n(.*?)```", (FOLDER / "data.md").read_text(encoding="utf-8"), re.DOTALL)
+    for name, facts in json.loads(text).items():
+        assert "split_zhou_MyBirds.json" in Entry(name=name, **facts).how()
+
+
+def test_the_diagnostic_gives_a_verdict() -> None:
+    import masked
+
+    verdict = executed("diagnostic")["grey"](masked.lab(masked.Plain(), steps=3, many=8))
+    assert verdict.id == "D20"
+    assert verdict.level in ("pass", "warn")
+    assert set(verdict.numbers) == {"colour", "grey"}
+
+
+def test_the_format_holds_the_numbers_and_the_caption() -> None:
+    from reporting import record
+
+    from ironclip.report import rows
+
+    text = executed("format")["typst"](rows([record("nap", 80, 40), record("apt", 70, 30)]))
+    assert "[*80.0* [" in text
+    assert "Wilson interval" in text
+    assert text.count("(") == text.count(")")
