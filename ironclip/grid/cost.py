@@ -93,7 +93,7 @@ def _learning(config: RunConfig, size: Size) -> float:
     if not any(defenses.method(part).learns for part in parts):
         return 0
     shown = size.train if config.shots is None else min(size.train, config.shots * size.classes)
-    options, steps, again = {**defenses.options(trained), **given}, math.ceil(shown / config.schedule.batch_size), 1
+    options, steps, again = {**defenses.options(trained), **given}, math.ceil(max(shown, 1) / config.schedule.batch_size), 1
     for part in parts:
         own = {
             key.removeprefix(f"{part}."): value for key, value in options.items() if len(parts) == 1 or key.startswith(f"{part}.")

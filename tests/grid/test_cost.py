@@ -49,3 +49,9 @@ def test_an_answer_of_a_test_time_method_costs_its_passes(name):
 def test_options_of_the_test_time_method_count():
     few = measured(test_time="rtpt", knowledge="static", set={"steps": 10, "rtpt.views": 4})
     assert few == 100 * (2 * testtime.build("rtpt", {"views": 4}).passes + 20)
+
+
+@pytest.mark.parametrize("method", ["nap", "advmask"])
+def test_a_set_that_is_neither_here_nor_published_can_be_planned(method):
+    config = resolve(method, "photos", given={})
+    assert passes(Cell(config, ()), {"photos": Size(0, 0, 0, here=False)}) == 0
