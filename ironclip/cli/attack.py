@@ -83,7 +83,7 @@ def attack(
     if workers > 1:
         share = Share(None, 1)  # to read what the workers wrote
         with Workers(repeated(target, taken), workers, where) as pool:
-            pool.watch(save / MANIFEST, lambda: shown.say(f"{len(list(save.glob('*.png')))} pictures", False))
+            pool.watch(save / MANIFEST, lambda: _pictures(save, shown))
     manifest: dict[str, Any] | None
     left: tuple[Any, ...]
     if share is None:
@@ -99,3 +99,10 @@ def attack(
     fooled = sum(entry["prediction"] != entry["label"] for entry in manifest["images"])
     within = f"{norm} radius {format_eps(radius, norm)} after 8 bits"
     say(f"{number_of(len(manifest['images']), 'picture')} in {save}, {within}; {fooled} misclassified")
+
+
+def _pictures(folder: Path, shown: Progress) -> int:
+    """How many pictures are there; shown, too."""
+    found = len(list(folder.glob("*.png")))
+    shown.say(number_of(found, "picture"), False)
+    return found

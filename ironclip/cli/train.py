@@ -26,6 +26,7 @@ from ironclip.cli.common import (
     print_notes,
 )
 from ironclip.cli.terminal import command, say
+from ironclip.core.errors import UsageError
 from ironclip.core.shown import number_of
 
 Set = Annotated[
@@ -55,11 +56,17 @@ def train(
         typer.Option("--precision", help="Of the training and its inner attacks: float32, tf32 or bf16; evaluations: float32."),
     ] = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: a name in runs/.")] = None,
+    processes: Annotated[
+        int,
+        typer.Option("--processes", "--devices", help="Processes that share each batch; on GPUs one a device (extra: dist)."),
+    ] = 1,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: Json = False,
 ) -> None:
     """Train a defence on a few images a class; the same command goes on where an interrupted one stopped."""
+    if processes < 1:
+        raise UsageError(f"--processes is at least 1; got {processes}")
     given: dict[str, Any] = {"backbone": backbone, "seed": seed, "split_seed": seed if split_seed is None else split_seed}
     optional = {
         "weights": weights,
@@ -83,7 +90,10 @@ def train(
         emit(config.as_dict())
         return
     from ironclip.core.threat import format_eps
+    from ironclip.loops.parallel import started
+    from ironclip.protocols.distributed import train_together
     from ironclip.protocols.experiment import open_experiment
+    from ironclip.protocols.few_shot import check_divisible
     from ironclip.protocols.few_shot import train as run_training
     from ironclip.protocols.forecast import forecast
     from ironclip.records.collapse import collapse_words
@@ -91,13 +101,19 @@ def train(
     progress = Progress(f"train {config.method}", quiet=as_json)
     if not as_json:
         say(config, style="bold")
-    experiment = open_experiment(config, device=pick_device(device))
+    together, where = max(processes, started()) > 1, pick_device(device)
+    experiment = open_experiment(config, device=where)
+    check_divisible(experiment, together)
     print_notes(experiment.dataset.notes, quiet=as_json)
     if not as_json and (ahead := forecast(experiment)) is not None:
         say(training_radius(config))
         length = f"{number_of(ahead.steps, 'step')} in {number_of(ahead.epochs, 'epoch')}, {number_of(ahead.batch, 'image')} each"
         say(f"{length}, an attack of {number_of(ahead.inner, 'step')} on each; roughly {clock(ahead.seconds)} here")
-    run = run_training(config, out=out_folder, callback=progress, experiment=experiment, as_last=True)
+    options: dict[str, Any] = {"out": out_folder, "callback": progress, "as_last": True}
+    if together:
+        run = train_together(config, processes=processes, device=where, **options)
+    else:
+        run = run_training(config, experiment=experiment, **options)
     flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])
     if as_json:
         emit({"run": str(run.path), "status": run.status, "flags": flags, "config": config.as_dict()})

@@ -288,11 +288,14 @@ class Defense(nn.Module, ABC):
     Attributes:
         learns: False says that there is nothing to train, so no training images are drawn.
         transfers: False says that what is learned fits the classes it was learned for alone; `adaptation` refuses others.
+        divisible: False says that its loss or what it keeps of the images looks across a batch: processes that each see a part of
+            the batch would learn something else than one that sees all of it.
         notes: what differs here from what was asked for or is usual, one sentence each; they stand in every record.
     """
 
     learns: ClassVar[bool] = True
     transfers: ClassVar[bool] = True
+    divisible: ClassVar[bool] = True
     notes: tuple[str, ...] = ()
 
     @abstractmethod

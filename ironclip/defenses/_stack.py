@@ -21,6 +21,7 @@ class Stack(Defense):
     def __init__(self, parts: Mapping[str, Defense]) -> None:
         super().__init__()
         self.parts = nn.ModuleDict(parts)
+        self.divisible = all(part.divisible for part in parts.values())  # type: ignore[misc]
         self.notes = tuple(f"{name}: {note}" for name, part in parts.items() for note in part.notes)
 
     def _each(self) -> list[tuple[str, Any]]:

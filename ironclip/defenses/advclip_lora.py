@@ -55,6 +55,8 @@ class AdvCLIPLoRA(FineTuning):
         normalise: features of unit length also after the ascent; false as released.
     """
 
+    divisible = False
+
     def __init__(
         self,
         backbone: Backbone,

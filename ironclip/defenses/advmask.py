@@ -59,6 +59,8 @@ class AdvMask(Defense):
         templates: hand-written prompts; default: those of whatever else is stacked, or "a photo of a {}.".
     """
 
+    divisible = False
+
     def __init__(
         self,
         backbone: Backbone,

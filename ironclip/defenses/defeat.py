@@ -61,6 +61,8 @@ class DEFEAT(Defense):
         templates: hand-written prompts that the text features are pulled to; default: the data set's.
     """
 
+    divisible = False
+
     def __init__(
         self,
         backbone: Backbone,

@@ -2,17 +2,19 @@
 
 Needs the extra `dist` (lightning-fabric), which starts the processes and carries the sums; nothing is wrapped, so no hook runs
 during an inner attack. Every process must be given the same batches, seed and starting values. A loss that is a mean over the
-images of a batch learns what one process learns, up to the order of sums; one that looks across the images of a batch, or keeps
-running means of them (DEFEAT's codebook), sees the part of its process alone.
+images of a batch learns what one process learns, up to the order of sums. A defence whose loss looks across the images of a
+batch, or which keeps running means of them, says so (`Defense.divisible`).
 """
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from ironclip.core.errors import UsageError
+from ironclip.core import errors
+from ironclip.core.errors import RunError, UsageError
 from ironclip.core.types import Batch
 
 
@@ -41,6 +43,10 @@ class Parallel:
         for parameter, piece in zip(learned, total.split([parameter.numel() for parameter in learned])):
             parameter.grad = piece.view_as(parameter).clone()
 
+    def wait(self) -> None:
+        """Until all processes are here."""
+        self.fabric.barrier()
+
     def means(self, terms: Mapping[str, float], share: float) -> dict[str, float]:
         """Loss terms of the whole batch."""
         values = torch.tensor(list(terms.values()), dtype=torch.float64, device=self.fabric.device) * share
@@ -50,7 +56,9 @@ class Parallel:
 def launch(
     work: Callable[..., Any], *arguments: Any, processes: int = 2, device: str = "cpu", strategy: str = "ddp_spawn"
 ) -> Any:
-    """work(Parallel, *arguments) in each of several processes of this machine; what the first one returns.
+    """work(Parallel, *arguments) in each of several processes; what the first one returns.
+
+    Under `torchrun` the processes are there already, on one machine or many: each of them calls this, and gets what it returns.
 
     Args:
         work: a function that can be imported, which writes files in the process of rank 0 alone.
@@ -58,8 +66,13 @@ def launch(
 
     Raises:
         UsageError: lightning-fabric is not installed, or fewer than two processes.
+        IronclipError: what `work` raised in one of the processes. RunError: one of them died.
     """
-    if processes < 2:
+    nodes = 1
+    if started() > 1:
+        processes, strategy = int(os.environ["LOCAL_WORLD_SIZE"]), "ddp"
+        nodes = started() // processes
+    if processes * nodes < 2:
         raise UsageError(f"several processes are at least 2; got {processes}")
     try:
         from lightning.fabric import Fabric  # type: ignore[import-not-found,unused-ignore]
@@ -68,8 +81,27 @@ def launch(
             from lightning_fabric import Fabric  # type: ignore[import-not-found,unused-ignore]
         except ImportError:
             raise UsageError("training on several devices needs the extra: pip install 'ironclip[dist]'") from None
-    fabric = Fabric(accelerator="cuda" if device.startswith("cuda") else "cpu", devices=processes, strategy=strategy)
-    return fabric.launch(_begin, work, *arguments)
+    kind = "cuda" if device.startswith("cuda") else "cpu"
+    fabric = Fabric(accelerator=kind, devices=processes, num_nodes=nodes, strategy=strategy)
+    try:
+        return fabric.launch(_begin, work, *arguments)
+    except torch.multiprocessing.ProcessRaisedException as error:
+        raise raised(str(error)) from None
+    except torch.multiprocessing.ProcessExitedException as error:
+        raise RunError(f"a process of the training died ({error}); nothing is lost, the same command goes on") from None
+
+
+def started() -> int:
+    """How many processes `torchrun` has started for this command; 1: it was not started by it."""
+    return int(os.environ.get("WORLD_SIZE", "1")) if {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys() else 1
+
+
+def raised(text: str) -> Exception:
+    """The error of ours in the text of a traceback, or the text's last line."""
+    last = text.strip().splitlines()[-1]
+    name, _, words = last.partition(": ")
+    kind = getattr(errors, name.rpartition(".")[2], None) if name.startswith("ironclip.") else None
+    return kind(words) if kind is not None else RuntimeError(text)
 
 
 def _begin(fabric: Any, work: Callable[..., Any], *arguments: Any) -> Any:

@@ -6,6 +6,7 @@ the whole test split unless a limit is asked for.
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.precision import check_precision
 from ironclip.core.types import Attack
 from ironclip.data import Epoch, TrainSet
+from ironclip.loops.parallel import Parallel
 from ironclip.loops.training import State, fit
 from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
@@ -35,6 +37,7 @@ def train(
     callback: Callback | None = None,
     experiment: Experiment | None = None,
     as_last: bool = False,
+    parallel: Parallel | None = None,
 ) -> RunFolder:
     """The trained run; nothing to do where it is finished, goes on where it was interrupted.
 
@@ -42,34 +45,46 @@ def train(
         out: the run's folder; default: named after the configuration, in `root`.
         callback: receives the events of `training.fit`, and {"event": "done"} if there was nothing left to do.
         as_last: `last` beside the run names it from now on.
+        parallel: this process as one of several that train the run together; only the first one writes.
     """
     say = callback or (lambda event: None)
     training_attack(config)  # before anything is loaded or written
     experiment = experiment or open_experiment(config, device=device)
     check_precision(config.precision, experiment.backbone.device.type)
+    check_divisible(experiment, parallel is not None)
+    first = parallel is None or parallel.rank == 0
     run = RunFolder.create(config.as_dict(), out=out, root=root)
-    if as_last:
+    if as_last and first:
         point(run.path)
-    with run.lock(wait=0.0 if _learns(experiment) else START):
+    with run.lock(wait=0.0 if _learns(experiment) and parallel is None else START) if first else nullcontext():
         if run.status in ("trained", "evaluated"):
             say({"event": "done", "run": str(run.path)})
             return run
-        run.save_environment(str(experiment.backbone.device))
-        run.save_places(places(config))
-        _fit(experiment, run, say)
-        run.save_learned(
-            Learned(
-                tensors=experiment.defense.learned(),
-                base_sha256=experiment.backbone.spec.sha256,
-                method=config.method,
-                options=dict(config.options),
-                classes=experiment.dataset.classes,
+        if first:
+            run.save_environment(str(experiment.backbone.device))
+            run.save_places(places(config))
+        _fit(experiment, run, say, parallel)
+        if first:
+            run.save_learned(
+                Learned(
+                    tensors=experiment.defense.learned(),
+                    base_sha256=experiment.backbone.spec.sha256,
+                    method=config.method,
+                    options=dict(config.options),
+                    classes=experiment.dataset.classes,
+                )
             )
-        )
     return run
 
 
-def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
+def check_divisible(experiment: Experiment, several: bool) -> None:
+    """UsageError where several processes would learn something else than one."""
+    if several and not experiment.defense.divisible:
+        method = experiment.config.method
+        raise UsageError(f"{method} looks across the images of a batch, so it is trained in one process; leave out --processes")
+
+
+def _fit(experiment: Experiment, run: RunFolder, say: Callback, parallel: Parallel | None) -> None:
     config, defense = experiment.config, experiment.defense
     if not _learns(experiment):
         return
@@ -79,14 +94,18 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
     passes = defense.passes(schedule, data.steps(schedule.batch_size))
     attack = training_attack(config)
     clock = time.perf_counter()
+    first = parallel is None or parallel.rank == 0
 
     def tell(event: dict[str, Any]) -> None:
         nonlocal clock
-        if event["event"] == "epoch":
+        if event["event"] == "epoch" and first:
             now = time.perf_counter()
             run.log({**event, "seconds": now - clock})
             clock = now
         say(event)
+
+    def keep(state: State) -> None:
+        run.save_state({"epoch": state.epoch, "tensors": dict(state.tensors), "flags": state.flags})
 
     def batches(epoch: int) -> Epoch:
         numbers = range((epoch - 1) * passes + 1, epoch * passes + 1)
@@ -94,6 +113,8 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
 
     defense.prepare(experiment.backbone, data.batches(0, config.seed, schedule.batch_size, augment="none"))
     saved = run.load_state()
+    if parallel is not None:
+        parallel.wait()  # all have read where the training stands before the first one goes on
     flags = fit(
         defense,
         experiment.backbone,
@@ -102,11 +123,12 @@ def _fit(experiment: Experiment, run: RunFolder, say: Callback) -> None:
         schedule=schedule,
         seed=config.seed,
         resume=State(**saved) if saved is not None else None,
-        save=lambda state: run.save_state({"epoch": state.epoch, "tensors": dict(state.tensors), "flags": state.flags}),
+        save=keep if first else None,
         callback=tell,
         precision=config.precision,
+        parallel=parallel,
     )
-    if "collapse" in flags:
+    if "collapse" in flags and first:
         plain = data.batches(0, config.seed, schedule.batch_size, augment="none")
         run.log({"event": "collapse", "flags": [*flags, sight(experiment.base, plain)]})
 

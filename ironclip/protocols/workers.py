@@ -22,7 +22,7 @@ Callback = Callable[[dict[str, Any]], None]
 EACH = 8
 """Shards for each worker: so that one whose pictures withstand longer does not keep the others waiting."""
 ATTEMPTS = 5
-"""How often a worker that dies is started again."""
+"""How often a worker that dies is started again while nothing gets done."""
 PAUSE = 0.3
 
 
@@ -39,7 +39,7 @@ class Workers:
         self.running: list[subprocess.Popen[bytes]] = []
         self.said: list[IO[bytes]] = []
         self.files = ExitStack()
-        self.deaths = 0
+        self.done = self.deaths = 0
 
     def __enter__(self) -> "Workers":
         self.before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that the workers end, too
@@ -53,8 +53,8 @@ class Workers:
             worker.wait()
         self.files.close()
 
-    def watch(self, finished: Path, look: Callable[[], object]) -> None:
-        """Return when this file is there; calls `look` again and again until then.
+    def watch(self, finished: Path, look: Callable[[], int]) -> None:
+        """Return when this file is there; calls `look` again and again until then, which returns how much is done.
 
         Raises:
             RunError: what a worker said when it gave up, or that workers die again and again.
@@ -62,8 +62,10 @@ class Workers:
         while not finished.exists():
             if not self._keep_running() and not finished.exists():
                 raise RunError(f"the workers ended, but {finished} is not there; the same command goes on")
-            look()
+            if (done := look()) > self.done:
+                self.done, self.deaths = done, 0
             time.sleep(PAUSE)
+        self.done = 0
 
     def _keep_running(self) -> bool:
         """Start what is not running; whether anything is."""
@@ -108,8 +110,8 @@ class Tally:
     seen: dict[Path, int] = field(default_factory=dict)
     first: tuple[int, float] | None = None
 
-    def look(self) -> None:
-        """Read what is new, and tell it."""
+    def look(self) -> int:
+        """Images that are done; reads what is new, and tells it."""
         before = self.done
         for shard in shards(self.place):
             for sample in self._new(shard.path / "samples.jsonl"):
@@ -123,6 +125,7 @@ class Tally:
             eta = seconds / fresh * (self.images - self.done) if fresh else None
             shares = {"clean": self.right / self.done, "robust": self.robust / self.done}
             self.callback({"event": "batch", "done": self.done, "total": self.images, "seconds": seconds, "eta": eta, **shares})
+        return self.done
 
     def _new(self, path: Path) -> Iterator[dict[str, Any]]:
         if not path.exists():

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+KILLS = 40
 EVALUATE = ["evaluate", "mini", "--data", "shapes", "--eps", "1/255", "--attack", "pgd", "--set", "steps=2", "--device", "cpu"]
 
 
@@ -129,7 +130,7 @@ def test_pictures_written_in_shards_are_those_of_the_whole(ironclip, tmp_path):
 
 @pytest.mark.slow
 def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironclip, tmp_path):
-    evaluate = [*EVALUATE, "--limit", "48", "--batch-size", "3"]
+    evaluate = [*EVALUATE, "--limit", "160", "--batch-size", "2"]
     assert ironclip(*evaluate)[0] == 0
     whole = results(tmp_path / "runs")
     (tmp_path / "runs").rename(tmp_path / "whole")
@@ -137,13 +138,13 @@ def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironc
     mark, chance, kills = f"IRONCLIP_DRILL={os.getpid()}", random.Random(0), 0
     environment = os.environ | dict([mark.split("=")]) | {"OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from ironclip.cli import main; main()", *evaluate, "--workers", "2"]
-    driver = subprocess.Popen(command, env=environment)
+    driver, before = subprocess.Popen(command, env=environment), 0
     while driver.poll() is None:
-        time.sleep(chance.uniform(2, 8))
+        time.sleep(chance.uniform(0, 1))
         workers = [pid for pid in marked(mark) if pid != driver.pid]
-        if kills == 40 or not workers:
-            continue
-        kills += 1
+        if kills == KILLS or not workers or scored(tmp_path) == before:
+            continue  # whoever dies before anything gets done is given up
+        kills, before = kills + 1, scored(tmp_path)
         if chance.random() < 0.2:
             driver.kill()
             driver.wait()
@@ -152,7 +153,13 @@ def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironc
             os.kill(chance.choice(workers), signal.SIGKILL)
     print("killed", kills)
     assert driver.wait() == 0
+    assert kills > 0
     assert results(tmp_path / "runs") == whole
+
+
+def scored(folder: Path) -> int:
+    """Bytes of samples that the shards hold."""
+    return sum(path.stat().st_size for path in folder.glob("runs/*/shards/*/samples.jsonl"))
 
 
 def marked(mark: str) -> list[int]:

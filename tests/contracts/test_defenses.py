@@ -185,3 +185,25 @@ def test_it_stacks_on_another_method_or_says_why_not(backbone, batch, name):
         assert logits(stack, backbone, batch).shape == (6, 4)
         stood += 1
     assert stood
+
+
+@every_method
+def test_parts_of_a_batch_teach_what_the_whole_teaches_where_the_method_says_so(name, backbone, batch):
+    if not method(name).divisible or not list(make(name, backbone).parameters()):
+        return
+
+    def taught(rows: slice) -> tuple[dict[str, float], list[torch.Tensor]]:
+        defense = make(name, backbone)
+        defense.prepare(backbone, [batch])
+        defense.train()
+        part = Batch(batch.images[rows], batch.labels[rows], batch.indices[rows], CLASSES)
+        terms = defense.loss(backbone, part, ATTACK)
+        torch.stack(list(terms.values())).sum().backward()
+        slopes = [torch.zeros_like(p) if p.grad is None else p.grad for p in defense.parameters()]
+        return {key: float(value.detach()) for key, value in terms.items()}, slopes
+
+    (terms, slopes), (first, ours), (second, theirs) = (taught(slice(*rows)) for rows in ((None,), (0, None, 2), (1, None, 2)))
+    for key, value in terms.items():
+        assert (first[key] + second[key]) / 2 == pytest.approx(value, rel=1e-3, abs=1e-5)
+    for whole, a, b in zip(slopes, ours, theirs, strict=True):
+        assert_close((a + b) / 2, whole, rtol=1e-3, atol=1e-3 * float(whole.abs().max()) + 1e-9)

@@ -6,10 +6,10 @@ from torch.testing import assert_close
 
 from ironclip import attacks, defenses
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.core.errors import UsageError
+from ironclip.core.errors import DataError, UsageError
 from ironclip.core.schedule import Schedule
 from ironclip.core.types import Batch
-from ironclip.loops.parallel import Parallel, launch
+from ironclip.loops.parallel import Parallel, launch, raised, started
 from ironclip.loops.training import fit
 
 CLASSES = ("cat", "dog", "car")
@@ -95,6 +95,22 @@ def test_every_process_has_the_rates_of_one():
 def test_one_process_is_not_several():
     with pytest.raises(UsageError, match="at least 2"):
         launch(trained, processes=1)
+
+
+def test_processes_of_torchrun_are_seen(monkeypatch):
+    assert started() == 1
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert started() == 1, "some clusters set it for other reasons"
+    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "1")
+    assert started() == 4
+
+
+def test_what_a_process_raised_is_raised_here():
+    text = "-- Process 1 terminated with the following error:\nTraceback ...\nironclip.core.errors.DataError: no picture: none"
+    error = raised(text)
+    assert (type(error), str(error)) == (DataError, "no picture: none")
+    assert type(raised("Traceback\nKeyError: 3")) is RuntimeError
 
 
 @pytest.mark.slow

@@ -1,0 +1,39 @@
+"""One training by several processes, on the devices of one machine or, under `torchrun`, of several."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ironclip.loops.parallel import Parallel, launch
+from ironclip.protocols.config import RunConfig
+from ironclip.protocols.experiment import open_experiment
+from ironclip.protocols.few_shot import Callback, train
+from ironclip.records.folder import RunFolder
+
+
+def train_together(
+    config: RunConfig, *, processes: int, device: str = "cpu", callback: Callback | None = None, **options: Any
+) -> RunFolder:
+    """The trained run, as of `few_shot.train`, by so many processes; equal to that of one up to the order of sums.
+
+    A run that was begun by another number of processes goes on.
+
+    Args:
+        callback: called in the first process; can be pickled. options: out, root and as_last of `few_shot.train`.
+
+    Raises:
+        UsageError: the extra `dist` is missing, fewer than two processes, or a defence that looks across a batch.
+    """
+    path = launch(_train, config, device, callback, options, processes=processes, device=device)
+    return RunFolder.open(Path(path))
+
+
+def _train(parallel: Parallel, config: RunConfig, device: str, callback: Callback | None, options: dict[str, Any]) -> str:
+    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel.world))
+    first = parallel.rank == 0
+    experiment = open_experiment(config, device=str(parallel.fabric.device) if device.startswith("cuda") else device)
+    run = train(config, experiment=experiment, parallel=parallel, callback=callback if first else None, **options)
+    parallel.wait()
+    return str(run.path)
