@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from ironclip.core.display import facts_html, listed
+from ironclip.core.shown import number_of
 from ironclip.core.types import Batch
 from ironclip.data import Dataset, EvalSet
 
@@ -32,7 +33,7 @@ class Data:
         return EvalSet(self.dataset, split, resolution=resolution, limit=limit).batch(slice(None))
 
     def __str__(self) -> str:
-        return f"{self.dataset}, {'all' if self.shots is None else self.shots} shots, seed {self.seed}"
+        return f"{self.dataset}, {'all' if self.shots is None else number_of(self.shots, 'shot')}, seed {self.seed}"
 
     def __repr__(self) -> str:
         return f"Data({self})"

@@ -39,7 +39,8 @@ def classify(
     backbone: Annotated[
         str | None,
         typer.Option(
-            "--backbone", help="Without --model: zero-shot with it and --classes; default: mini. Else a saved folder's own."
+            "--backbone",
+            help="For zero-shot classification, default mini; for a saved folder: the one it was trained on.",
         ),
     ] = None,
     weights: Weights = None,

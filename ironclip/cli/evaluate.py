@@ -64,7 +64,10 @@ def evaluate(
     activation: Activation = None,
     suite: Annotated[
         str | None,
-        typer.Option("--suite", help="A list of data sets: tecoa, clean, coop, cross, fine-grained, shift; --data: one of them."),
+        typer.Option(
+            "--suite",
+            help="Several data sets: tecoa, clean, coop, cross, fine-grained or shift; with --data that one alone.",
+        ),
     ] = None,
     subset: Annotated[
         str | None, typer.Option("--subset", help="Which classes of the data: all, base or new; default: as trained.")

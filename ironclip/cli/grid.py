@@ -23,7 +23,7 @@ Only = Annotated[
     list[str] | None,
     typer.Option("--only", help="Cells with these settings, such as method=apt,nap or seed=1,shots=16; measures: attack=pgd."),
 ]
-First = Annotated[int | None, typer.Option("--limit-cells", help="The first cells of the file (of those chosen) alone.")]
+First = Annotated[int | None, typer.Option("--limit-cells", help="Only so many cells, from the top of the file.")]
 
 
 def _choice(small: bool, only: list[str] | None, first: int | None) -> dict[str, Any]:
@@ -82,7 +82,7 @@ def run_grid(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Do all cells; again after an interruption, it goes on. Exit status 1 if a cell failed."""
+    """Train and measure all cells. The same command goes on after an interruption. Exit status 1 if a cell failed."""
     if executor not in ("local", "ray"):
         raise UsageError(f"--executor is local or ray; got {executor!r}")
     if workers < 1:

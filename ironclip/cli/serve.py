@@ -14,7 +14,7 @@ from ironclip.core.shown import number_of
 @app.command()
 def serve(
     target: Annotated[Path, typer.Argument(help="A run's folder, or an exported model.")],
-    host: Annotated[str, typer.Option(help="Address to listen on; most others are reached from the network.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1: this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8000,
     token: Annotated[
         str | None, typer.Option(envvar="IRONCLIP_TOKEN", show_envvar=True, help="Ask for this bearer token.")
@@ -25,12 +25,12 @@ def serve(
     ] = None,
     max_queue: Annotated[int, typer.Option(help="Images that may wait; more are refused with 503.")] = 256,
     max_batch: Annotated[int, typer.Option(help="Images the model sees at once; 1: one by one.")] = 32,
-    max_wait: Annotated[float, typer.Option(help="Milliseconds an image waits for company.")] = 2.0,
+    max_wait: Annotated[float, typer.Option(help="Milliseconds that an image waits so that others can join its batch.")] = 2.0,
     max_images: Annotated[int, typer.Option(help="Images in one request.")] = 64,
     max_bytes: Annotated[int, typer.Option(help="Bytes of one request.")] = 10_000_000,
     max_pixels: Annotated[int, typer.Option(help="Pixels of one picture.")] = 25_000_000,
-    seconds: Annotated[float, typer.Option(help="Time for one classification.")] = 30.0,
-    attack_seconds: Annotated[float, typer.Option(help="Time for one attack.")] = 60.0,
+    seconds: Annotated[float, typer.Option(help="Seconds that one classification may take.")] = 30.0,
+    attack_seconds: Annotated[float, typer.Option(help="Seconds that one attack may take.")] = 60.0,
     trust: Trust = False,
     device: Device = "auto",
 ) -> None:

@@ -30,7 +30,10 @@ from ironclip.core.errors import UsageError
 from ironclip.core.shown import number_of
 
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5.")
+    list[str] | None,
+    typer.Option(
+        "--set", help="key=value for any setting, e.g. epochs=10, length=4, attack.steps=5 (ironclip list options METHOD)."
+    ),
 ]
 
 
@@ -44,12 +47,21 @@ def train(
     activation: Activation = None,
     classes: Classes = None,
     layout: Layout = "auto",
-    shots: Annotated[int | None, typer.Option(help="Training images a class; 0: all.")] = None,
-    eps: Annotated[str | None, typer.Option(help="Radius of the training attack, such as 4/255.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(help="Training images per class; 0: all; default: that of the preset, mostly 16.")
+    ] = None,
+    eps: Annotated[
+        str | None, typer.Option(help="Radius of the training attack, such as 4/255; default: that of the preset.")
+    ] = None,
     norm: Annotated[str | None, typer.Option("--norm", help="Of the training attack: linf, or l2 with an --eps.")] = None,
     seed: Seed = 1,
     split_seed: Annotated[int | None, typer.Option(help="Seed that draws the shots; default: that of --seed.")] = None,
-    preset: Annotated[str | None, typer.Option(help="A preset's name (ironclip list presets).")] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(
+            help="A preset (ironclip list presets); default: METHOD/default, the paper's settings; METHOD/quick is short."
+        ),
+    ] = None,
     changes: Set = None,
     precision: Annotated[
         str | None,

@@ -207,7 +207,7 @@ def _named(tree: Tree, below: Mapping[str, Tree], parts: Mapping[str, str], wher
 def _refuse_doubt(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], nested: Mapping[str, str], where: str) -> None:
     """DataError where the folders may be splits though nothing names them so."""
     if nested:
-        raise _doubt(tree, where, f"{_listed(nested)} looks like a split folder beside {len(tree.inside) - len(nested)} others")
+        raise _doubt(tree, where, f"{_listed(nested)} looks like a split folder beside others")
     if len(set(known.values())) > 1:
         raise _doubt(tree, where, f"{_listed(known)} look like splits, but hold no class folders")
     names = {name: {folded(inner) for inner in each.inside} for name, each in below.items() if not each.loose}

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import DataError
+from ironclip.core.shown import number_of
 from ironclip.data.lists import parse_json, read_text, shown, text_of
 
 _ID = re.compile(r"(n\d{8}|(class|label|category|cat|cls|id|c|y)?[ _-]?\d+|[0-9a-f]{8,}|[^a-zA-Z]*)", re.IGNORECASE)
@@ -31,7 +32,9 @@ def looks_like_id(name: str) -> bool:
 
 def as_read(name: str) -> str:
     """The name as CLIP's tokenizer reads it: two names with one such form are one class to it."""
-    return prompt_name(unicodedata.normalize("NFC", html.unescape(name))).lower()
+    import ftfy  # what the tokenizer does first: widths, ligatures, quotes, letters of two signs, text read in a wrong encoding
+
+    return prompt_name(unicodedata.normalize("NFC", html.unescape(ftfy.fix_text(name)))).lower()
 
 
 def doubts(classes: Sequence[str]) -> tuple[str, ...]:
@@ -43,7 +46,8 @@ def doubts(classes: Sequence[str]) -> tuple[str, ...]:
         wordnet = any(re.fullmatch(r"n\d{8}", name) for name in ids)
         known = " (folders are WordNet ids: classes='imagenet' names them)" if wordnet else ""
         notes.append(
-            f"{len(ids)} of {len(classes)} class names look like ids ({', '.join(ids[:3])}), which a text tower cannot read; "
+            f"{len(ids)} of {number_of(len(classes), 'class name', 'looks', 'look')} like ids ({', '.join(ids[:3])}), "
+            "which a text tower cannot read; "
             f"give a file with lines 'folder<TAB>name' as classes file{known}"
         )
     groups: dict[str, list[str]] = defaultdict(list)
@@ -53,7 +57,8 @@ def doubts(classes: Sequence[str]) -> tuple[str, ...]:
     if twice:
         which = " and ".join(repr(name) for name in dict.fromkeys(twice[0]))
         notes.append(
-            f"{len(twice)} class names stand for more than one class, e.g. {which}: a text tower cannot tell them apart "
+            f"{number_of(len(twice), 'class name', 'stands', 'stand')} for more than one class, e.g. {which}: "
+            "a text tower cannot tell them apart "
             "and one of them is never predicted; give each its own name in a classes file"
         )
     return tuple(notes)

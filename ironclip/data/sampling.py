@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TypeVar
 
 from ironclip.core.errors import DataError, UsageError
+from ironclip.core.shown import number_of
 from ironclip.data.records import SPLITS, Dataset, Item
 
 T = TypeVar("T")
@@ -33,8 +34,9 @@ def few_shot(dataset: Dataset, shots: int, seed: int, *, strict: bool = True) ->
     if strict and min(counts) < shots:
         label = counts.index(min(counts))
         raise DataError(
-            f"{dataset.name}: class {dataset.classes[label]!r} has {counts[label]} training pictures, fewer than {shots} shots; "
-            f"ask for at most {counts[label]} shots, add pictures or leave the class out"
+            f"{dataset.name}: class {dataset.classes[label]!r} has {number_of(counts[label], 'training picture')}, "
+            f"fewer than {number_of(shots, 'shot')}; "
+            f"ask for at most {number_of(counts[label], 'shot')}, add pictures or leave the class out"
         )
     rng = random.Random(seed)
     train = _sample(dataset.splits["train"], shots, rng)

@@ -41,7 +41,10 @@ def open_table(
     first = lines[0][1]
     missing = {"path", "label"} - set(first)
     if missing:
-        raise DataError(f"{table}: no column {' and '.join(sorted(missing))}; found {', '.join(first)}")
+        raise DataError(
+            f"{table}: no column {' and '.join(sorted(missing))}; found {', '.join(first)}. "
+            "Call the column of the files path and that of their classes label"
+        )
     sources, labels = [], []
     for number, row in lines:
         if not row["path"] or not row["label"]:

@@ -13,6 +13,7 @@ from ironclip.core.errors import UsageError, unknown
 from ironclip.core.permits import refuse_reserved
 from ironclip.core.precision import Precision
 from ironclip.core.schedule import Schedule
+from ironclip.core.shown import number_of
 from ironclip.core.texts import yaml_value
 from ironclip.core.threat import Norm, format_eps, parse_eps
 from ironclip.protocols.outside import refuse_code
@@ -115,7 +116,7 @@ class RunConfig(BaseModel):
         return self.model_dump(mode="json", exclude={key for key, value in usual.items() if getattr(self, key) == value})
 
     def __str__(self) -> str:
-        shots = "all images" if self.shots is None else f"{self.shots} shots"
+        shots = "all images" if self.shots is None else number_of(self.shots, "shot")
         eps = f"eps {format_eps(self.eps)}" if self.norm == "linf" else f"{self.norm} eps {format_eps(self.eps, self.norm)}"
         return f"{self.method} on {self.dataset} with {self.backbone}, {shots}, {eps}, seed {self.seed}"
 

@@ -89,7 +89,7 @@ def names(views: Sequence[RunView]) -> list[str]:
     table = [rows([view.record])[0] for view in views]
     differing = columns(table)
     for row in table:
-        facts = [f"{c.value(row)}{' shots' if c.title == 'Shots' else ''}" for c in differing if c.title not in ("n", "Seed")]
+        facts = [c.said(c.value(row)) if c.title == "Shots" else c.value(row) for c in differing if c.title not in ("n", "Seed")]
         facts += [f"seed {row.seed}" for c in differing if c.title == "Seed" and row.seed is not None]
         facts += [row.note] if row.note else []
         named.append(f"{row.method} ({', '.join(facts)})" if facts else row.method)

@@ -115,7 +115,7 @@ def differences(record: Record, row: Printed) -> tuple[str, ...]:
         found.append(f"weights {'/'.join(ours[1:]) or 'unknown'}, theirs {row.weights}")
     shots = "0" if record.cost.trainable_parameters == 0 else "all" if record.shots is None else str(record.shots)
     if row.shots and row.shots != shots and not (shots == "0" and record.method == "zero_shot"):
-        found.append(f"{shots} shots, theirs {row.shots}")
+        found.append(f"{'1 shot' if shots == '1' else f'{shots} shots'}, theirs {row.shots}")
     if "robust" in row.metric:
         if row.eps and abs(parse_eps(row.eps) - record.threat.eps) > 1e-9:
             found.append(f"eps {format_eps(record.threat.eps)}, theirs {row.eps}")

@@ -60,6 +60,10 @@ class Column:
     value: Callable[[Row], str]
     caption: str
 
+    def said(self, value: str) -> str:
+        """A value in words: "16 shots", "1 shot"."""
+        return self.caption.format(value).removesuffix("s") if value == "1" else self.caption.format(value)
+
 
 FACTS = (
     Column("Data", lambda row: row.data, "{}"),
@@ -95,7 +99,7 @@ def caption(table: Sequence[Row]) -> str:
     for column in FACTS:
         values = [value for value in _values(column, table) if value != DASH]
         if values and column not in shown:
-            shared.append(column.caption.format("; ".join(values)))
+            shared.append(column.said("; ".join(values)))
     borrowed = [note for note in dict.fromkeys(row.note for row in table) if note.endswith("-only")]
     notes = [(SCORES if note == "black-box-only" else STATIC).format(note) for note in borrowed]
     if any(row.note == "not trusted" for row in table):

@@ -59,14 +59,14 @@ def test_names_that_are_the_same_to_the_tower_are_noted_by_all_and_refused_by_ev
     (photos / "bright").rename(photos / "Dark")
     code, _, complaint = ironclip("train", "zero_shot", "--data", str(photos))
     assert code == 0
-    assert "note: 1 class names stand for more than one class, e.g. 'Dark' and 'dark'" in " ".join(complaint.split())
+    assert "note: 1 class name stands for more than one class, e.g. 'Dark' and 'dark'" in " ".join(complaint.split())
     code, _, complaint = ironclip("evaluate", "mini", "--data", str(photos), "--attack", "fgsm", "--limit", "2")
     assert code == 2
     assert "the classes 'Dark' and 'dark' are the same to mini (identical text features)" in " ".join(complaint.split())
     (photos / "dark" / "a.mp4").write_text("")
     _, _, complaint = ironclip("classify", str(photos / "dark"), "--names", "Cat,cat", "--limit", "1")
     assert "note: left out: 1 video" in complaint
-    assert "note: 1 class names stand for more than one class" in " ".join(complaint.split())
+    assert "note: 1 class name stands for more than one class" in " ".join(complaint.split())
 
 
 def test_a_layout_reaches_training_and_the_command_that_repeats_an_evaluation(ironclip, photos: Path, tmp_path: Path) -> None:

@@ -78,9 +78,9 @@ REFUSED = {
     "numbers": ([f"{{1,2}}/{TEN}/"], "hold nearly the same folders"),
     "a split of unknown name lacks classes": ([f"lernen/{TEN}/", "pruefen/{a1,b2,c3,d4,e5,f6,g7}/"], "nearly the same"),
     "a third split of unknown name": ([f"{{train,test,extra}}/{PAIR}/"], "'extra' lies beside them"),
-    "a split folder beside classes": ([f"train/{PAIR}/", f"{PAIR}/"], "'train' looks like a split folder beside 2 others"),
+    "a split folder beside classes": ([f"train/{PAIR}/", f"{PAIR}/"], "'train' looks like a split folder beside others"),
     "splits beside classes": ([f"{{train,test}}/{PAIR}/", "fox/"], "'fox' lies beside them"),
-    "three of which two are held out": ([f"{{train,eval,holdout}}/{PAIR}/"], "looks like a split folder beside 2 others"),
+    "three of which two are held out": ([f"{{train,eval,holdout}}/{PAIR}/"], "looks like a split folder beside others"),
     "flat splits": (["{train,test}/"], "lies in no class folder; expected test/<class>/<picture>"),
     "flat splits and a class": (["{train,test,car}/"], "look like splits, but hold no class folders"),
     "a flat test folder": ([f"train/{PAIR}/", "test/"], "test/0.png lies in no class folder.*test=skip,train=train"),
@@ -148,7 +148,7 @@ def test_accents_written_in_two_ways_are_one_class_of_two_splits_and_two_of_one(
     assert "read as one class" in found.notes[0]
     both = open_dataset(build(tmp_path / "both", [f"{{{one},{other},owl}}/"]))
     assert len(both.classes) == 3
-    assert "1 class names stand for more than one class" in both.notes[0]
+    assert "1 class name stands for more than one class" in both.notes[0]
 
 
 def test_everything_that_is_no_picture_is_counted_by_kind(tmp_path):
