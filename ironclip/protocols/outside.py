@@ -12,7 +12,7 @@ from ironclip.core.errors import CheckpointError, UsageError
 
 CODE = ("generator",)
 """Options whose text would be imported and called."""
-BACKBONES = ("teacher", "guide", "source")
+BACKBONES = ("teacher", "guide", "source", "descriptions", "proxy")
 """Options that name a second model or a file, and are one of `WORDS` where they name neither."""
 WORDS = ("same_backbone", "train", "none")
 
@@ -71,12 +71,7 @@ def _outside(config: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 def _opens(key: str, value: Any) -> bool:
-    return (
-        _last(key) in BACKBONES
-        and value is not None
-        and value not in WORDS
-        and not (isinstance(value, str) and registered(value))
-    )
+    return _last(key) in BACKBONES and isinstance(value, str) and value not in WORDS and not registered(value)
 
 
 def _last(key: str) -> str:

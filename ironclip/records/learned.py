@@ -139,9 +139,17 @@ def _write(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str]) 
     """One file with its checksums: CRC-32 of each tensor, sha256 of all metadata."""
     metadata = metadata | {"format": FORMAT, "crc32": json.dumps(checksums(tensors), sort_keys=True)}
     metadata |= {"sha256": canonical_hash(metadata)}
-    content = save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata)
+    content = _ordered(save({name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}, metadata))
     with disk_errors(path):
         write_whole(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _ordered(content: bytes) -> bytes:
+    """The same safetensors file with the keys of its head in order; the library writes them in another order each time."""
+    size = int.from_bytes(content[:8], "little")
+    head = json.dumps(json.loads(content[8 : 8 + size]), sort_keys=True, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return len(head).to_bytes(8, "little") + head + content[8 + size :]
 
 
 def seal_again(path: Path) -> bool:

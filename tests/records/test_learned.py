@@ -28,6 +28,14 @@ def test_what_was_learned_comes_back(tmp_path):
         assert again.tensors[name].dtype == tensor.dtype
 
 
+def test_equal_content_is_an_equal_file(tmp_path):
+    contents = set()
+    for _ in range(5):
+        save_learned(tmp_path / "l", LEARNED)
+        contents.add((tmp_path / "l").read_bytes())
+    assert len(contents) == 1
+
+
 def test_views_of_one_tensor_can_be_saved(tmp_path):
     base = torch.arange(6.0)
     save_learned(tmp_path / "l", Learned({"a": base[:3], "b": base.view(2, 3).T}, "", "nap", {}, ()))

@@ -123,7 +123,8 @@ def test_a_saved_folder_does_not_choose_what_is_opened_or_fetched(
     assert load_pretrained(folder, backbone=tiny_backbone(layers=1)).classes
     for other in (
         {"weights": name}, {"classes": name}, {"method": "capt", "options": {"guide": name}},
-        {"method": "zero_shot+tapt", "options": {"tapt.source": name}}, {"attack": {"name": "transfer", "source": name}},
+        {"method": "zero_shot+tapt", "options": {"tapt.source": name}}, {"method": "saft", "options": {"descriptions": name}},
+        {"method": "zero_shot+et3", "options": {"et3.proxy": name}}, {"attack": {"name": "transfer", "source": name}},
     ):  # fmt: skip
         folder = altered(saved, mark.parent / "saved", **other)
         one_line(
@@ -138,7 +139,9 @@ def test_every_option_that_could_name_a_file_or_a_model_is_known_as_one() -> Non
         "alpha_mode", "activation", "ce_on", "code_losses", "depth", "design", "direction", "distance", "ensemble",
         "first_prompt", "fusion", "gate", "gradient", "init", "inner", "kl", "kl_reduction", "layer_weights", "length",
         "layers", "lora_alpha", "mix", "normalisation", "over", "pad", "position", "pre_norm", "prompt", "prompts",
-        "reconstruct", "reduce", "rollout", "share", "sides", "start", "strategy", "targets", "templates", "term",
+        "base", "constant_names", "encoder", "filter", "loss_weights", "m_high", "m_low", "m_of", "negation", "objective",
+        "prior",         "radii", "refiner_decay", "strength", "target", "tv_map", "tv_tau", "units", "reconstruct", "reduce",
+        "rollout", "share", "sides", "start", "strategy", "targets", "templates", "term",
         "text_depth", "text_length", "text_tune", "tga_norm", "tokens_at", "tune", "tv_norm", "tv_resolution",
         "variant", "vote", "weight_cap",
     }  # fmt: skip
