@@ -257,12 +257,16 @@ class Attack(Protocol):
 
 @dataclass(frozen=True, repr=False)
 class Batch:
-    """Images [B, 3, H, W] in [0, 1], labels [B], their positions in the data set [B], and the names the labels index."""
+    """Images [B, 3, H, W] in [0, 1], labels [B], their positions in the data set [B], and the names the labels index.
+
+    `texts` holds one caption per image where the data have captions, and is empty otherwise.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
     classes: tuple[str, ...]
+    texts: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> "Batch":
         move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
@@ -270,7 +274,8 @@ class Batch:
 
     def rows(self, rows: slice) -> "Batch":
         """Some of its images, in their order."""
-        return replace(self, images=self.images[rows], labels=self.labels[rows], indices=self.indices[rows])
+        part = {"images": self.images[rows], "labels": self.labels[rows], "indices": self.indices[rows]}
+        return replace(self, texts=self.texts[rows], **part)  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.labels)

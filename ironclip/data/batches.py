@@ -22,7 +22,7 @@ from ironclip.core.types import Batch
 from ironclip.data.augmentation import AREA, random_resized_crop_flip
 from ironclip.data.images import MAX_PIXELS, Bad, Preprocess, bound, fit
 from ironclip.data.packing import Cache, Progress, pack
-from ironclip.data.records import Dataset, Item
+from ironclip.data.records import Dataset, Item, caption_of
 from ironclip.data.sampling import subset
 
 Augment = Literal["rrc_flip", "none", "squash"]
@@ -176,6 +176,8 @@ class TrainSet:
         _accept(packed.dropped, bad)
         self.dropped = packed.dropped
         self.labels, self.indices = _positions([items[k] for k in packed.kept])
+        texts = tuple(caption_of(items[k]) for k in packed.kept)
+        self.texts = texts if all(texts) else ()
         self._data, self._sizes, self._offsets = packed.data, packed.sizes, packed.offsets()
 
     def __len__(self) -> int:
@@ -229,7 +231,8 @@ class TrainSet:
         groups = [order[step * batch_size : (step + 1) * batch_size].tolist() for step in range(start, steps)]
         for rows, views in zip(groups, _prepared(view, groups)):
             images = torch.from_numpy(np.stack(views)).permute(0, 3, 1, 2).contiguous()
-            yield Batch(_floats(images), self.labels[rows], self.indices[rows], self.classes)
+            texts = tuple(self.texts[row] for row in rows) if self.texts else ()
+            yield Batch(_floats(images), self.labels[rows], self.indices[rows], self.classes, texts)
 
     def _view(self, row: int, epoch: int, seed: int, augment: Augment, area: float, resolution: int) -> np.ndarray:
         image = self.picture(row)

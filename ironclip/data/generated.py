@@ -28,6 +28,10 @@ class ShapeSource:
     def stamp(self) -> str:
         return f"{self.size}"
 
+    @property
+    def caption(self) -> str:
+        return shapes.caption(self.split, self.position, style=self.style)
+
 
 def open_shapes(variant: str, templates: tuple[str, ...]) -> Dataset:
     """The set in one style, drawn at 64 or the given pixels a side.

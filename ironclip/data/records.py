@@ -77,6 +77,13 @@ class FileSource:
 
 
 @dataclass(frozen=True, slots=True)
+class CaptionedFile(FileSource):
+    """A picture file with a text of its own."""
+
+    caption: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ZipSource:
     """A member of a zip archive."""
 
@@ -125,6 +132,16 @@ class Item:
     source: Source
     label: int
     index: int
+
+
+def _listed(item: Item) -> list[object]:
+    own = [item.source.caption] if isinstance(item.source, CaptionedFile) else []
+    return [item.source.name, item.label, *own]
+
+
+def caption_of(item: Item) -> str:
+    """The text that belongs to this picture alone, "" where the data have none."""
+    return str(getattr(item.source, "caption", ""))
 
 
 @dataclass(frozen=True, repr=False)
@@ -195,8 +212,9 @@ class Dataset:
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of class names and lists (names and labels), for the record; two equal hashes mean one benchmark."""
-        lists = {split: [[item.source.name, item.label] for item in items] for split, items in self.splits.items()}
+        """Hash of class names and lists (names, labels, captions of a table), for the record; two equal hashes mean one
+        benchmark."""
+        lists = {split: [_listed(item) for item in items] for split, items in self.splits.items()}
         return digest({"classes": self.classes, "splits": lists})
 
     def changed(self, **fields: object) -> "Dataset":

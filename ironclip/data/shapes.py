@@ -53,6 +53,20 @@ def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: 
     Returns:
         RGB picture, index into `CLASSES`, caption.
     """
+    rng, label, radius, center, text = _scene(split, index, style, seed)
+    points = center + radius * _turn(_outline(KINDS[label % 6]), rng.uniform(-0.35, 0.35))
+    color = np.clip(np.array(COLORS[CLASSES[label].split()[0]]) + rng.normal(0, 10, 3), 0, 255)
+    paint = {"plain": _plain, "sketch": _sketch, "night": _night}[style]
+    return paint(points, color, size, rng), label, text
+
+
+def caption(split: str, index: int, *, style: str = "plain", seed: int = 0) -> str:
+    """The caption that `draw` gives this picture, without painting it."""
+    return _scene(split, index, style, seed)[4]
+
+
+def _scene(split: str, index: int, style: str, seed: int) -> tuple[np.random.Generator, int, float, np.ndarray, str]:
+    """(random numbers that are left for the picture, label, radius, centre, caption)."""
     if split not in SPLITS:
         raise unknown("split of shapes", split, SPLITS)
     if style not in STYLES:
@@ -63,13 +77,8 @@ def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: 
     radius = rng.uniform(0.16, 0.36)
     center = rng.uniform(radius, 1 - radius, 2)
     name = CLASSES[label]
-    caption = TEMPLATES[rng.integers(len(TEMPLATES))].format(
-        name, size="small" if radius < 0.26 else "large", ground=GROUNDS[style]
-    )
-    points = center + radius * _turn(_outline(KINDS[label % 6]), rng.uniform(-0.35, 0.35))
-    color = np.clip(np.array(COLORS[name.split()[0]]) + rng.normal(0, 10, 3), 0, 255)
-    paint = {"plain": _plain, "sketch": _sketch, "night": _night}[style]
-    return paint(points, color, size, rng), label, caption
+    text = TEMPLATES[rng.integers(len(TEMPLATES))].format(name, size="small" if radius < 0.26 else "large", ground=GROUNDS[style])
+    return rng, label, radius, center, text
 
 
 def _outline(kind: str) -> np.ndarray:

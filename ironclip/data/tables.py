@@ -9,7 +9,7 @@ from pathlib import Path
 from ironclip.core.errors import DataError
 from ironclip.data.folders import FRACTIONS, Pairs, dataset_of, own_split
 from ironclip.data.lists import inside, read_text, shown, text_of
-from ironclip.data.records import SPLITS, Dataset, FileSource
+from ironclip.data.records import SPLITS, CaptionedFile, Dataset, FileSource
 from ironclip.data.roles import WORDS, Layout, roles, words
 
 SPLIT_WORDS = {"split", "splits", "set", "subset", "fold", "folds", "kfold", "partition", "phase", "usage"}
@@ -30,7 +30,8 @@ def open_table(
 ) -> Dataset:
     """The set listed in a CSV file with the columns path, label and, if wanted, one that gives the split.
 
-    Paths are relative to the table's folder, and stay below it or below a data root; labels are names or numbers. The split is
+    Paths are relative to the table's folder, and stay below it or below a data root; labels are names or numbers. A column
+    `caption` gives each picture a text of its own, for methods that train on pairs. The split is
     read from a column named split, set, subset, fold ..., from columns such as is_test, or from any column whose values are
     splits. Without one each class is divided as a folder is.
 
@@ -49,7 +50,10 @@ def open_table(
     for number, row in lines:
         if not row["path"] or not row["label"]:
             raise DataError(f"{table}, line {number}: path or label is empty")
-        sources.append(FileSource(*inside(row["path"], f"{table}, line {number}", table.parent, roots)))
+        place = inside(row["path"], f"{table}, line {number}", table.parent, roots)
+        captioned = row.get("caption")
+        text = text_of(captioned, f"{table}, line {number}", "the caption") if captioned else ""
+        sources.append(CaptionedFile(*place, text) if text else FileSource(*place))
         labels.append(text_of(row["label"], f"{table}, line {number}", "the label"))
     if not any(source.path.is_file() for source in sources[:20]):
         raise DataError(

@@ -29,7 +29,7 @@ class Parallel:
         if len(batch) < self.world:
             return batch, 1 / self.world
         mine = slice(self.rank, None, self.world)
-        found = Batch(batch.images[mine], batch.labels[mine], batch.indices[mine], batch.classes)
+        found = batch.rows(mine)
         return found, len(found) / len(batch)
 
     def add_gradients(self, parameters: Iterable[nn.Parameter], share: float) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.functional import cross_entropy, kl_div
+from torch.nn.functional import cross_entropy, kl_div, normalize
 from torch.testing import assert_close
 
 from ironclip.backbones import assemble
@@ -19,6 +19,7 @@ from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.types import Adaptation, Batch
 from ironclip.defenses import NAMES, build, method, options
 
+TEMPLATE = "This is a photo of a {}"
 CLASSES = ("cat", "golden_retriever", "school bus", "tram")
 SMALL = {"length": 4}
 FAR = 0.3  # logits of the defence and of the undefended model differ by more than this; rounding is below 1e-4
@@ -89,9 +90,11 @@ SPECIAL = (
     Case("adapt", {"objective": "kl", "depth": 1}),
     Case("advclip_lora", first=NOTHING),  # one perturbation for all images; the attack only says how large
     Case("advclip_lora", {"inner": "image"}),
+    Case("advflyp", sees=own_features, raises="captions both ways"),
     Case("agft", raises="alignment"),
     Case("agft", {"train_scale": 50.0, "target_ratio": 1.0}, raises="alignment"),
     Case("comp_tga", {"tga_norm": "feature"}),
+    Case("qt_aft", sees=own_features, raises="captions and original"),
     Case("saft", sees=described, raises="described"),
     Case("simclip", sees=own_features, raises="original"),
     Case("simclip", {"target": "siamese"}, sees=own_features, raises="original"),
@@ -201,6 +204,8 @@ def expected(case, backbone, defense, batch, whole):
         "features": tower(batch.images),
         "original": cosines(backbone, defense, batch.images),
         "scale": backbone.spec.logit_scale,
+        "tau": getattr(defense, "tau", torch.zeros(())).detach().clamp(0, 4.6052).exp(),
+        "captions": assemble(backbone, CLASSES, Adaptation(templates=(TEMPLATE,))).text_features[batch.labels],
         "adv_ce": case.weight * cross_entropy(function(pushed(batch.images)).flatten(1), batch.labels),
     }
 
@@ -220,6 +225,12 @@ def check(call, case, batch, known):
     if case.raises == "kl":
         source = known["answer"] if case.sees is frozen_tower else known["clean"]
         raised = kl_div(other.log_softmax(1), source.log_softmax(1), log_target=True, reduction="none").sum(1)
+    elif case.raises.startswith("captions"):
+        logits = (known["tau"] if "original" in case.raises else known["scale"]) * normalize(other, dim=-1) @ known["captions"].T
+        equal = (batch.labels[:, None] == batch.labels) & ~torch.eye(len(batch), dtype=torch.bool)
+        logits, rows = logits.masked_fill(equal, -torch.inf), torch.arange(len(batch))
+        there, back = (cross_entropy(each, rows, reduction="none") for each in (logits, logits.T))
+        raised = (other - known["features"]).square().sum(1) + 10 * there if "original" in case.raises else (there + back) / 2
     elif case.raises == "described":
         raised = cross_entropy(other[:, 0], labels, reduction="none")
     elif case.raises == "alignment":

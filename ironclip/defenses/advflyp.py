@@ -1,0 +1,89 @@
+"""AdvFLYP: adversarial fine-tuning on image-text pairs with CLIP's own contrastive loss, held near the original tower.
+
+Source: arXiv 2604.11576; official code Sxing2/AdvFLYP. With u unit features of the captions and z = f^(x'): L_c is the mean of
+the cross-entropies of image to caption and back over the batch at the model's own scale; the regularisers are mean(|z - z0| +
+|z - zc|) and KL(p || p0) + KL(p || pc), where z0 and p0 are the original tower's for the ADVERSARIAL image, zc and pc the tuned
+tower's for the clean one, not held constant, and p are predictions over the captions of the batch [code]. The inner attack
+raises L_c alone. Deviations: float32; images with equal captions are no negatives of each other where the data have no captions
+and the class's prompt stands in [inferred], or with `mask_equal`; one caption per image.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from ironclip.core.losses import kl_each
+from ironclip.core.options import check_flags, check_number
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch
+from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._pairs import captions, encoded, matching, others
+
+
+class AdvFLYP(FineTuning):
+    """Adversarial "fine-tune like you pre-train".
+
+    Args:
+        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`; the first template stands in
+            for captions that the data do not have.
+        feature_weight: of the distances of features.
+        logit_weight: of the divergences of predictions.
+        mask_equal: images with equal captions are no negatives of each other.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        classes: Sequence[str],
+        *,
+        tune: str | Sequence[str] = "all",
+        interpolation: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
+        templates: Sequence[str] = (TEMPLATE,),
+        feature_weight: float = 1.0,
+        logit_weight: float = 1.0,
+        mask_equal: bool = False,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__(
+            backbone, classes, tune=tune, interpolation=interpolation,
+            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
+        )  # fmt: skip
+        check_number("feature_weight", feature_weight, 0)
+        check_number("logit_weight", logit_weight, 0)
+        check_flags(mask_equal=mask_equal)
+        self.feature_weight, self.logit_weight, self.mask_equal = feature_weight, logit_weight, mask_equal
+
+    def loss(
+        self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
+    ) -> dict[str, Tensor]:
+        tuned, scale = self.classifier(backbone, batch.classes, adaptation), backbone.spec.logit_scale
+        texts = captions(backbone, batch, self.templates[0])
+        u, same = encoded(backbone, texts), others(texts, batch.images.device)
+        same = same if self.mask_equal or not batch.texts else torch.zeros_like(same)
+
+        def contrast(features: Tensor, rows: Tensor) -> Tensor:
+            return matching(features, u[rows], scale, same[rows][:, rows], both=True)
+
+        rows = torch.arange(len(batch), device=batch.images.device)  # in place of labels: which caption belongs to an image
+        adv = attack(tuned.detached().encode_image, batch.images, rows, indices=batch.indices, loss=contrast)
+        features = tuned.encode_image(adv)
+        terms = {"adv_contrast": contrast(features, rows).mean()}
+        if not self.feature_weight and not self.logit_weight:
+            return terms
+        with torch.no_grad():
+            original = normalize(self.original(backbone, batch.classes).encode_image(adv), dim=-1)
+        z, clean = normalize(features, dim=-1), normalize(tuned.encode_image(batch.images), dim=-1)
+        if self.feature_weight:
+            far = (z - original).norm(dim=1) + (z - clean).norm(dim=1)
+            terms["features"] = self.feature_weight * far.mean()
+        if self.logit_weight:
+            p, p0, pc = (scale * each @ u.T for each in (z, original, clean))
+            terms["captions_kl"] = self.logit_weight * (kl_each(p0, p) + kl_each(pc, p)).mean()
+        return terms
+
+
+METHOD = AdvFLYP
