@@ -27,6 +27,7 @@ USUAL: dict[str, dict[str, Any]] = {
     "fab": {"steps": 100, "restarts": 1, "targets": 9, "alpha_max": 0.1, "eta": 1.05, "beta": 0.9},
     "square": {"queries": 5000, "restarts": 1, "p_init": 0.8, "search_dtype": "float32"},
     "autoattack": {"version": "standard", "steps": 100, "queries": 5000, "search_dtype": "float32"},
+    "adaptive": {"steps": 50, "step_size": None, "decay": 0.9, "targets": 2, "tries": 5},
     "standard-fast": {},
     "transfer": {"source": "mini", "inner": "mim", "steps": 10},
 }  # fmt: skip

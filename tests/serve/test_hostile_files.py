@@ -140,7 +140,7 @@ def test_every_option_that_could_name_a_file_or_a_model_is_known_as_one() -> Non
         "first_prompt", "fusion", "gate", "gradient", "init", "inner", "kl", "kl_reduction", "layer_weights", "length",
         "layers", "lora_alpha", "mix", "normalisation", "over", "pad", "position", "pre_norm", "prompt", "prompts",
         "base", "constant_names", "encoder", "filter", "loss_weights", "m_high", "m_low", "m_of", "negation", "objective",
-        "prior",         "radii", "refiner_decay", "strength", "target", "tv_map", "tv_tau", "units", "reconstruct", "reduce",
+        "prior", "radii", "refiner_decay", "strength", "target", "tv_map", "tv_tau", "units", "reconstruct", "reduce",
         "rollout", "share", "sides", "start", "strategy", "targets", "templates", "term",
         "text_depth", "text_length", "text_tune", "tga_norm", "tokens_at", "tune", "tv_norm", "tv_resolution",
         "variant", "vote", "weight_cap",
