@@ -14,7 +14,7 @@ from ironclip.records.folder import RunFolder
 EPS = 2 / 255
 RADII = (2 / 255, 4 / 255, 8 / 255)
 ROWS = (("zero_shot", "mini"), ("nap", "mini"), ("zero_shot", "mini-robust"))
-SETTINGS = ["shots=8", "epochs=6", "optimizer=sgd", "lr=0.02", "warmup_epochs=0", "attack.steps=2", "relative_step=1.0"]
+SETTINGS = ["shots=8", "epochs=6", "lr=0.002", "warmup_epochs=0", "attack.steps=2", "relative_step=1.0"]
 
 
 def run_demo(
