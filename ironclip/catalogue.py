@@ -39,7 +39,8 @@ def grids() -> dict[str, str]:
 
 
 def presets(paper: str | None = None) -> dict[str, str]:
-    """Preset -> where its values come from, and for a published row what is expected; with `paper`, the rows of that paper.
+    """Preset -> its training radius and where its values come from, for a published row what is expected; with `paper`, the rows
+    of that paper.
 
     Raises:
         UsageError: no preset stands for a row of this paper.
@@ -51,7 +52,12 @@ def presets(paper: str | None = None) -> dict[str, str]:
     if paper is not None and paper not in papers:
         raise unknown("paper", paper, papers)
     chosen = {name: row for name, row in rows.items() if paper is None or (row and row["paper"] == paper)}
-    return {name: _row(row) if row else str(preset(name).get("source", "")) for name, row in chosen.items()}
+    return {name: _radius(preset(name)) + (_row(row) if row else str(preset(name)["source"])) for name, row in chosen.items()}
+
+
+def _radius(values: Mapping[str, Any]) -> str:
+    """The radius of the training attack, where the preset trains something."""
+    return f"trained at {values['eps']}; " if "attack" in values else ""
 
 
 def _row(row: Mapping[str, Any]) -> str:

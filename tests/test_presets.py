@@ -2,7 +2,7 @@
 
 import pytest
 
-from ironclip import presets
+from ironclip import catalogue, presets
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UsageError
 from ironclip.data import open_dataset
@@ -40,6 +40,14 @@ def test_rows_of_the_papers_are_there_and_say_what_they_expect():
         row = presets.published(name)
         assert row["expected"], name
         assert row["read_in"] in ("paper", "summary"), name
+
+
+def test_the_list_of_presets_says_at_which_radius_they_train():
+    listed = catalogue.presets()
+    for name in NAMES:
+        values = presets.preset(name)
+        assert listed[name].startswith("trained at ") == ("attack" in values), name
+        assert "attack" not in values or f"trained at {values['eps']}; " in listed[name]
 
 
 def test_a_preset_takes_over_its_base_and_replaces_what_it_names():
