@@ -10,6 +10,7 @@ from typing import Annotated, Any, TypeVar
 import typer
 
 from ironclip.cli.terminal import err, say, tell
+from ironclip.core.devices import pick_device as pick_device  # every verb takes it from here
 from ironclip.core.errors import UsageError
 from ironclip.core.shown import plain
 
@@ -177,24 +178,6 @@ def print_record(record: Any) -> None:
             say(f"  targeted success of {name}, rule {rule}: {share} of {found['attacked']} images")
     for flag in record.flags:
         say(f"  {flag.level}: {flag.text}")
-
-
-def pick_device(name: str) -> str:
-    """The device asked for, or the best there is.
-
-    Raises:
-        UsageError: no such device here.
-    """
-    import torch
-
-    if name == "auto":
-        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    kind = name.split(":")[0]
-    usable = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
-    if not usable.get(kind, False):
-        here = ", ".join(device for device, there in usable.items() if there)
-        raise UsageError(f"device {name!r} is not usable here; usable: {here}")
-    return name
 
 
 class Progress:

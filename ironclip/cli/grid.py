@@ -75,6 +75,9 @@ def run_grid(
     executor: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
     workers: Annotated[int, typer.Option(help="Cells at a time.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
+    gpus: Annotated[
+        float, typer.Option("--gpus-per-cell", help="With ray, where the cluster has GPUs: 0.25 lets four cells share one.")
+    ] = 1.0,
     only: Only = None,
     first: First = None,
     hours: Annotated[float | None, typer.Option(help="Begin no cell after this many hours; the same command goes on.")] = None,
@@ -87,6 +90,8 @@ def run_grid(
         raise UsageError(f"--executor is local or ray; got {executor!r}")
     if workers < 1:
         raise UsageError(f"--workers is at least 1; got {workers}")
+    if not 0 < gpus <= 1024:
+        raise UsageError(f"--gpus-per-cell is more than 0; got {gpus:g}")
     if hours is not None and not hours > 0:
         raise UsageError(f"--hours is more than 0; got {hours}")
     from ironclip.grid.state import Place
@@ -107,16 +112,18 @@ def run_grid(
             text = f"{done}/{len(made.cells)} {event['cell']}: {event['state']}"
             tell(f"{text} ({event['reason'] or clock(event['seconds'])})")
 
-    options: dict[str, Any] = {"workers": workers, "choice": choice, "device": pick_device(device), "callback": heard}
+    options: dict[str, Any] = {"workers": workers, "choice": choice, "callback": heard}
     options["until"] = None if hours is None else time.time() + 3600 * hours
     if executor == "ray":
         from ironclip.grid.cluster import run_ray
 
-        run_ray(file, made, folder, address=address, **options)
+        if not as_json:
+            tell("starting Ray" if address is None else f"connecting to Ray at {address}")
+        run_ray(file, made, folder, address=address, gpus=gpus, device=device, **options)
     else:
         from ironclip.grid.execute import run_local
 
-        run_local(file, made, folder, **options)
+        run_local(file, made, folder, device=pick_device(device), **options)
     failed = _status(made, folder, as_json)
     if not as_json:
         say(f"took {clock(time.monotonic() - start)}; next: {command('report', folder, '--matrix')}")

@@ -5,15 +5,20 @@ Nothing but the path of the file and the number of a cell travels through Ray; r
 
 import importlib.util
 import os
+import platform
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import UsageError
+from ironclip.core.files import disk_errors
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import helpers
 
+CARRIED = ("IRONCLIP_DATA", "IRONCLIP_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS")
+"""Variables of the driver that say where data and weights lie; every task gets them."""
 Callback = Callable[[dict[str, Any]], None]
 
 
@@ -27,6 +32,7 @@ def run_ray(
     until: float | None = None,
     device: str = "cpu",
     address: str | None = None,
+    gpus: float = 1.0,
     callback: Callback | None = None,
 ) -> None:
     """Do all cells as Ray tasks; a task whose worker or machine dies is started again elsewhere.
@@ -34,24 +40,27 @@ def run_ray(
     Args:
         workers: processes of an embedded start; a cluster has its own number.
         choice: keywords with which `plan` was made of `path`. until: no cell is begun after this time (`time.time`).
+        device: chosen where a cell is done ("auto": the best there is), for a head node may have none.
+        gpus: of a cell, where the cluster has some and the device is not the CPU; 0.25: four cells share one.
         address: of a running cluster ("auto", "ray://host:10001"); None: start one here.
 
     Raises:
-        UsageError: Ray is not installed, does not start, is not at the address, or dies.
+        UsageError: Ray is not installed, does not start in two tries, is not at the address, or dies.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError("the executor ray needs the extra: pip install 'ironclip[cluster]'")
     import ray  # type: ignore[import-not-found,unused-ignore]
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
-    embedded = {"num_cpus": workers, "include_dashboard": False} if address is None else {"address": address}
+    carried = {"env_vars": {name: os.environ[name] for name in CARRIED if name in os.environ}}
+    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}  # its tasks have the driver's variables
+    embedded = here if address is None else {"address": address, "runtime_env": carried}
+    _start(ray, embedded, address)
     try:
-        ray.init(ignore_reinit_error=True, log_to_driver=False, **embedded)
-    except Exception as error:  # Ray raises plain exceptions here
-        where = "start here" if address is None else f"answer at {address}"
-        raise UsageError(f"Ray did not {where}: {str(error).splitlines()[0]}") from error
-    try:
-        task = ray.remote(_task).options(num_cpus=1, num_gpus=int(device == "cuda"), max_retries=ATTEMPTS, retry_exceptions=False)
+        share = 0.0 if device == "cpu" or not ray.cluster_resources().get("GPU") else gpus
+        task = ray.remote(_task).options(num_cpus=1, num_gpus=share, max_retries=ATTEMPTS, retry_exceptions=False)
+        with disk_errors(out):
+            out.mkdir(parents=True, exist_ok=True)  # that it is seen on every node
         file, folder = str(path.resolve()), str(out.resolve())
         waiting = {
             task.remote(file, folder, device, number, dict(choice), until): cell
@@ -68,7 +77,8 @@ def run_ray(
             except ray.exceptions.LocalRayletDiedError as error:  # no fault of the cell
                 raise UsageError("Ray's own process died (memory?); nothing is lost, the same command goes on") from error
             except ray.exceptions.RayError as error:
-                place.fail(f"ray gave the cell up: {str(error).splitlines()[0]}")
+                cause = getattr(error, "cause", None) or error  # what the task raised, or what happened to it
+                place.fail(f"ray gave the cell up: {str(cause).strip().splitlines()[0]}")
             if callback is not None and cell.key not in told and place.settled:
                 told.add(cell.key)
                 callback({"event": "cell", "cell": cell.name, **place.read()})
@@ -76,9 +86,37 @@ def run_ray(
         ray.shutdown()
 
 
+def _start(ray: Any, options: Mapping[str, Any], address: str | None) -> None:
+    """Start Ray or connect to it; a second try where the first one fails, for a busy machine may answer late."""
+    for last in (False, True):
+        try:
+            ray.init(ignore_reinit_error=True, log_to_driver=False, **options)
+            return
+        except Exception as error:  # Ray raises plain exceptions here
+            ray.shutdown()
+            if last:
+                where = "start here" if address is None else f"answer at {address}"
+                raise UsageError(f"Ray did not {where}: {str(error).splitlines()[0]}{_own_words(address)}") from error
+
+
+def _own_words(address: str | None) -> str:
+    """The last line that Ray's own process wrote before it ended, where it was started here."""
+    log = Path(tempfile.gettempdir()) / "ray" / "session_latest" / "logs" / "raylet.err"
+    try:
+        lines = log.read_text(errors="replace").strip().splitlines() if address is None else []
+    except OSError:
+        lines = []
+    return f" (raylet: {lines[-1][:200]})" if lines else ""
+
+
 def _task(file: str, out: str, device: str, number: int, choice: dict[str, Any], until: float | None) -> None:
+    from ironclip.core.devices import pick_device
     from ironclip.grid.plan import plan
     from ironclip.grid.work import work
 
+    for path in (Path(file), Path(out)):
+        if not path.exists():
+            raise UsageError(f"{path} is not on the node {platform.node()}; all nodes of a cluster must see the same folders")
     whole = plan(Path(file), **choice)
-    work(Plan(whole.grid, whole.cells[number : number + 1]), Path(out), device=device, until=until)
+    cells = whole.cells[number : number + 1]
+    work(Plan(whole.grid, cells), Path(out), device=pick_device(device), until=until)

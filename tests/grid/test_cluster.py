@@ -1,0 +1,136 @@
+"""What is asked of Ray, on a stand-in for it: devices chosen on the worker, shares of GPUs, starts, and tasks that fail."""
+
+import sys
+from importlib.machinery import ModuleSpec
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+from ironclip.core.errors import UsageError
+from ironclip.grid import cluster
+from ironclip.grid.cluster import run_ray
+from ironclip.grid.plan import plan
+from ironclip.grid.state import Place
+
+GRID = """
+name: small
+shard_above: 2
+defaults: {backbone: mini, dataset: shapes, eps: 4/255}
+runs: [{method: zero_shot}]
+evaluate: [{attacks: [fgsm], limit: 6}]
+"""
+
+
+class Failed(Exception):
+    cause: Exception | None = None
+
+
+class Reference:
+    def __init__(self, arguments: tuple) -> None:
+        self.arguments = arguments
+
+
+class Ray(ModuleType):
+    """Runs a task when its result is asked for."""
+
+    def __init__(self, gpus: float = 0, starts: tuple[bool, ...] = (True,)) -> None:
+        super().__init__("ray")
+        self.__spec__ = ModuleSpec("ray", None)
+        self.gpus, self.starts, self.asked = gpus, list(starts), {}
+        self.exceptions = SimpleNamespace(RayError=Failed, LocalRayletDiedError=type("Died", (Failed,), {}))
+
+    def init(self, **options):
+        self.asked |= options
+        if not self.starts.pop(0):
+            raise RuntimeError("The node did not come up.\nlong story")
+
+    def shutdown(self):
+        pass
+
+    def cluster_resources(self):
+        return {"CPU": 2.0, "GPU": self.gpus} if self.gpus else {"CPU": 2.0}
+
+    def remote(self, function):
+        self.function = function
+        return self
+
+    def options(self, **options):
+        self.asked |= options
+        task = SimpleNamespace()
+        task.remote = self._submitted
+        return task
+
+    def _submitted(self, *arguments):
+        return Reference(arguments)
+
+    def wait(self, references, num_returns):
+        return references[:1], references[1:]
+
+    def get(self, reference):
+        try:
+            self.function(*reference.arguments)
+        except Exception as error:
+            failed = Failed("ray::_task() died\nlong story")
+            failed.cause = error
+            raise failed from error
+
+
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID)
+    return path, plan(path), tmp_path / "runs" / "small"
+
+
+def run(monkeypatch, grid, ray, **options):
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    path, made, out = grid
+    out.parent.mkdir(exist_ok=True)
+    events = []
+    run_ray(path, made, out, callback=events.append, **options)
+    return events
+
+
+@pytest.mark.parametrize(
+    ("gpus", "device", "share"), [(0, "auto", 0.0), (8, "auto", 0.25), (8, "cpu", 0.0), (8, "cuda", 0.25), (0, "cuda", 0.0)]
+)
+def test_gpus_are_asked_of_a_cluster_that_has_some_and_the_device_is_chosen_by_the_worker(monkeypatch, grid, gpus, device, share):
+    seen = []
+    monkeypatch.setattr(cluster, "_task", lambda *arguments: seen.append(arguments))
+    ray = Ray(gpus)
+    run(monkeypatch, grid, ray, device=device, gpus=0.25)
+    assert ray.asked["num_gpus"] == share
+    assert [arguments[2] for arguments in seen] == [device] * 3, "as it was asked for, once for each shard of the cell"
+
+
+def test_a_cell_is_done_and_told_once_however_many_help(monkeypatch, grid):
+    monkeypatch.setenv("IRONCLIP_DATA", "/data")
+    ray = Ray()
+    events = run(monkeypatch, grid, ray, address="auto")
+    assert [event["state"] for event in events] == ["done"]
+    assert ray.asked["runtime_env"]["env_vars"]["IRONCLIP_DATA"] == "/data"
+
+
+def test_a_node_without_the_folder_fails_the_cell_with_the_reason(monkeypatch, grid, tmp_path):
+    path, made, out = grid
+
+    def elsewhere(*arguments):
+        raise UsageError("the node's own words")
+
+    with pytest.raises(UsageError, match=r"small is not on the node .*; all nodes of a cluster must see the same folders"):
+        cluster._task(str(path), str(out), "cpu", 0, {}, None)
+    monkeypatch.setattr(cluster, "_task", elsewhere)
+    run(monkeypatch, grid, Ray())
+    assert Place(out, made.cells[0]).read()["reason"] == "ray gave the cell up: the node's own words"
+
+
+def test_a_start_that_fails_is_tried_again_and_then_told_in_one_line(monkeypatch, grid, tmp_path):
+    assert run(monkeypatch, grid, Ray(starts=(False, True)))[0]["state"] == "done"
+    log = tmp_path / "ray" / "session_latest" / "logs" / "raylet.err"
+    log.parent.mkdir(parents=True)
+    log.write_text("much\nno memory left\n")
+    monkeypatch.setattr(cluster.tempfile, "gettempdir", lambda: str(tmp_path))
+    with pytest.raises(UsageError, match=r"^Ray did not start here: The node did not come up\. \(raylet: no memory left\)$"):
+        run(monkeypatch, grid, Ray(starts=(False, False)))
+    with pytest.raises(UsageError, match=r"^Ray did not answer at auto: The node did not come up\.$"):
+        run(monkeypatch, grid, Ray(starts=(False, False)), address="auto")
