@@ -12,6 +12,9 @@ from ironclip.core.errors import NonFinite, UsageError
 from ironclip.core.options import check_choice
 from ironclip.core.threat import NORMS
 
+DOUBLE = ("cpu", "cuda")
+"""Kinds of devices with 64-bit floats."""
+
 
 def key(*parts: int) -> int:
     """A 63-bit seed from any integers; neighbouring parts give unrelated seeds."""
@@ -33,6 +36,11 @@ def keyed_uniform(shape: Sequence[int], seed: int, indices: Sequence[int], resta
 def per_image(values: Tensor, like: Tensor) -> Tensor:
     """values [B] viewed so that they broadcast over like [B, ...]."""
     return values.reshape(-1, *[1] * (like.ndim - 1))
+
+
+def doubled(values: Tensor) -> Tensor:
+    """The values in float64, on the CPU where their device has none (Apple's)."""
+    return values.double() if values.device.type in DOUBLE else values.cpu().double()
 
 
 def norm(delta: Tensor, kind: str) -> Tensor:

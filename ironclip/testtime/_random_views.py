@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ironclip.core.tensors import generator
+from ironclip.core.tensors import doubled, generator
 
 SCALE, RATIO, TRIES = (0.08, 1.0), (3 / 4, 4 / 3), 10
 CHAINS, DEPTH = 3, 3
@@ -206,7 +206,7 @@ def solarize(grey: Tensor, threshold: Tensor) -> Tensor:
 
 def autocontrast(grey: Tensor) -> Tensor:
     """Grey levels of each channel stretched to 0 .. 255; a constant channel stays."""
-    wide = grey.double()
+    wide = doubled(grey)
     low, high = wide.amin((2, 3), keepdim=True), wide.amax((2, 3), keepdim=True)
     scale = 255 / (high - low).clamp_min(1)
     stretched = (wide * scale - low * scale).trunc().clamp(0, 255)

@@ -16,6 +16,7 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UsageError
 from ironclip.core.files import check_head, write_whole
+from ironclip.core.tensors import doubled
 from ironclip.core.types import Trace
 
 SWITCH, STEEPNESS = 0.5, 2.0  # of the two-stage mixture
@@ -76,10 +77,12 @@ class Running:
         self.count = 0
         self.mean: Tensor | float = 0.0
         self.spread: Tensor | float = 0.0
+        self.place = torch.device("cpu")
 
     def add(self, tokens: Tensor) -> None:
         """tokens [B, L, N, D]."""
-        tokens = tokens.double()
+        self.place = tokens.device
+        tokens = doubled(tokens)
         own, part, total = tokens.mean(0), len(tokens), self.count + len(tokens)
         shift = own - self.mean
         self.spread = self.spread + (tokens - own).square().sum(0) + shift.square() * (self.count * part / total)
@@ -91,7 +94,8 @@ class Running:
             raise UsageError(f"source statistics need at least two training pictures; got {self.count}")
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.spread, Tensor)
-        return Moments(self.mean.float(), (self.spread / (self.count - 1)).float())
+        spread = self.spread / (self.count - 1)
+        return Moments(self.mean.float().to(self.place), spread.float().to(self.place))
 
 
 def block_inputs(classifier: AdaptedClassifier, images: Tensor) -> Tensor:
