@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+import ironclip
 from ironclip.core.descriptors import lock, to_change, to_read
 
-PACKAGE = Path(__file__).resolve().parents[2] / "ironclip"
+PACKAGE = Path(ironclip.__file__).parent  # of a checkout, or as it is installed
 MODULES = {"fcntl", "resource", "termios", "tty", "pty", "pwd", "grp", "syslog"}
 CALLS = {
     "fork", "pread", "pwrite", "nice", "mkfifo", "uname", "getuid", "geteuid", "killpg", "setsid", "getpgid", "chown",

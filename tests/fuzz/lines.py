@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import numpy as np
+from huggingface_hub import constants
 from PIL import Image
 from typer.main import get_command
 
@@ -140,7 +140,7 @@ def end_of(arguments: list[str], seconds: float) -> tuple[int, str]:
     return status, f"{len(wrong)} lines of error: {text[-300:]}" if status == 2 and len(wrong) > 1 else ""
 
 
-def failures(folder: Path, seed: int, count: int, *, seconds: float = 20.0, tell: Any = None) -> list[Failure]:
+def failures(folder: Path, seed: int, count: int, *, seconds: float = 10.0, tell: Any = None) -> list[Failure]:
     """The lines that did not end as they must."""
     found = []
     with _inside(folder):
@@ -190,15 +190,15 @@ def _value(draw: random.Random, name: str, odd: float) -> str:
 @contextlib.contextmanager
 def _inside(folder: Path) -> Iterator[None]:
     """In this folder, with a cache in it, and nothing fetched from anywhere."""
-    here, before, online = Path.cwd(), dict(os.environ), huggingface_hub.constants.HF_HUB_OFFLINE
+    here, before, online = Path.cwd(), dict(os.environ), constants.HF_HUB_OFFLINE
     os.environ["IRONCLIP_CACHE"] = str(folder / "cache")
-    huggingface_hub.constants.HF_HUB_OFFLINE = True
+    constants.HF_HUB_OFFLINE = True
     os.environ.pop("IRONCLIP_DATA", None)
     os.chdir(folder)
     try:
         yield
     finally:
         os.chdir(here)
-        huggingface_hub.constants.HF_HUB_OFFLINE = online
+        constants.HF_HUB_OFFLINE = online
         os.environ.clear()
         os.environ |= before
