@@ -6,7 +6,9 @@
 import ast
 import dataclasses
 import inspect
+import os
 import re
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -214,6 +216,15 @@ PAGES = {
     "reference/attacks.md": attack_options,
     "reference/records.md": record_fields,
 }
+
+
+def on_startup(**_: Any) -> None:
+    """Notebooks run in an empty folder and without bars, so that nothing lies beside their pages (called by MkDocs)."""
+    home = Path(tempfile.mkdtemp(prefix="ipython-"))
+    startup = home / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "empty_folder.py").write_text("import os, tempfile\nos.chdir(tempfile.mkdtemp())\n", encoding="utf-8")
+    os.environ |= {"IPYTHONDIR": str(home), "TQDM_DISABLE": "1"}
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:

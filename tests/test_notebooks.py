@@ -9,7 +9,7 @@ nbformat = pytest.importorskip("nbformat")
 
 FOLDER = Path(__file__).resolve().parents[1] / "docs" / "notebooks"
 PROMISED = {
-    "robust-classifier": ("<b>Data: photos</b>", "train nap:", "<b>Model: nap</b>", "image/png", "robust_low", "red heart"),
+    "robust-classifier": ("<b>Data: photos</b>", "train nap:", "<b>Model: nap</b>", "image/png", "robust_low", "mini-robust"),
     "audit-your-defence": ("dead gradients", "(True, ['D1'", "through BPDA"),
     "table-of-a-paper": ("toprule", "zero_shot", "image/png", "ironclip evaluate runs/apt-shapes-mini-1shot-seed1"),
 }

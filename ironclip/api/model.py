@@ -114,5 +114,6 @@ class Model(nn.Module):
             learned = sum(tensor.numel() for tensor in self.experiment.defense.parameters())
             facts |= {"data": str(self.experiment.dataset), "learned parameters": f"{learned:,}"}
         place = self.run.path if self.run is not None else self.pretrained.folder if self.pretrained is not None else ""
-        facts |= {"lies in": str(place), "measured": "; ".join(map(str, self.records())) or "nothing so far"}
+        known = self.records() if self.pretrained is None else self.pretrained.saved.facts.measured
+        facts |= {"lies in": str(place), "measured": "; ".join(map(str, known)) or "nothing so far"}
         return facts_html(f"Model: {self.method}", facts)
