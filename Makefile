@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo test check zoo towers slow mutants package fuzz crosscheck live bench benchmark docs clean
+.PHONY: install demo test check zoo towers slow mutants package fuzz drills crosscheck live bench benchmark docs clean
 
 install: $(VENV)/.core  ## an environment in .venv with the command `ironclip`
 
@@ -39,6 +39,10 @@ package: $(BIN)/uv  ## the wheel in a clean environment: verbs, demo, an example
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV)/package/bin/python --constraint constraints.txt \
 	  dist/*.whl pytest hypothesis
 	$(VENV)/package/bin/python -P tests/package.py $(CURDIR)/dist
+
+drills: $(VENV)/.dev  ## kill -9 at every write, full disks, 20,000 damaged runs, 5,000 odd requests, then `fuzz`; prints counts (an hour)
+	PYTHONPATH=.:tests $(BIN)/python -m drills
+	PYTHONPATH=tests $(BIN)/python -m fuzz
 
 fuzz: $(VENV)/.dev  ## 2,000 random command lines and 10,000 damaged pictures: no traceback, no hang (half an hour)
 	PYTHONPATH=tests $(BIN)/python -m fuzz

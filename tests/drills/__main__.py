@@ -41,9 +41,12 @@ def disks(scale: float, names: list[str], root: Path) -> Iterator[tuple[str, lis
 
 
 def runs(scale: float, _: list[str], root: Path) -> Iterator[tuple[str, list[str]]]:
-    count = round(20_000 * scale)
-    found = damaged_runs(root / "runs", count, seed=count)
-    yield f"{count} damaged run folders", [f"{times} times {what}" for what, times in found.most_common()]
+    left, done = round(20_000 * scale), 0
+    while left > 0:
+        some = min(1000, left)
+        found = damaged_runs(root / str(done), some, seed=done)
+        left, done = left - some, done + some
+        yield f"{done} damaged run folders", [f"{times} times {what}" for what, times in found.most_common()]
 
 
 def odd_requests(scale: float, _: list[str], __: Path) -> Iterator[tuple[str, list[str]]]:

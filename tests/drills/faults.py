@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import time
+import traceback
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -79,6 +80,9 @@ def _child(job: Callable[[], None], folder: Path, cache: Path, fault: Fault, at:
         status = end.code or 0
     except KeyboardInterrupt:
         status = 130
+    except Exception:
+        traceback.print_exc(file=said)
+        status = 1
     finally:
         if fault in ("count", "full", "read-only", "no rename"):
             (folder.parent / f"{folder.name}{COUNTED}").write_text(f"{count()}\n{said.getvalue()}")

@@ -64,7 +64,9 @@ def pretrain() -> None:
     noise = torch.randint(0, 250, (20, 3, 16, 16), generator=draw, dtype=torch.uint8)
     sources = [Source("dark or bright", noise, torch.arange(20) % 2, (("night", "day"),))]
     sets.load_sources, sets.load_checks = (lambda *_: sources), (lambda *_: [])  # type: ignore[assignment]
-    config = recipe.PretrainConfig(architecture=PRETRAIN, steps=3, batch=12, precision="float32", report_every=1)
+    config = recipe.PretrainConfig(
+        data=Path("none"), architecture=PRETRAIN, steps=3, batch=12, precision="float32", report_every=1
+    )
     try:
         recipe.pretrain(config, Path("mini"))
     except IronclipError as error:
