@@ -4,7 +4,7 @@ import pytest
 import torch
 from toys import convnet, pictures, predicted
 
-from ironclip.attacks.adaptive import Adaptive
+from ironclip.attacks.adaptive import Adaptive, towards
 from ironclip.attacks.pgd import PGD
 from ironclip.core.errors import UsageError
 
@@ -114,6 +114,34 @@ def test_a_vote_over_random_views_falls_to_a_common_wrong_class():
     moved = adv - images
     assert (Halves()(adv).argmax(1) == 1).all()
     assert moved.mean() > 0.5 * 16 / 255
+
+
+def test_slopes_of_earlier_steps_count():
+    """Two slopes up, one down, again and again: the sum of them never turns, so no step does."""
+
+    class Turning(Counted):
+        def __init__(self):
+            super().__init__(None)
+            self.judge, self.seen = stubborn, []
+
+        def __call__(self, images):
+            if torch.is_grad_enabled():
+                self.seen.append(images.detach().clone())
+            way = -1.0 if len(self.seen) % 3 == 0 else 1.0
+            score = way * images.mean((1, 2, 3))
+            return torch.stack([-score, score, score - 9, score - 9, score - 9], dim=1)
+
+    function = Turning()
+    Adaptive(8 / 255, steps=15, targets=0, tries=0)(function, torch.full((2, 3, 4, 4), 0.5), torch.zeros(2, dtype=torch.long))
+    steps = torch.stack(function.seen).diff(dim=0)
+    assert len(steps) == 14
+    assert (steps >= 0).all()
+    assert steps.max() > 0
+
+
+def test_a_goal_is_the_lead_of_its_class():
+    found = towards(torch.tensor([[1.0, 3.0, 0.0], [1.0, 3.0, 0.0]]), torch.tensor([1, 2]))
+    assert found.tolist() == [2.0, -3.0]
 
 
 def test_it_breaks_at_least_what_pgd_breaks_on_a_plain_network(scene):
