@@ -1,6 +1,7 @@
 """The default worst case: its constants are fixed, its members run in turn, and one loss alone breaks no more."""
 
 import inspect
+from typing import get_args
 
 import pytest
 import torch
@@ -8,9 +9,10 @@ from toys import Named, right, scene
 
 import ironclip
 from ironclip.attacks import APGD, DEFAULT, PGD, STANDARD_FAST, StandardFast, describe, rebuild
+from ironclip.attacks._catalogue import default
 from ironclip.catalogue import attacks
 from ironclip.core.errors import UsageError
-from ironclip.core.threat import Threat
+from ironclip.core.threat import Knowledge, Threat
 from ironclip.core.types import Batch
 from ironclip.grid.file import Measure
 from ironclip.loops.evaluation import constants, evaluate
@@ -34,7 +36,11 @@ def test_members_order_and_constants_are_these_and_no_others(norm):
 def test_it_is_the_default_of_every_verb_and_listed():
     assert DEFAULT == "standard-fast"
     assert DEFAULT in attacks()
-    assert inspect.signature(ironclip.evaluate).parameters["attack"].default == DEFAULT
+    assert inspect.signature(ironclip.evaluate).parameters["attack"].default is None
+    for knowledge in get_args(Knowledge):
+        for test_time in (False, True):
+            adaptive = knowledge == "adaptive" and test_time
+            assert default(knowledge, test_time=test_time) == ("adaptive" if adaptive else DEFAULT)
     assert Measure().attacks == (DEFAULT,)
 
 
