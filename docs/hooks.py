@@ -229,7 +229,7 @@ def on_startup(**_: Any) -> None:
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Draw the rooms where a page asks for them, and keep marks of source from being read as links (called by MkDocs)."""
-    markdown = re.sub(r"\[(paper|code|inferred)\] \[", r"[\1], [", markdown)
+    markdown = re.sub(r"\] \[(paper|code|inferred)\]", r"] \\[\1]", markdown)
     return markdown.replace("<!-- rooms -->", rooms()) if "<!-- rooms -->" in markdown else markdown
 
 

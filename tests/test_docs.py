@@ -69,7 +69,7 @@ def test_the_rooms_are_drawn_from_the_imports_and_nothing_points_down(hooks) -> 
 
 
 def test_marks_side_by_side_are_no_links(hooks) -> None:
-    assert hooks.on_page_markdown("0.5 [paper] [code] of [a] [b]") == "0.5 [paper], [code] of [a] [b]"
+    assert hooks.on_page_markdown("[1, 9] [code] of [a] [b]") == r"[1, 9] \[code] of [a] [b]"
 
 
 PLACES = re.findall(r"\| `([a-z_/]+\.py)` \| (.+?) \|", (DOCS / "architecture.md").read_text(encoding="utf-8"))
