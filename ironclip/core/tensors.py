@@ -17,9 +17,12 @@ DOUBLE = ("cpu", "cuda")
 
 
 def key(*parts: int) -> int:
-    """A 63-bit seed from any integers; neighbouring parts give unrelated seeds."""
-    digest = hashlib.blake2b(struct.pack(f"<{len(parts)}q", *parts), digest_size=8).digest()
-    return int.from_bytes(digest, "little") >> 1
+    """A 63-bit seed from 64-bit integers; neighbouring parts give unrelated seeds. UsageError: one is larger."""
+    try:
+        packed = struct.pack(f"<{len(parts)}q", *parts)
+    except struct.error:
+        raise UsageError(f"a seed is a whole number of at most 64 bits; got {max(parts, key=abs)}") from None
+    return int.from_bytes(hashlib.blake2b(packed, digest_size=8).digest(), "little") >> 1
 
 
 def generator(*parts: int) -> torch.Generator:

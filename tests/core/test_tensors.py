@@ -203,3 +203,8 @@ def test_frozen_and_evaluating_restore_every_flag_even_after_an_error(handle):
         fail_inside()
     assert [p.requires_grad for p in owner.parameters()] == flags
     assert [m.training for m in owner.modules()] == modes
+
+
+def test_a_seed_beyond_64_bits_is_refused_in_one_line() -> None:
+    with pytest.raises(UsageError, match="at most 64 bits; got 99999"):
+        key(3, 10**20 - 1)
