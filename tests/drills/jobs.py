@@ -9,6 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ironclip.core.files import read_lines
+
 GRID = """
 name: drill
 defaults: {backbone: mini, dataset: shapes, eps: 4/255, augment: none, set: {epochs: 1, attack.steps: 1}}
@@ -118,7 +120,8 @@ def _content(path: Path) -> Any:
     if path.suffix == ".json":
         return _timeless(json.loads(path.read_bytes()))
     if path.suffix == ".jsonl":
-        return [_timeless(json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        entries = [json.loads(line) for line in read_lines(path)]  # whole lines, as every reader takes them
+        return [_timeless(entry) for entry in entries if entry.get("event") != "evaluated"]  # one for each time it went on
     if path.name == "checkpoint.safetensors":
         from ironclip.records.learned import load_state
 
