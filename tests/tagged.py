@@ -49,6 +49,9 @@ class Tagged(Tensor):
     def __setitem__(self, key: Any, value: Any) -> None:
         super().__setitem__(_indices(key), value)
 
+    def quantile(self, *args: Any, **options: Any) -> Tensor:  # type: ignore[override]
+        return Tagged(self.inner.quantile(*args, **options))  # inside, torch leaves float64 out on the devices without it
+
     def numpy(self, *_: Any, **__: Any) -> Any:  # type: ignore[override]
         raise Met("numpy() of a tensor of the device; move it to the CPU first")
 

@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from itertools import accumulate
 from json import JSONDecodeError, loads
 from pathlib import Path
@@ -23,6 +24,7 @@ from ironclip.core.errors import DataError
 from ironclip.core.files import write_json, write_whole
 from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_into
 from ironclip.data.records import Item, digest
+from ironclip.data.room import make_room, used
 
 Cache = Path | str | Literal[False] | None
 """A folder; None for IRONCLIP_CACHE or the user's cache folder; False to keep pictures in memory only."""
@@ -83,6 +85,7 @@ def pack(
     pixels, description = folder / f"{key[:32]}.rgb", folder / f"{key[:32]}.json"
     facts = _read(description, pixels)
     if facts is None:
+        make_room(folder, items, partial(_size, transform=transform, max_pixels=max_pixels))
         try:
             found: list[dict] = []
             write_whole(pixels, lambda file: found.append(_fill(file, items, transform, max_pixels, progress)))
@@ -93,10 +96,20 @@ def pack(
                 "name another folder with IRONCLIP_CACHE"
             ) from problem
         facts = found[0]
+    else:
+        used(pixels)
     size = pixels.stat().st_size
     # copy-on-write, because torch refuses read-only memory; an empty file cannot be mapped
     data = np.memmap(pixels, np.uint8, "c") if size else np.empty(0, np.uint8)
     return _packed(data, facts, items)
+
+
+def _size(item: Item, *, transform: Callable[[Image.Image], Image.Image], max_pixels: int) -> int:
+    """Bytes of a decoded picture; 0 for one that cannot be used."""
+    try:
+        return int(decode_into(item.source, lambda image: np.asarray(transform(image)), max_pixels).nbytes)
+    except BadPicture:
+        return 0
 
 
 def _packed(data: np.ndarray, facts: dict, items: Sequence[Item]) -> Packed:

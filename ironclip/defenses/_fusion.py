@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ironclip.backbones.assembly import ScaledCosine
+from ironclip.core.tensors import doubled
 from ironclip.core.types import ImageOutput, Trace
 from ironclip.defenses._quantiser import Assign, straight_through
 from ironclip.defenses._shield import PatchPool, Reconstruction, Shield, start_like_torch
@@ -109,13 +110,13 @@ class ShieldHead(nn.Module):
         return {
             "shield_distortion": (theirs - ours).norm(dim=1) / ours.norm(dim=1).clamp_min(1e-12),
             "shield_cosine": 1 - torch.cosine_similarity(theirs, ours, dim=1, eps=1e-12),
-            "codes_kept": (codes == others).double().mean(1),
+            "codes_kept": doubled(codes == others).mean(1),
         }
 
     def _pooled(self, output: ImageOutput) -> tuple[Tensor, Tensor]:
         """[B, E] pooled features in double precision, and [B, N] the codes of the positions."""
         made = self.shield(self.grid(output))
-        return self.pool(made.rebuilt).double(), self.shield.quantiser.nearest(made.latent)
+        return doubled(self.pool(made.rebuilt)), self.shield.quantiser.nearest(made.latent)
 
     def forward(self, output: ImageOutput, text_features: Tensor) -> Tensor:
         if self.gate is None and self.weight == 1:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import DataError, UsageError
-from ironclip.core.tensors import evaluating, frozen
+from ironclip.core.tensors import doubled, evaluating, frozen
 from ironclip.core.types import Attack, Batch, ComparingHead, ImageOutput
 from ironclip.loops.scoring import full_precision
 
@@ -63,7 +63,7 @@ def distortion(classifier: AdaptedClassifier, attack: Attack, batches: Iterable[
 
 def measures(clean: Tensor, moved: Tensor, original: Tensor) -> Tensor:
     """[B, 4] the measures of `distortion` per image, from features f(x), f(x'), f0(x), each [B, E]."""
-    clean, moved, original = clean.double(), moved.double(), original.double()
+    clean, moved, original = doubled(clean), doubled(moved), doubled(original)
     relative = (moved - clean).norm(dim=1) / clean.norm(dim=1).clamp_min(1e-12)
     cosine = 1 - torch.cosine_similarity(moved, clean, dim=1, eps=1e-12)
     shifts = [(features - original).square().sum(1) for features in (clean, moved)]
