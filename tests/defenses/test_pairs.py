@@ -101,6 +101,7 @@ def test_equal_captions_are_negatives_unless_masked_and_never_where_the_class_st
         build("advflyp", backbone, pairs.classes, given=given).loss(backbone, b, unmoved)["adv_contrast"] for b in (bare, named)
     ]
     assert_close(found[0], found[1])
+    assert_close(build("advflyp", backbone, pairs.classes).loss(backbone, bare, unmoved)["adv_contrast"], found[0])
 
 
 def test_a_caption_that_does_not_fit_is_cut_behind_a_word(backbone):
