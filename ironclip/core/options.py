@@ -1,9 +1,11 @@
 """Checks of option values, said in one line where one cannot be right. Imports no torch."""
 
+import inspect
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 from ironclip.core.errors import IronclipError, UsageError
 from ironclip.core.shown import plain
@@ -28,6 +30,17 @@ def noting() -> Iterator[dict[str, str]]:
 def _note(option: str, words: str) -> None:
     if (found := _asked.get()) is not None:
         found.setdefault(option, words)
+
+
+def declared(kind: type) -> dict[str, Any]:
+    """Keyword options of a class with their defaults; one that hands **options on has those of the class above it, too."""
+    found: dict[str, Any] = {}
+    for each in kind.__mro__:
+        parameters = inspect.signature(vars(each)["__init__"]).parameters.values() if "__init__" in vars(each) else ()
+        found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY} | found
+        if parameters and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
+            break
+    return found
 
 
 def check_whole(option: str, value: object, least: int) -> None:

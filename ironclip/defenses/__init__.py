@@ -1,7 +1,6 @@
 """Trained defences, one file a method. A file `<name>.py` that sets METHOD is the method `<name>`; nothing else to register."""
 
 import importlib
-import inspect
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ import torch
 
 from ironclip.core.budget import Budget
 from ironclip.core.errors import UsageError, on_behalf_of, unknown
-from ironclip.core.options import check_sizes, made_of
+from ironclip.core.options import check_sizes, declared, made_of
 from ironclip.core.types import Backbone, Defense
 from ironclip.defenses._stack import Stack
 
@@ -35,9 +34,9 @@ def options(name: str) -> dict[str, Any]:
     parts = name.split("+")
     found = {}
     for part in parts:
-        for key, parameter in inspect.signature(method(part)).parameters.items():
-            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and key != "generator":
-                found[f"{part}.{key}" if len(parts) > 1 else key] = parameter.default
+        for key, default in declared(method(part)).items():
+            if key != "generator":
+                found[f"{part}.{key}" if len(parts) > 1 else key] = default
     return found
 
 

@@ -7,6 +7,7 @@ attack: the released codes of TeCoA, TGA-ZSR and PMG-AFT let it add to the gradi
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,21 @@ TEMPLATE = "This is a photo of a {}"
 """The prompt of TeCoA, TGA-ZSR, PMG-AFT and of FARE's TeCoA, without a full stop [code]."""
 
 
+@dataclass(frozen=True)
+class Fixed:
+    """What a method fixes, beside the options that all fine-tuning methods have.
+
+    Args:
+        text_tune: weights of the text tower that are learned; None: the text tower is left alone, as in most of the papers.
+        pixels: what is done to images first, by the tuned and by the original model.
+        adapter: a method's own low-rank changes of the tuned weights.
+    """
+
+    text_tune: str | Sequence[str] | None = None
+    pixels: tuple[Images, ...] = ()
+    adapter: Callable[[Mapping[str, Tensor]], LowRank] | None = None
+
+
 class FineTuning(Defense):
     """What the fine-tuning methods share: which weights are learned, and how they reach the towers.
 
@@ -32,30 +48,26 @@ class FineTuning(Defense):
 
     Args:
         tune: weights of the image tower that are learned: groups of `_named.GROUPS`, "last_<blocks>", or patterns over names.
-        text_tune: the same for the text tower; None: the text tower is left alone, as in all the papers.
         interpolation: k above, WiSE-FT's coefficient (arXiv 2109.01903; `mix_alpha` in TeCoA's code); training does not see it.
         lora_rank: learn changes of this rank of the layers' matrices among those weights; 0: the weights themselves.
         lora_alpha: the low-rank change is scaled by lora_alpha / lora_rank; default: by 1.
         lr_mult: learning rate of these weights over the run's, for a stack whose prompts need a larger one.
-        templates: prompts with `{}` for the class name; several are averaged.
-        pixels: what is done to images first, by the tuned and by the original model.
-        adapter: a method's own low-rank changes of these weights.
+        templates: prompts with `{}` for the class name; several are averaged. The first stands in for captions that the data do
+            not have, in methods that learn from captions.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         classes: Sequence[str],
+        fixed: Fixed = Fixed(),
         *,
-        tune: str | Sequence[str],
-        interpolation: float,
-        lora_rank: int,
-        lora_alpha: float | None,
-        lr_mult: float,
-        templates: Sequence[str],
-        text_tune: str | Sequence[str] | None = None,
-        pixels: tuple[Images, ...] = (),
-        adapter: Callable[[Mapping[str, Tensor]], LowRank] | None = None,
+        tune: str | Sequence[str] = "all",
+        interpolation: float = 1.0,
+        lora_rank: int = 0,
+        lora_alpha: float | None = None,
+        lr_mult: float = 1.0,
+        templates: Sequence[str] = (TEMPLATE,),
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
@@ -67,14 +79,15 @@ class FineTuning(Defense):
             if not lora_rank:
                 raise UsageError("lora_alpha scales low-rank changes; set lora_rank, or leave it out")
         check_number("lr_mult", lr_mult, 0, above=True)
-        self.interpolation, self.lr_mult, self.pixels = interpolation, lr_mult, tuple(pixels)
+        self.interpolation, self.lr_mult, self.pixels = interpolation, lr_mult, tuple(fixed.pixels)
         self.templates = (templates,) if isinstance(templates, str) else tuple(templates)
         if not self.templates:
             raise UsageError("templates must hold at least one prompt with {} for the class name; got none")
         for template in self.templates:
             backbone.tokenize(fill(template, classes))  # fails here, not in the first step, where a prompt does not fit
 
-        spec, text = backbone.spec, text_tune is not None
+        spec, text_tune, adapter = backbone.spec, fixed.text_tune, fixed.adapter
+        text = text_tune is not None
         names = select(spec.image_parameters, tune)
         text_names = select(spec.text_parameters, text_tune) if text_tune is not None else ()
         if lora_rank:
@@ -91,7 +104,7 @@ class FineTuning(Defense):
 
         self.image = learned({name: backbone.image_weight(name) for name in names})
         self.text = learned({name: backbone.text_weight(name) for name in text_names}) if text else None
-        self._original = Original(Adaptation(templates=self.templates, pixels=pixels))
+        self._original = Original(Adaptation(templates=self.templates, pixels=fixed.pixels))
         self.to(backbone.device, backbone.dtype)
         self.eval()
 

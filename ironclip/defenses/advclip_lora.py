@@ -24,7 +24,7 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UnsupportedEdit
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch
-from ironclip.defenses._finetune import FineTuning
+from ironclip.defenses._finetune import FineTuning, Fixed
 from ironclip.defenses._lora import LowRank, stacked
 
 RATE, WARM, TINY = 0.05, 300, 1e-30
@@ -89,9 +89,10 @@ class AdvCLIPLoRA(FineTuning):
         def adapter(base: Mapping[str, Tensor]) -> LowRank:
             return LowRank(base, rank=rank, scale=alpha / math.sqrt(rank), apart=True, generator=generator)
 
+        fixed = Fixed(text_tune=names[1] if encoder == "both" else None, adapter=adapter)
         super().__init__(
-            backbone, classes, tune=names[0], text_tune=names[1] if encoder == "both" else None, interpolation=interpolation,
-            lora_rank=0, lora_alpha=None, lr_mult=lr_mult, templates=templates, adapter=adapter, generator=generator,
+            backbone, classes, fixed, tune=names[0], interpolation=interpolation, lr_mult=lr_mult, templates=templates,
+            generator=generator,
         )  # fmt: skip
         self.inner, self.ascents, self.units, self.normalise = inner, ascents, units, normalise
         self._universal = Universal()

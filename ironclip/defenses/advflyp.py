@@ -9,6 +9,7 @@ and the class's prompt stands in [inferred], or with `mask_equal`; one caption p
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ from torch.nn.functional import normalize
 from ironclip.core.losses import kl_each
 from ironclip.core.options import check_flags, check_number
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch
-from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._finetune import FineTuning
 from ironclip.defenses._pairs import captions, encoded, matching, others
 
 
@@ -25,8 +26,6 @@ class AdvFLYP(FineTuning):
     """Adversarial "fine-tune like you pre-train".
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`; the first template stands in
-            for captions that the data do not have.
         feature_weight: of the distances of features.
         logit_weight: of the divergences of predictions.
         mask_equal: images with equal captions are no negatives of each other.
@@ -37,21 +36,12 @@ class AdvFLYP(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         feature_weight: float = 1.0,
         logit_weight: float = 1.0,
         mask_equal: bool = False,
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, **shared)
         check_number("feature_weight", feature_weight, 0)
         check_number("logit_weight", logit_weight, 0)
         check_flags(mask_equal=mask_equal)

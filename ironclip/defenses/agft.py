@@ -7,6 +7,7 @@ scale belongs to the training: classification keeps the model's own [code]. Devi
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,6 @@ class AGFT(FineTuning):
     """Alignment-guided fine-tuning.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         train_scale: s, of the cosines in the loss and in the inner attack.
         target_ratio: gamma; 1 and the model's own scale are distillation of the original's probabilities.
     """
@@ -30,20 +30,12 @@ class AGFT(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
         templates: Sequence[str] = ("This is a photo of a {}.",),
         train_scale: float = 180.0,
         target_ratio: float = 0.4,
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, templates=templates, **shared)
         check_number("train_scale", train_scale, 0, above=True)
         check_number("target_ratio", target_ratio, 0, above=True)
         self.train_scale, self.target_ratio = train_scale, target_ratio

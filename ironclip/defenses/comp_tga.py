@@ -8,7 +8,7 @@ its own.
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_templates
 from ironclip.core.types import Adaptation, Backbone
-from ironclip.defenses._finetune import TEMPLATE, Original
+from ironclip.defenses._finetune import Original
 from ironclip.defenses.tga_zsr import TGA, logits_and_maps
 
 
@@ -24,8 +24,7 @@ class CompTGA(TGA):
     """Complementary text-guided attention.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
-        alpha, beta, tga_norm, distance: see `tga_zsr.TGA`.
+        alpha, beta: weights of the maps' distances, see `tga_zsr.TGA`.
         negation: prompt that says "not" the class, with {} for its name.
     """
 
@@ -34,24 +33,12 @@ class CompTGA(TGA):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         alpha: float = 0.1,
         beta: float = 0.07,
-        tga_norm: Literal["token_axis", "feature"] = "token_axis",
-        distance: Literal["l2", "l1", "cos"] = "l2",
         negation: str = "This is not a photo of a {}",
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation, lora_rank=lora_rank, lora_alpha=lora_alpha,
-            lr_mult=lr_mult, templates=templates, alpha=alpha, beta=beta, tga_norm=tga_norm, distance=distance,
-            generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, alpha=alpha, beta=beta, **shared)
         self._negated = Original(Adaptation(templates=check_templates(negation)))
         self._negated(backbone, tuple(classes))  # fails here, not in the first step, where a prompt does not fit
 

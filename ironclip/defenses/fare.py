@@ -9,6 +9,7 @@ the slope wherever that is not exactly zero, so plain sign steps reach the same 
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +18,13 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.core.losses import squared_distance_each
 from ironclip.core.options import check_flags, check_number
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch
-from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._finetune import FineTuning
 
 
 class FARE(FineTuning):
     """Robust features without labels; class names are needed for classification alone.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         clean_weight: w in w clean + (1 - w) adversarial, the clean term for unperturbed images; the paper's is 0 [code].
         trades: the adversarial term's target is the tuned tower's own clean feature, held constant, not the original's [code].
     """
@@ -34,20 +34,11 @@ class FARE(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         clean_weight: float = 0.0,
         trades: bool = False,
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, **shared)
         check_number("clean_weight", clean_weight, 0, 1)
         check_flags(trades=trades)
         self.clean_weight, self.trades = clean_weight, trades

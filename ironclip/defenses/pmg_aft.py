@@ -10,7 +10,7 @@ testing: `normalisation="imagenet"`. The second target is not held constant in t
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 from ironclip.core.losses import kl_each
 from ironclip.core.options import check_choice, check_flags, check_number
 from ironclip.core.types import Adaptation, Attack, Backbone, BackboneSpec, Batch, Images
-from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._finetune import FineTuning, Fixed
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -28,7 +28,6 @@ class PMG(FineTuning):
     """Pre-trained-model-guided adversarial fine-tuning.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         guide_weight: weight of the KL from the original's prediction on the adversarial image.
         clean_weight: weight of the KL from the tuned model's own prediction on the clean image.
         detach_clean: hold that prediction constant.
@@ -41,25 +40,16 @@ class PMG(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         guide_weight: float = 1.0,
         clean_weight: float = 1.0,
         detach_clean: bool = False,
         kl_reduction: Literal["batchmean", "sum"] = "batchmean",
         normalisation: Literal["clip", "imagenet"] = "clip",
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
         check_choice("normalisation", normalisation, ("clip", "imagenet"))
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-            pixels=(_as_if_imagenet(backbone.spec),) if normalisation == "imagenet" else (),
-        )  # fmt: skip
+        pixels = (_as_if_imagenet(backbone.spec),) if normalisation == "imagenet" else ()
+        super().__init__(backbone, classes, Fixed(pixels=pixels), **shared)
         check_number("guide_weight", guide_weight, 0)
         check_number("clean_weight", clean_weight, 0)
         check_flags(detach_clean=detach_clean)

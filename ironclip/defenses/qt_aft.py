@@ -8,6 +8,7 @@ have no captions the class's prompt stands in, and images of one class are then 
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 from ironclip.core.losses import squared_distance_each
 from ironclip.core.options import check_flags, check_number
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch
-from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._finetune import FineTuning
 from ironclip.defenses._pairs import captions, encoded, matching, others
 
 START, LARGEST = math.log(1 / 0.07), 4.6052  # of tau
@@ -25,8 +26,6 @@ class QTAFT(FineTuning):
     """Quality-text-guided adversarial fine-tuning.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`; the first template stands in
-            for captions that the data do not have.
         caption_weight: w; 0 is FARE.
         mask_equal: images with equal captions are no negatives of each other.
     """
@@ -36,20 +35,11 @@ class QTAFT(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         caption_weight: float = 10.0,
         mask_equal: bool = False,
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, **shared)
         check_number("caption_weight", caption_weight, 0)
         check_flags(mask_equal=mask_equal)
         self.caption_weight, self.mask_equal = caption_weight, mask_equal

@@ -12,7 +12,7 @@ templates [code].
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ from ironclip.backbones.prompts import fill
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_whole
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, ImageOutput
-from ironclip.defenses._finetune import TEMPLATE
 from ironclip.defenses.tga_zsr import TGA, logits_and_maps, map_distance
 
 
@@ -31,8 +30,6 @@ class SAFT(TGA):
     """Semantic-aware adversarial fine-tuning.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
-        alpha, beta, tga_norm, distance: see `tga_zsr.TGA`.
         descriptions: file {"class": ["a sentence", ...]} in JSON, or that mapping; None: the templates alone.
         kept: n, descriptions per class.
     """
@@ -42,25 +39,11 @@ class SAFT(TGA):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
-        alpha: float = 0.08,
-        beta: float = 0.05,
-        tga_norm: Literal["token_axis", "feature"] = "token_axis",
-        distance: Literal["l2", "l1", "cos"] = "l2",
         descriptions: str | Mapping[str, Sequence[str]] | None = None,
         kept: int = 5,
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation, lora_rank=lora_rank, lora_alpha=lora_alpha,
-            lr_mult=lr_mult, templates=templates, alpha=alpha, beta=beta, tga_norm=tga_norm, distance=distance,
-            generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, **shared)
         check_whole("kept", kept, 1)
         self.pool, self.kept = read_descriptions(descriptions), kept
         self._made: tuple[Backbone, tuple[str, ...], Tensor] | None = None

@@ -8,7 +8,7 @@ same tower, used inside a vision-language model [code].
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from torch.nn.functional import cosine_similarity
 
 from ironclip.core.options import check_choice
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch
-from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._finetune import FineTuning
 from ironclip.defenses.fare import away_from
 
 TARGETS = ("frozen", "siamese")
@@ -26,7 +26,6 @@ class SimCLIP(FineTuning):
     """Robust features by cosine similarity; class names are needed for classification alone.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         target: the clean branch: "frozen" is the original tower [code], "siamese" the tuned one [paper].
     """
 
@@ -35,19 +34,10 @@ class SimCLIP(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         target: Literal["frozen", "siamese"] = "frozen",
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, **shared)
         check_choice("target", target, TARGETS)
         self.target = target
 

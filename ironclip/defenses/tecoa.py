@@ -7,21 +7,21 @@ to the weights' gradients); the last epoch is kept (there the best on other data
 """
 
 from collections.abc import Sequence
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from ironclip.core.options import check_number
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch
-from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._finetune import FineTuning, Fixed
 
 
 class TeCoA(FineTuning):
     """Text-guided contrastive adversarial fine-tuning; the other options are those of every fine-tuning method.
 
     Args:
-        tune, text_tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
+        text_tune: weights of the text tower that are learned, named as `tune` names those of the image tower; None: none.
         adv_weight: w in (1 - w) CE(clean) + w CE(adversarial); 1 is the paper's, 0 is fine-tuning on clean images.
     """
 
@@ -30,20 +30,11 @@ class TeCoA(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
         text_tune: str | Sequence[str] | None = None,
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         adv_weight: float = 1.0,
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
-        super().__init__(
-            backbone, classes, tune=tune, text_tune=text_tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, Fixed(text_tune=text_tune), **shared)
         check_number("adv_weight", adv_weight, 0, 1)
         self.adv_weight = adv_weight
 

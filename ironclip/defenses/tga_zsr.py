@@ -9,7 +9,7 @@ as in `tecoa`. The code as released stops with a NameError, so "as released" mea
 """
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UnsupportedEdit
 from ironclip.core.options import check_choice, check_number
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, ImageOutput, Trace
-from ironclip.defenses._finetune import TEMPLATE, FineTuning
+from ironclip.defenses._finetune import FineTuning
 
 NORMS = ("token_axis", "feature")
 DISTANCES = ("l2", "l1", "cos")
@@ -29,7 +29,6 @@ class TGA(FineTuning):
     """Text-guided attention for zero-shot robustness.
 
     Args:
-        tune, interpolation, lora_rank, lora_alpha, lr_mult, templates: see `_finetune.FineTuning`.
         alpha: weight of the adversarial maps' distance (attention refinement).
         beta: weight of the clean maps' distance (attention-based model constraint).
         tga_norm: "token_axis" divides each channel by its norm over the tokens, class token included, as released [code];
@@ -42,24 +41,15 @@ class TGA(FineTuning):
         backbone: Backbone,
         classes: Sequence[str],
         *,
-        tune: str | Sequence[str] = "all",
-        interpolation: float = 1.0,
-        lora_rank: int = 0,
-        lora_alpha: float | None = None,
-        lr_mult: float = 1.0,
-        templates: Sequence[str] = (TEMPLATE,),
         alpha: float = 0.08,
         beta: float = 0.05,
         tga_norm: Literal["token_axis", "feature"] = "token_axis",
         distance: Literal["l2", "l1", "cos"] = "l2",
-        generator: torch.Generator | None = None,
+        **shared: Any,
     ) -> None:
         if not backbone.spec.grid:
             raise UnsupportedEdit(f"{backbone.spec.name} shows no grid of patch features to make maps of; use a ViT backbone")
-        super().__init__(
-            backbone, classes, tune=tune, interpolation=interpolation,
-            lora_rank=lora_rank, lora_alpha=lora_alpha, lr_mult=lr_mult, templates=templates, generator=generator,
-        )  # fmt: skip
+        super().__init__(backbone, classes, **shared)
         check_number("alpha", alpha, 0)
         check_number("beta", beta, 0)
         check_choice("tga_norm", tga_norm, NORMS)

@@ -83,7 +83,7 @@ def _words(kind: type, names: Iterable[str]) -> dict[str, str]:
     """Option -> meaning, from the "Args:" of the docstrings of a class, its functions and the classes above it."""
     found: dict[str, str] = {}
     for each in kind.__mro__:
-        for holder in (each, vars(each).get("__init__"), vars(each).get("_function")):
+        for holder in (each, vars(each).get("__init__")):
             found = _arguments(inspect.cleandoc(getattr(holder, "__doc__", None) or ""), names) | found
     return found
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ironclip.core.errors import UsageError, unknown
-from ironclip.core.options import check_sizes, made_of
+from ironclip.core.options import check_sizes, declared, made_of
 
 if TYPE_CHECKING:
     from ironclip.core.types import TestTime
@@ -58,13 +58,7 @@ def method(name: str) -> "type[TestTime]":
 
 def options(name: str) -> dict[str, Any]:
     """Every option of a method with its default."""
-    found: dict[str, Any] = {}
-    for kind in method(name).__mro__:  # a class that hands **options on has those of the class above it, too
-        parameters = inspect.signature(vars(kind)["__init__"]).parameters.values() if "__init__" in vars(kind) else ()
-        found = {p.name: p.default for p in parameters if p.kind is inspect.Parameter.KEYWORD_ONLY} | found
-        if parameters and not any(p.kind is inspect.Parameter.VAR_KEYWORD for p in parameters):
-            break
-    return found
+    return declared(method(name))
 
 
 def called(given: Mapping[str, Any]) -> dict[str, Any]:
