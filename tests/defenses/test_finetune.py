@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from finetuned import stirred
 from open_clip.transformer import VisionTransformer
 from torch.nn.functional import cross_entropy, interpolate, softmax
 from torch.testing import assert_close
@@ -32,15 +33,6 @@ STILL = PGD(eps=0, step_size=1 / 255, steps=2, start="zero", keep="last")
 
 def classifier(defense, backbone, classes, **given):
     return assemble(backbone, classes, defense.adaptation(backbone, classes), **given)
-
-
-def stirred(defense, std: float = 0.05):
-    """The defence with learned tensors away from their start."""
-    draw = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in defense.parameters():
-            parameter += std * torch.randn(parameter.shape, generator=draw)
-    return defense
 
 
 every_method = pytest.mark.parametrize("name", METHODS)

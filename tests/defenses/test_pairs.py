@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from finetuned import stirred
 from torch.testing import assert_close
 
 from ironclip.core.errors import UsageError
@@ -17,14 +18,6 @@ TEXTS = ("a small cat", "a dog of gold", "a bus", "a tram in the rain")
 @pytest.fixture(scope="module")
 def pairs(batch):
     return Batch(batch.images[:4], batch.labels[:4], batch.indices[:4], batch.classes, TEXTS)
-
-
-def stirred(defense, std=0.05):
-    draw = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in defense.parameters():
-            parameter += std * torch.randn(parameter.shape, generator=draw)
-    return defense
 
 
 def unit(features):

@@ -2,13 +2,12 @@
 
 import pytest
 import torch
+from finetuned import assert_gradients_match, assert_start_matches, recorded
 from parity import assert_attack_matches, assert_matches, load_case, notes_of, template
 from reference import reference_backbone
 from torch.nn.functional import cross_entropy
 
 from ironclip.backbones import assemble
-from ironclip.core.losses import cross_entropy_each
-from ironclip.core.tensors import ascend, value_and_slope
 from ironclip.core.types import Adaptation, Batch
 from ironclip.defenses import build, saft
 from ironclip.defenses.tga_zsr import logits_and_maps
@@ -35,34 +34,8 @@ def world(name, case_name, dtype, *, box=True, shift=True, given=None, **options
     if shift:
         with torch.no_grad():
             defense.image.proj += tensors["proj_shift"]
-    sizes = {key: constants[key] for key in ("eps", "step_size", "steps")}
-    calls = []
-
-    def attack(function, images, labels, *, indices=None, loss=cross_entropy_each):
-        raised = lambda outputs: (loss or cross_entropy_each)(outputs, labels)  # noqa: E731
-        start = images + sizes["eps"] * tensors["noise"]
-        start = start.clamp(0, 1) if box else start
-        calls.append(value_and_slope(function, raised, start))
-        calls.append(ascend(function, raised, start, images, **sizes))
-        return calls[-1]
-
+    attack, calls = recorded(case, box=box)
     return case, backbone, batch, defense, attack, calls
-
-
-def assert_start_matches(case, calls):
-    (_, values, slope), *_ = calls
-    assert_matches(case, "inner_objective_at_start", values.mean())
-    assert_matches(case, "inner_pixel_gradient_at_start", slope / len(values))
-
-
-def assert_gradients_match(case, defense, loss, prefix=""):
-    defense.zero_grad()
-    loss.backward()
-    found = dict(defense.image.named_parameters())
-    wanted = [name for name in case[0] if name.startswith(f"{prefix}grad.visual.")]
-    assert wanted
-    for name in wanted:
-        assert_matches(case, name, found[name.removeprefix(f"{prefix}grad.visual.")].grad)
 
 
 @pytest.mark.parametrize("target", ["frozen", "siamese"])

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from finetuned import stirred
 from torch.testing import assert_close
 
 from ironclip.attacks.pgd import PGD
@@ -21,14 +22,6 @@ STILL = PGD(eps=0, step_size=1 / 255, steps=2, start="zero", keep="last")
 
 def made(name, backbone, batch, **given):
     return build(name, backbone, batch.classes, generator=torch.Generator().manual_seed(0), given=given)
-
-
-def stirred(defense, std=0.05):
-    draw = torch.Generator().manual_seed(5)
-    with torch.no_grad():
-        for parameter in defense.parameters():
-            parameter += std * torch.randn(parameter.shape, generator=draw)
-    return defense
 
 
 def fixed(images):
