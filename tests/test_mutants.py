@@ -26,7 +26,8 @@ def test_every_error_can_be_made_in_one_place(file):
 
 def test_the_tests_that_must_fail_are_there():
     for file, function in {tuple(test.split("::")) if "::" in test else (test, "") for each in MUTANTS for test in each.tests}:
-        assert not function or f"def {function}(" in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{function}"
+        defined = f"def {function.partition('[')[0]}("
+        assert not function or defined in (ROOT / file).read_text(encoding="utf-8"), f"{file}::{function}"
         assert (ROOT / file).is_file()
 
 

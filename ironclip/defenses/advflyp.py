@@ -31,6 +31,8 @@ class AdvFLYP(FineTuning):
         mask_equal: images with equal captions are no negatives of each other.
     """
 
+    divisible = False
+
     def __init__(
         self,
         backbone: Backbone,

@@ -30,6 +30,8 @@ class QTAFT(FineTuning):
         mask_equal: images with equal captions are no negatives of each other.
     """
 
+    divisible = False
+
     def __init__(
         self,
         backbone: Backbone,

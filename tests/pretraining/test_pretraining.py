@@ -29,7 +29,8 @@ TINY = {
 
 
 def tiny(**changes) -> recipe.PretrainConfig:
-    options = {"architecture": TINY, "steps": 6, "batch": 12, "precision": "float32", "report_every": 3, "learning_rate": 1e-2}
+    sizes = {"steps": 6, "batch": 12, "report_every": 3, "learning_rate": 1e-2}
+    options = {"architecture": TINY, "data": Path("pictures"), "precision": "float32", **sizes}
     return recipe.PretrainConfig(**(options | changes))
 
 
