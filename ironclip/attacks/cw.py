@@ -66,7 +66,7 @@ class CW(AttackOptions):
             with inputs.borrowed(function, self.eval_mode):
                 clean_logits(function, images, labels, positions)
             loss = _Hinged(self.hinge)
-        return self._ascent(loss)(function, images, labels, indices=positions, noise=noise)
+        return self._ascent(loss).perturb(function, images, labels, positions, noise=noise)
 
     def _ascent(self, loss: LossName | Loss) -> PGD:
         shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "hinge"}

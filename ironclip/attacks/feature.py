@@ -77,4 +77,4 @@ class Feature(AttackOptions):
                 return DISTANCES[self.distance](outputs.flatten(1), clean[rows])
 
             shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "distance"}
-            return PGD(loss=far, **shared)(encode, images, rank, indices=positions, noise=noise)
+            return PGD(loss=far, **shared).perturb(encode, images, rank, positions, noise=noise)

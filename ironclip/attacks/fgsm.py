@@ -53,4 +53,4 @@ class FGSM(AttackOptions):
             steps=1, start="uniform" if self.random_start else "zero", keep="last", loss=self.loss, targeted=self.targeted,
             norm=self.norm, eval_mode=self.eval_mode, seed=self.seed,
         )  # fmt: skip
-        return step(function, images, labels, indices=positions, noise=noise)
+        return step.perturb(function, images, labels, positions, noise=noise)

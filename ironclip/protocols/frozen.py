@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 NAMES = ("backbone", "weights", "base")
 """Settings that may name a file or a folder, alone or as ARCHITECTURE@FILE."""
-BLOCK = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -118,10 +117,7 @@ def content_sha256(path: Path) -> str:
 @lru_cache(maxsize=64)
 def _sha256(path: Path, size: int, changed: int) -> str:
     with disk_errors(path), path.open("rb") as file:
-        digest = hashlib.sha256()
-        while block := file.read(BLOCK):
-            digest.update(block)
-        return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _found(path: Path, sha: str, moved: Path | None) -> Path:

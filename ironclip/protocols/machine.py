@@ -27,14 +27,15 @@ BESIDE = {"transformers": "tokenizers of SigLIP and other models that do not use
 
 def facts() -> dict[str, Any]:
     """Versions, devices with memory and driver, optional packages and what misses them, caches with sizes, data, weights."""
+    packages = optional()
     return {
         "versions": {package: _version(package) or "not installed" for package in PACKAGES},
         "devices": devices(),
         "driver": _driver(),
         "cuda": torch.version.cuda or "this torch is built without CUDA",
         "threads": torch.get_num_threads(),
-        "optional packages": {package: found or "not installed" for package, found, _ in optional()},
-        "missing": [f"{package}: {use}" for package, found, use in optional() if not found],
+        "optional packages": {package: found or "not installed" for package, found, _ in packages},
+        "missing": [f"{package}: {use}" for package, found, use in packages if not found],
         "data sets ready": [entry.name for entry in available() if entry.ready],
         "backbones ready": list(EMBEDDED),
         "weights folder": os.environ.get(WEIGHTS_FOLDER, f"${WEIGHTS_FOLDER} is not set"),

@@ -1,5 +1,6 @@
 """What all test-time methods share: keys made of the images, the classifier around a method, and bounded memory."""
 
+import copy
 import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
@@ -82,8 +83,12 @@ class TestTimeMethod(TestTime):
         return None
 
     def whole(self) -> "TestTimeMethod":
-        """The method with its adaptation differentiated where it can be. Default: itself."""
-        return self
+        """The method with its adaptation differentiated: with gradient="full" where it has that option, else itself."""
+        if getattr(self, "gradient", "full") == "full":
+            return self
+        twin = copy.copy(self)
+        twin.gradient = "full"  # type: ignore[attr-defined]
+        return twin
 
 
 class AdaptingClassifier(nn.Module):

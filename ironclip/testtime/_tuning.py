@@ -1,6 +1,5 @@
 """The engine under all methods that tune context words at test time, for many images at once."""
 
-import copy
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -172,13 +171,6 @@ class PromptTuning(ViewTuning):
     def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
         """[B, V] shares of the views, of sum 1. Default: the selected views alike, for the image alone answers."""
         return marked(tuned.selected, pictures.shape[1]).to(pictures.dtype) / tuned.selected.shape[1]
-
-    def whole(self) -> "PromptTuning":
-        if self.gradient == "full":
-            return self
-        twin = copy.copy(self)
-        twin.gradient = "full"
-        return twin
 
 
 FASTEST = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)

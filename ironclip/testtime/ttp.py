@@ -9,7 +9,6 @@ is H/7 pixels wide (32 at 224); theta is uniform in [0, 10] for pixels in [0, 1]
 is black; the image is one of the views; K is a tenth of N; the views are those of R-TPT.
 """
 
-import copy
 from collections.abc import Sequence
 
 import torch
@@ -133,13 +132,6 @@ class TTP(ViewTuning):
     def weights(self, features: Tensor, padded: Tensor, own: Tensor) -> Tensor:
         """[B, n] shares of the views: near the padded image and far from the received one."""
         return ((features * padded[:, None]).sum(-1) - (features * own[:, None]).sum(-1)).softmax(1)
-
-    def whole(self) -> "TTP":
-        if self.gradient == "full":
-            return self
-        twin = copy.copy(self)
-        twin.gradient = "full"
-        return twin
 
     def gated(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] log probabilities where the gate is a slope: as `softness` goes to 0, those of the method itself."""
