@@ -19,7 +19,7 @@ PACKAGES = ("ironclip", "torch", "torchvision", "open_clip_torch", "timm", "safe
 FOR = {
     "report": "figures as PDF and PNG", "pandas": "records as data frames", "parquet": "samples as Parquet",
     "cluster": "grids on Ray", "dist": "one training on several GPUs", "serve": "the HTTP service", "export": "ONNX files",
-    "hf": "data sets of the Hugging Face hub", "heif": "HEIC photos", "notebook": "bars in notebooks",
+    "hf": "data sets of the Hugging Face hub", "heif": "HEIC photos",
     "crosscheck": "comparison with other attack libraries",
 }  # fmt: skip
 BESIDE = {"transformers": "tokenizers of SigLIP and other models that do not use CLIP's"}
