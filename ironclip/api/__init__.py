@@ -1,6 +1,6 @@
 """What `import ironclip` gives: the library in a few names. Each is a call of the rooms below; nothing happens here alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -124,7 +124,7 @@ def fit(
         "layout": data.layout,
     }
     given |= {key: value for key, value in (("eps", eps), ("norm", norm)) if value is not None}
-    config = resolve(method, data.name, preset=preset, given=given, changes=_changes(settings))
+    config = resolve(method, data.name, preset=preset, given=given, changes=assigned(settings))
     experiment = open_experiment(config, backbone=backbone, dataset=data.dataset)
     with watched(f"train {method}", callback) as tell:
         run = train(config, root=Path(root), callback=tell, experiment=experiment, as_last=experiment.defense.learns)
@@ -177,7 +177,7 @@ def evaluate(
     """
     many = [models] if isinstance(models, Model) else list(models)
 
-    def named(known: str, test_time: bool) -> list[str]:
+    def names_for(known: str, test_time: bool) -> list[str]:
         if attack is None:
             return [default(known, test_time=test_time)]
         return attack.split(",") if isinstance(attack, str) else list(attack)
@@ -186,7 +186,7 @@ def evaluate(
     check_source(knowledge, source)
     known = knowledge or "white-box"
     for radius in radii:
-        early = named_attacks(named(known, True), radius, seed, _changes(options), norm=norm, knowledge=known)
+        early = named_attacks(names_for(known, True), radius, seed, assigned(options), norm=norm, knowledge=known)
         check_targeted(targeted, known, early.values())
     records = []
     for model in many:
@@ -194,10 +194,10 @@ def evaluate(
         usual: tuple[Knowledge, ...] = ("white-box",) if experiment.test_time is None else ("static", "adaptive")
         for radius in radii:
             for known in (knowledge,) if knowledge else usual:
-                names = named(known, experiment.test_time is not None)
-                attacks = named_attacks(names, radius, seed, _changes(options), norm=norm, knowledge=known)
+                names = names_for(known, experiment.test_time is not None)
+                attacks = named_attacks(names, radius, seed, assigned(options), norm=norm, knowledge=known)
                 command = repeat.evaluation(
-                    run, experiment, names, radius, norm=norm, changes=_changes(options), seed=seed, knowledge=known,
+                    run, experiment, names, radius, norm=norm, changes=assigned(options), seed=seed, knowledge=known,
                     source=source, limit=limit, targeted=targeted,
                 )  # fmt: skip
                 with watched(f"{model.method}, eps {format_eps(radius, norm)}, {known}", callback) as tell:
@@ -247,8 +247,3 @@ def _measurable(model: Model, data: Data | str | Path | None, root: Path) -> tup
             base = loaded.backbone.spec.sha256
             run.save_learned(Learned(tensors, base, config.method, dict(config.options), loaded.classes))
     return run, experiment
-
-
-def _changes(options: Mapping[str, Any]) -> list[str]:
-    """As the command line takes them."""
-    return assigned(options)

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ironclip.core.errors import UsageError
+from ironclip.core.shown import number_of
 from ironclip.records.record import Record
 from ironclip.report import web
 from ironclip.report.formats import as_csv, latex, markdown, plain
@@ -63,7 +64,7 @@ class Result:
         return "\n".join(map(str, self.records))
 
     def __repr__(self) -> str:
-        return f"Result({len(self.records)} record{'s' if len(self.records) != 1 else ''})"
+        return f"Result({number_of(len(self.records), 'record')})"
 
     def _repr_html_(self) -> str:
         said: dict[str, list[str]] = {}

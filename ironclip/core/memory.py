@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ironclip.core.errors import RunError
+from ironclip.core.shown import number_of
 from ironclip.core.types import Images
 
 T = TypeVar("T")
@@ -83,13 +84,11 @@ class Parts:
         return found
 
     def _refusal(self, count: int) -> RunError:
-        needs = "" if self._cost is None else f" (at least {self._cost * count / 1e9:.1f} GB, "
-        free = free_bytes(self.device) / 1e9
-        free_text = f"{needs}{free:.1f} GB are free)" if needs else f" ({free:.1f} GB are free)"
+        needs = "" if self._cost is None else f"at least {self._cost * count / 1e9:.1f} GB, "
+        room = f"{needs}{free_bytes(self.device) / 1e9:.1f} GB are free"
         advice = "say --batch-size auto or a smaller number" if self.exact and count > 1 else "take another device"
-        return RunError(
-            f"{count} image{'s' * (count > 1)} at once do not fit into the memory of {self.device}{free_text}; {advice}"
-        )
+        many = number_of(count, "image")
+        return RunError(f"{many} at once do not fit into the memory of {self.device} ({room}); {advice}")
 
 
 def image_bytes(function: Images, image: Tensor) -> int:

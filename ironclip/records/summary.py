@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ironclip.core.errors import DataError
+from ironclip.core.shown import number_of
 from ironclip.records.bounds import LEGEND
 from ironclip.records.collapse import collapse_words
 from ironclip.records.looks import confidence
@@ -74,7 +75,7 @@ def _blind(attack: AttackResult) -> bool:
 def resolution(images: int) -> str:
     """How much one picture of so many weighs, in points of accuracy."""
     weight = f"{100 / images:.3g}"
-    return f"{images} picture{'s' if images > 1 else ''}: one picture is {weight} point{'s' if weight != '1' else ''}"
+    return f"{number_of(images, 'picture')}: one picture is {weight} point{'s' if weight != '1' else ''}"
 
 
 def stopped(looks: Looks, images: int) -> str:

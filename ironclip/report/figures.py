@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ironclip.core.shown import number_of
 from ironclip.report.svg import Mark, Series, Tick, chart, nice_ticks, number
 from ironclip.report.views import RunView, radius
 
@@ -17,7 +18,7 @@ def training_curve(log: Sequence[Mapping[str, Any]]) -> str:
     if len(lines) > 1:
         sums = [(float(entry["epoch"]), float(sum(entry["terms"].values()))) for entry in epochs]
         lines.insert(0, Series("sum of terms", tuple(sums)))
-    title = f"Training loss over {len(epochs)} epoch{'s' if len(epochs) != 1 else ''}"
+    title = f"Training loss over {number_of(len(epochs), 'epoch')}"
     return _by_epoch(lines, epochs, y_label="Loss (nats, mean over images)", title=title)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from statistics import fmean
 
 from ironclip.attacks import DEFAULT
+from ironclip.core.shown import number_of
 from ironclip.records.record import Record
 from ironclip.records.statistics import harmonic
 from ironclip.report.labels import Entry, data_name, labels_of
@@ -37,7 +38,7 @@ class Setting:
     @property
     def facts(self) -> tuple[str, ...]:
         """For people."""
-        shots = "all images" if self.shots is None else f"{self.shots} shot{'s' if self.shots != 1 else ''}"
+        shots = "all images" if self.shots is None else number_of(self.shots, "shot")
         threat = f"{self.norm} {self.radius} {self.knowledge}"
         return (f"backbone {self.backbone}", shots, threat, self.attacks, *filter(None, [self.protocol]))
 

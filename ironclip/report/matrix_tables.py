@@ -7,6 +7,7 @@ from statistics import fmean, pstdev, stdev
 from typing import Any
 
 from ironclip.core import escapes
+from ironclip.core.shown import number_of
 from ironclip.records.bounds import BOUND, LEGEND, mark
 from ironclip.records.statistics import harmonic, wilson
 from ironclip.report.formats import Cell, Grid
@@ -106,7 +107,7 @@ def _finished(matrix: Matrix, numbers: Sequence[str], blocks: Sequence[Sequence[
         body.append((Cell(label, note=note), *row, Cell(learned), Cell(f"{seconds:.0f}")))
     seeds = {len(score.clean) for scores in matrix.lines.values() for score in scores.values()}
     images = {f"{name}: {max(scores[name].images for scores in matrix.lines.values() if name in scores)}" for name in matrix.data}
-    count = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{max(seeds)} seed{'s' if max(seeds) > 1 else ''}"
+    count = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else number_of(max(seeds), "seed")
     caption = f"{', '.join(matrix.facts)}. {EXPLAINED.format(count)} Test images: {', '.join(sorted(images))}."
     if apart:
         caption += " Training radii differ; each stands beside its method."

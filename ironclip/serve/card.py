@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from ironclip.backbones.registry import ROBUST, license_of
 from ironclip.core.escapes import code, markdown
-from ironclip.core.shown import plain
+from ironclip.core.shown import number_of, plain
 from ironclip.records.record import Record
 from ironclip.report.formats import markdown as table
 from ironclip.report.tables import rows
@@ -94,9 +94,7 @@ def _head(facts: Facts) -> str:
 def _training(training: Training | None) -> str:
     if training is None:
         return "Nothing was learned: zero-shot classification by prompts.\n"
-    shots = (
-        "all training pictures" if training.shots is None else f"{training.shots} picture{'s' * (training.shots != 1)} a class"
-    )
+    shots = "all training pictures" if training.shots is None else f"{number_of(training.shots, 'picture')} a class"
     constants = {
         key: value for key, value in training.attack.items() if key not in ("attack", "derived", "eps") and value is not None
     }
