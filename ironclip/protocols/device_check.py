@@ -249,7 +249,10 @@ def _seconds(work: Callable[[], object], device: str) -> float:
 
 
 class _Operations(TorchDispatchMode):
-    """Counts floating-point operations of matrix products, convolutions and attention, in both directions."""
+    """Counts floating-point operations of matrix products, convolutions and attention, in both directions.
+
+    `torch.utils.flop_counter.FlopCounterMode`, whose table this reads, fails inside `torch.autograd.grad`, which attacks call.
+    """
 
     total = 0
 
