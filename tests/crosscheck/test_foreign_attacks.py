@@ -14,6 +14,8 @@ import ironclip
 from ironclip.attacks import build
 from ironclip.core.tensors import evaluating, frozen, norm
 
+foolbox = pytest.importorskip("foolbox", reason="other libraries are not installed; `make crosscheck` installs them")
+
 STEPS, IMAGES, SIZE = 10, 64, 64
 BUDGETS = [("linf", eps / 255) for eps in (2, 4)] + [("l2", eps) for eps in (0.5, 1.0)]
 LIBRARIES = ("foolbox", "art", "torchattacks")
@@ -50,7 +52,6 @@ def quiet():
 
 
 def by_foolbox(scene, kind, eps, step, random):
-    foolbox = pytest.importorskip("foolbox")
     attack = {"linf": foolbox.attacks.LinfPGD, "l2": foolbox.attacks.L2PGD}[kind]
     model = foolbox.PyTorchModel(scene.classifier, bounds=(0, 1))
     made = attack(abs_stepsize=step, steps=STEPS, random_start=random)
@@ -113,7 +114,7 @@ def test_ours_breaks_every_image_that_theirs_breaks_with_the_same_budget(scene, 
 
 
 def test_fgsm_is_the_same_image_in_all_of_them(scene):
-    foolbox, torchattacks = pytest.importorskip("foolbox"), pytest.importorskip("torchattacks")
+    torchattacks = pytest.importorskip("torchattacks")
     pytest.importorskip("art")
     from art.attacks.evasion import FastGradientMethod
 
