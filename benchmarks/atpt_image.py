@@ -68,7 +68,7 @@ def _made(name: str, count: int, size: int, views: int, dtype: torch.dtype) -> t
     models, classes = plain.pair(name, dtype), plain.class_names(count)
     method = ATPT(variant="code", views=views)
     with torch.no_grad():
-        base = method.stand(assemble(models.backbone, classes))
+        base = method.prepared(assemble(models.backbone, classes))
     assert isinstance(base, Prompted)
     images = plain.random_batch(models, classes, size)[0].images
     return method, base, PlainTuner(models.plain.requires_grad_(False), base.start, classes), images

@@ -16,7 +16,7 @@ from ironclip.testtime import build
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import Prompted, picked
 from ironclip.testtime._random_views import random_views
-from ironclip.testtime._tuning import PromptTuning
+from ironclip.testtime._tuning import TestTimePromptTuning
 
 TARGETS = {("vitb32", 10): 4.5, ("vitb32", 100): 6.0}
 
@@ -42,9 +42,9 @@ def measure(
     classes = plain.class_names(count)
     batch, _ = plain.random_batch(models, classes, size)
     method = build("rtpt", {"views": views})
-    assert isinstance(method, PromptTuning)
+    assert isinstance(method, TestTimePromptTuning)
     with torch.no_grad():
-        base = method.stand(assemble(models.backbone, classes))
+        base = method.prepared(assemble(models.backbone, classes))
     assert isinstance(base, Prompted)
     pictures = _views(batch.images, views)
     tuner = PlainTuner(models.plain.requires_grad_(False), base.start, classes)

@@ -10,7 +10,7 @@ from ironclip.protocols import methods
 from ironclip.protocols.config import configure
 from ironclip.protocols.experiment import open_experiment
 from ironclip.protocols.few_shot import train
-from ironclip.protocols.measure import evaluate
+from ironclip.protocols.measure import evaluate_run
 from ironclip.protocols.resolve import named_attacks, resolve
 
 NAMES = presets.names()
@@ -87,7 +87,7 @@ def test_a_preset_runs_in_miniature(name, small, tmp_path):
     tiny = configure({**config.as_dict(), **changes, "schedule": schedule, "attack": attack, "options": options})
     experiment = open_experiment(tiny, backbone=backbone, dataset=data)
     run = train(tiny, root=tmp_path, experiment=experiment)
-    record, _ = evaluate(run, experiment, named_attacks(["fgsm"], config.eps, 0), eps=config.eps, limit=3, knowledge="static")
+    record, _ = evaluate_run(run, experiment, named_attacks(["fgsm"], config.eps, 0), eps=config.eps, limit=3, knowledge="static")
     assert record.images == 3
     assert (record.cost.trainable_parameters > 0) == bool(list(experiment.defense.parameters()))
 

@@ -23,7 +23,7 @@ from ironclip.protocols.config import assigned
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.frozen import named
-from ironclip.protocols.measure import evaluate as measure
+from ironclip.protocols.measure import evaluate_run
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.protocols.sources import check_source
 from ironclip.protocols.targeted import check_targeted
@@ -196,12 +196,12 @@ def evaluate(
             for known in (knowledge,) if knowledge else usual:
                 names = names_for(known, experiment.test_time is not None)
                 attacks = named_attacks(names, radius, seed, assigned(options), norm=norm, knowledge=known)
-                command = repeat.evaluation(
+                command = repeat.evaluation_command(
                     run, experiment, names, radius, norm=norm, changes=assigned(options), seed=seed, knowledge=known,
                     source=source, limit=limit, targeted=targeted,
                 )  # fmt: skip
                 with watched(f"{model.method}, eps {format_eps(radius, norm)}, {known}", callback) as tell:
-                    record, _ = measure(
+                    record, _ = evaluate_run(
                         run, experiment, attacks, eps=radius, norm=norm, knowledge=known, source=source, limit=limit,
                         targeted=targeted, command=command, callback=tell,
                     )  # fmt: skip

@@ -19,7 +19,7 @@ from ironclip.core.files import write_text
 from ironclip.core.threat import Norm, format_eps, parse_radii, read_norm
 from ironclip.data import open_dataset
 from ironclip.protocols.audit import audit
-from ironclip.protocols.audit_target import Target, of_callable, of_experiment
+from ironclip.protocols.audit_target import AuditTarget, of_callable, of_experiment
 from ironclip.protocols.config import assigned
 from ironclip.report.audit_page import audit_page
 from ironclip.report.views import panels
@@ -129,7 +129,7 @@ def run_audit(
     return Audit(report, curve, run.path)
 
 
-def _target(target: Any, data: Data | str | Path | None, resolution: int) -> Target:
+def _target(target: Any, data: Data | str | Path | None, resolution: int) -> AuditTarget:
     if isinstance(target, Model):
         if data is not None:
             raise UsageError("a model knows its data; evaluate it on others, or load it for them")

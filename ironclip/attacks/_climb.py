@@ -43,7 +43,7 @@ class _Climbers:
     best_then: Tensor
     halved: Tensor
 
-    def those(self, chosen: Tensor) -> "_Climbers":
+    def of_rows(self, chosen: Tensor) -> "_Climbers":
         return _Climbers(*[getattr(self, field.name)[chosen] for field in fields(self)])
 
 
@@ -93,7 +93,7 @@ def climb(
     ends = checkpoints(steps)
     for done in range(1, steps + 1):
         if going is not None and not (still := going(at.rows)).all():
-            at = at.those(still)
+            at = at.of_rows(still)
         if not len(at.rows):
             return
         centre = images[at.rows]

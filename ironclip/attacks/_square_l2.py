@@ -48,7 +48,7 @@ class Draws:
     start: Tensor
     queries: Tensor
 
-    def those(self, rows: Tensor) -> "Draws":
+    def of_rows(self, rows: Tensor) -> "Draws":
         return Draws(self.start[rows], self.queries[rows])
 
 

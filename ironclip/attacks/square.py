@@ -92,7 +92,7 @@ class Square(AttackOptions):
                     break
                 drawn: Any
                 if draws is not None and restart == 0:
-                    drawn = draws.those(rows)
+                    drawn = draws.of_rows(rows)
                 elif self.norm == "l2":
                     drawn = _square_l2.draw(images[rows], positions[rows], self.queries, self.seed, restart)
                 else:
@@ -113,7 +113,7 @@ class Draws:
     corners: Tensor
     signs: Tensor
 
-    def those(self, rows: Tensor) -> "Draws":
+    def of_rows(self, rows: Tensor) -> "Draws":
         return Draws(self.stripes[rows], self.corners[rows], self.signs[rows])
 
 

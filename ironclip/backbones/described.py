@@ -13,7 +13,7 @@ from ironclip.backbones.adapter import OPENAI_MEAN, OPENAI_STD
 from ironclip.backbones.checkpoints import Checkpoint, openai_config, read_checkpoint
 from ironclip.backbones.folders import OPEN_CLIP, PIXELS, description, weights_in
 from ironclip.backbones.foreign import configuration
-from ironclip.backbones.recipes import Recipe, check_keys, fitting, quick, settle, whole
+from ironclip.backbones.recipes import Recipe, all_tensors, check_keys, fitting, quick, settle
 from ironclip.backbones.registry import Activation
 from ironclip.core.errors import CheckpointError, RunError, unknown
 from ironclip.core.texts import json_value, plain_bytes
@@ -79,7 +79,7 @@ def configured(
     return Recipe(
         name=name,
         config=config,
-        state=whole(checkpoint),
+        state=all_tensors(checkpoint),
         activation=settle(name, said, f"its {note.name}", activation),
         path=checkpoint.path,
         tokenizer=named or tokenizer,

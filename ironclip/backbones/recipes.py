@@ -109,7 +109,7 @@ def check_keys(config: Mapping[str, Any], where: object) -> None:
         )
 
 
-def whole(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
+def all_tensors(checkpoint: Checkpoint) -> Mapping[str, Tensor]:
     if checkpoint.layout == "visual":
         raise CheckpointError(f"{checkpoint.path} holds an image tower alone; expected a whole CLIP")
     return checkpoint.state

@@ -14,7 +14,7 @@ from ironclip.backbones.checkpoints import Checkpoint, read_checkpoint
 from ironclip.backbones.described import agrees, configured, described, read_description
 from ironclip.backbones.downloads import described_on_hub, from_hub, from_tag
 from ironclip.backbones.folders import INDEX, description
-from ironclip.backbones.recipes import Recipe, pixel_statistics, settle, stated, whole
+from ironclip.backbones.recipes import Recipe, all_tensors, pixel_statistics, settle, stated
 from ironclip.backbones.registry import EMBEDDED, ROBUST, WEIGHTS_FOLDER, Activation, list_backbones, tag_activation
 from ironclip.core.errors import CheckpointError, UsageError, unknown
 
@@ -85,7 +85,7 @@ def _tag(architecture: str, tag: str, activation: Activation | None) -> Recipe:
     return Recipe(
         name=name,
         config=open_clip.get_model_config(architecture),
-        state=whole(checkpoint),
+        state=all_tensors(checkpoint),
         activation=settled,
         path=checkpoint.path,
         tokenizer=architecture,

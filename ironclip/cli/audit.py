@@ -113,7 +113,7 @@ def audit(
 
     options: dict[str, Any] = {"norm": read_norm(norm), "names": _names(attack), "changes": changes or [], "limit": limit}
     options |= {"split": split, "seed": seed, "device": where, "out": out_folder, "batch_size": batch_size, "progress": heard}
-    options["command"] = repeat.audit(
+    options["command"] = repeat.audit_command(
         target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed,
         transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
         classes=classes, layout=layout, **frozen,

@@ -125,7 +125,7 @@ def evaluate(
     from ironclip.protocols.anytime import evaluate_until
     from ironclip.protocols.experiment import transferred, with_test_time
     from ironclip.protocols.frozen import given
-    from ironclip.protocols.measure import evaluate as run_evaluation
+    from ironclip.protocols.measure import evaluate_run
     from ironclip.protocols.resolve import named_attacks, open_target, test_time_options
     from ironclip.protocols.shards import evaluate_shards, watch
     from ironclip.protocols.sources import check_source
@@ -171,7 +171,7 @@ def evaluate(
             names = named(known, each.test_time is not None)
             attacks = named_attacks(names, radius, seed, rest, norm=norm, knowledge=known)  # type: ignore[arg-type]
             under = {"norm": read_norm(norm), "knowledge": known, "source": source, "split": split, "limit": limit}
-            command = repeat.evaluation(
+            command = repeat.evaluation_command(
                 run, each, names, radius, changes=rest, seed=seed, distortion=distortion, targeted=targeted,
                 until=until, batch_size=at_once, **under,
             )  # fmt: skip
@@ -189,7 +189,7 @@ def evaluate(
                 continue
             if pool is not None:
                 watch(pool, run, each, attacks, **under)
-            record, _ = run_evaluation(run, each, attacks, distortion=distortion, targeted=targeted, **under)
+            record, _ = evaluate_run(run, each, attacks, distortion=distortion, targeted=targeted, **under)
             records.append(record)
     if as_json:
         emit([record.model_dump(mode="json") for record in records])

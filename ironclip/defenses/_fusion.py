@@ -32,7 +32,7 @@ class Branches:
     pooled: Tensor
 
 
-class Gate(nn.Module):
+class FusionGate(nn.Module):
     """The class branch's weight [B, 1] in (0, 1) for every image, from the unit features of both branches; 0.5 at the start."""
 
     def __init__(self, embed_dim: int, hidden: int = 16, generator: torch.Generator | None = None) -> None:
@@ -59,7 +59,7 @@ class ShieldHead(nn.Module):
 
     def __init__(
         self, shield: Shield, pool: PatchPool, cosine: ScaledCosine, *, level: Level, fusion: Fusion, weight: float,
-        gate: Gate | None = None,
+        gate: FusionGate | None = None,
     ) -> None:  # fmt: skip
         super().__init__()
         self.shield, self.pool, self.gate = shield, pool, gate

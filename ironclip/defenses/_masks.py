@@ -85,7 +85,7 @@ def rows_of(name: str, held: Sequence[str], weight: Tensor) -> Tensor | None:
     return torch.cat(parts)
 
 
-class Gate(torch.autograd.Function):
+class MaskGate(torch.autograd.Function):
     """1[score > threshold], strictly, whose gradient is handed to the scores as it is (straight-through, no clipping)."""
 
     @staticmethod

@@ -26,7 +26,7 @@ from ironclip.core.losses import js_each, kl_to_clean
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.schedule import Schedule
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Defense, ImageOutput, Mask, Trace, check_classes
-from ironclip.defenses._masks import Gate, chosen, maskable, pack, rows_of, unpack
+from ironclip.defenses._masks import MaskGate, chosen, maskable, pack, rows_of, unpack
 
 STRENGTH = {"lafa": 50.0, "js": 1.0, "kl": 1.0, "none": 0.0}
 """Weight of the alignment: lambda = 50 for LAFA [paper], 1 for the divergences [inferred]."""
@@ -121,7 +121,7 @@ class AdvMask(Defense):
         return Adaptation(image_weights=masks, templates=self.templates)
 
     def _mask(self, name: str, scores: Tensor, backbone: Backbone) -> Tensor:
-        gate: Tensor = Gate.apply(scores, self.threshold).to(backbone.dtype)
+        gate: Tensor = MaskGate.apply(scores, self.threshold).to(backbone.dtype)
         rows = self.rows[name]
         if rows is None:
             return gate

@@ -27,7 +27,7 @@ from ironclip.core.tensors import generator as keyed
 from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Context, Defense, ImageOutput, check_classes
 from ironclip.defenses import _defeat_attacks
 from ironclip.defenses._blocks import normal
-from ironclip.defenses._fusion import Gate, ShieldHead
+from ironclip.defenses._fusion import FusionGate, ShieldHead
 from ironclip.defenses._shield import PatchPool, PixelShield, Reconstruction, Shield
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -121,7 +121,7 @@ class DEFEAT(Defense):
             self.branch = PixelShield(shield)
         else:
             pool = PatchPool(spec.grid**2 if reconstruct == "grid" else 1, generator)
-            gate = Gate(spec.embed_dim, generator=generator) if isinstance(fusion_weight, str) else None
+            gate = FusionGate(spec.embed_dim, generator=generator) if isinstance(fusion_weight, str) else None
             fixed = 0.5 if isinstance(fusion_weight, str) else float(fusion_weight)
             cosine = ScaledCosine(spec.logit_scale, spec.logit_bias)
             options: dict[str, Any] = {"level": reconstruct, "fusion": fusion, "weight": fixed, "gate": gate}

@@ -25,8 +25,8 @@ from ironclip.protocols.config import RunConfig
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
 from ironclip.protocols.few_shot import open_run, train
 from ironclip.protocols.frozen import Frozen, load_frozen
-from ironclip.protocols.measure import evaluate
-from ironclip.protocols.repeat import evaluation
+from ironclip.protocols.measure import evaluate_run
+from ironclip.protocols.repeat import evaluation_command
 from ironclip.protocols.shards import evaluate_shards
 from ironclip.protocols.suites import open_suite
 from ironclip.records.folder import RunFolder
@@ -153,12 +153,14 @@ def _measure(
         under: dict[str, Any] = {"norm": measure.norm, "knowledge": measure.knowledge, "source": measure.source}
         under |= {"split": measure.split, "limit": measure.limit, "batch_size": measure.at_once}
         extra: dict[str, Any] = {"distortion": measure.distortion, "targeted": measure.targeted}
-        command = evaluation(run, each, measure.attacks, eps, changes=measure.changes, seed=measure.seed, **under, **extra)
+        command = evaluation_command(
+            run, each, measure.attacks, eps, changes=measure.changes, seed=measure.seed, **under, **extra
+        )
         under |= {"eps": eps, "keep_examples": 4, "command": command}
         if (of := _divided(each.dataset, measure, shard_above)) > 1:
             evaluate_shards(run, each, attacks, Share(None, of), joining=helping, **under)
         if not helping:
-            evaluate(run, each, attacks, **extra, **under)
+            evaluate_run(run, each, attacks, **extra, **under)
 
 
 def _experiment(config: RunConfig, device: str) -> Experiment:

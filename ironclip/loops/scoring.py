@@ -121,7 +121,7 @@ def full_precision() -> Iterator[None]:
         torch.backends.cudnn.allow_tf32 = convolutions
 
 
-def audit(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat: Threat) -> Tensor:
+def check_budget(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat: Threat) -> Tensor:
     """[B] distances of pictures that keep to the threat model.
 
     Raises:
@@ -278,10 +278,10 @@ class Scorer:
     def _attacked(self, target: Target, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
         """The pictures as they are scored, and how far each moved."""
         adv = target.attack(target.function, images, labels, indices=indices).detach()
-        moved = audit(target.name, adv, images, indices, self.threat)
+        moved = check_budget(target.name, adv, images, indices, self.threat)
         if self.quantise != "none":
             adv = quantised(adv, images, self.threat, self.quantise)
-            moved = audit(f"{target.name}, rounded", adv, images, indices, self.threat)
+            moved = check_budget(f"{target.name}, rounded", adv, images, indices, self.threat)
         return adv, moved
 
     def _score(self, images: Tensor, labels: Tensor, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:

@@ -21,7 +21,7 @@ from ironclip.core.threat import Threat, format_eps
 from ironclip.core.types import Attack, Batch, Classifier
 from ironclip.data import EvalSet
 from ironclip.loops.draws import drawn_for
-from ironclip.loops.scoring import audit, quantised
+from ironclip.loops.scoring import check_budget, quantised
 from ironclip.protocols.distinct import check_distinct
 from ironclip.protocols.experiment import Experiment
 from ironclip.records.folder import EvaluationFolder
@@ -131,7 +131,7 @@ class _Writer:
         with torch.no_grad():
             before, exact = self.classifier(images).argmax(1), self.classifier(adv).argmax(1)
             after = self.classifier(levels.float() / 255).argmax(1)
-        distance = audit("of the pictures", levels.float() / 255, images, batch.indices, self.threat)
+        distance = check_budget("of the pictures", levels.float() / 255, images, batch.indices, self.threat)
         listed = []
         for row, index in enumerate(batch.indices.tolist()):
             file = self.folder / f"{index:06d}.png"

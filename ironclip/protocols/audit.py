@@ -15,7 +15,7 @@ from ironclip.audit.results import AuditReport, Requirement
 from ironclip.core.errors import DataError
 from ironclip.core.threat import Norm, format_eps
 from ironclip.protocols.audit_bench import bench
-from ironclip.protocols.audit_target import Target
+from ironclip.protocols.audit_target import AuditTarget
 from ironclip.records.folder import RunFolder
 from ironclip.records.record import Flag
 
@@ -24,7 +24,7 @@ Progress = Callable[[str, dict[str, Any]], None]
 
 
 def audit(
-    target: Target,
+    target: AuditTarget,
     radii: Sequence[float],
     *,
     norm: Norm = "linf",
@@ -128,7 +128,7 @@ def _diagnostic_radius(radii: Sequence[float], norm: Norm) -> float:
 
 
 def _lab(
-    target: Target, curve: Curve, pictures: Pictures, many: int, draws: int, eps: float, steps: int, seed: int,
+    target: AuditTarget, curve: Curve, pictures: Pictures, many: int, draws: int, eps: float, steps: int, seed: int,
     batch_size: int, device: str, norm: Norm, knowledge: str, gradients: bool,
 ) -> Lab:  # fmt: skip
     """The diagnostics' bench: the first `many` images that are right, and the wrong ones among those before the last of them."""

@@ -21,7 +21,7 @@ from ironclip.core.types import Attack, Batch
 from ironclip.data import EvalSet
 from ironclip.loops.draws import drawn_for
 from ironclip.loops.scoring import full_precision
-from ironclip.protocols.audit_target import Target
+from ironclip.protocols.audit_target import AuditTarget
 from ironclip.protocols.measure import PREPROCESSING
 from ironclip.protocols.resolve import named_attacks
 from ironclip.records.folder import RunFolder
@@ -80,7 +80,7 @@ class Bench:
 
 @contextmanager
 def bench(
-    target: Target,
+    target: AuditTarget,
     radii: Sequence[float],
     *,
     norm: Norm = "linf",
@@ -146,7 +146,7 @@ def bench(
         yield Bench(run, setup, made, pictures, knowledge, draws, gradients)
 
 
-def _data_facts(target: Target, split: str) -> DataFacts:
+def _data_facts(target: AuditTarget, split: str) -> DataFacts:
     dataset = target.dataset
     return DataFacts(
         name=dataset.name,
@@ -159,7 +159,7 @@ def _data_facts(target: Target, split: str) -> DataFacts:
     )
 
 
-def _folder(target: Target, setup: Setup, first: Batch, out: Path | None, root: Path) -> RunFolder:
+def _folder(target: AuditTarget, setup: Setup, first: Batch, out: Path | None, root: Path) -> RunFolder:
     """A run folder of this classifier: told from others by its logits on some images, and a foreign one by its code as well."""
     with torch.no_grad(), drawn_for(first.indices.tolist()):
         logits = target.classifier(first.images)

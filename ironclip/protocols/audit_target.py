@@ -40,7 +40,7 @@ from ironclip.records.record import BackboneFacts
 
 
 @dataclass(frozen=True)
-class Target:
+class AuditTarget:
     """What is audited, on which data.
 
     Args:
@@ -72,7 +72,7 @@ def open_target(
     classes: Path | str | None = None,
     layout: str = "auto",
     frozen: Mapping[str, str] | None = None,
-) -> Target:
+) -> AuditTarget:
     """The target of this name.
 
     Args:
@@ -104,7 +104,9 @@ def open_target(
     return replace(target, sources=(*target.sources, *sources))
 
 
-def _own(name: str, data: str | None, device: str, classes: Path | str | None, layout: str, frozen: Mapping[str, str]) -> Target:
+def _own(
+    name: str, data: str | None, device: str, classes: Path | str | None, layout: str, frozen: Mapping[str, str]
+) -> AuditTarget:
     path = Path(name)
     if path.exists() and is_run(path):
         if data is not None or classes is not None or layout != "auto":
@@ -118,7 +120,7 @@ def _own(name: str, data: str | None, device: str, classes: Path | str | None, l
     return of_experiment(name, experiment)
 
 
-def of_experiment(name: str, experiment: Experiment) -> Target:
+def of_experiment(name: str, experiment: Experiment) -> AuditTarget:
     """A trained defence, or a backbone as it is, on the data of its experiment."""
     check_distinct(experiment.backbone, experiment.dataset)
     classifier = experiment.classifier
@@ -131,7 +133,7 @@ def of_experiment(name: str, experiment: Experiment) -> Target:
         "shots": config.shots if experiment.defense.learns else None,
         "split_seed": config.split_seed if experiment.defense.learns else None,
     }
-    return Target(name, classifier, experiment.dataset, spec.resolution, surrogates, sources, base, facts)
+    return AuditTarget(name, classifier, experiment.dataset, spec.resolution, surrogates, sources, base, facts)
 
 
 def _beside(
@@ -157,7 +159,7 @@ def _foreign(
     resolution: int,
     classes: Path | str | None,
     layout: str,
-) -> Target:
+) -> AuditTarget:
     if data is None:
         raise UsageError(f"{name!r} is somebody else's classifier; name the data with --data")
     home = Path(where).parent if where.endswith(".py") else Path.cwd()
@@ -176,7 +178,7 @@ def of_callable(
     resolution: int = 224,
     home: Path | None = None,
     code: str = "",
-) -> Target:
+) -> AuditTarget:
     """Somebody else's classifier, images -> logits, with the attributes that it may have (see the head of this file).
 
     Args:
@@ -198,7 +200,7 @@ def of_callable(
         return External(each, dataset.classes, home)
 
     facts = {"method": name, "backbone": BackboneFacts(name="external"), "options": {}}
-    return Target(
+    return AuditTarget(
         name,
         wrapped(function),
         dataset,

@@ -7,7 +7,7 @@ from typing import Any
 from ironclip.attacks import DEFAULT
 from ironclip.protocols import repeat
 from ironclip.protocols.few_shot import open_run, train
-from ironclip.protocols.measure import evaluate
+from ironclip.protocols.measure import evaluate_run
 from ironclip.protocols.resolve import named_attacks, resolve
 from ironclip.records.folder import RunFolder
 
@@ -43,7 +43,7 @@ def run_demo(
         run, experiment = open_run(run.path, device=device)
         for eps in RADII:
             named = named_attacks(names, eps, 0, options)
-            evaluate(
+            evaluate_run(
                 run,
                 experiment,
                 named,
@@ -51,7 +51,7 @@ def run_demo(
                 limit=limit,
                 batch_size=50,
                 keep_examples=4,
-                command=repeat.evaluation(run, experiment, names, eps, changes=options, limit=limit, batch_size=50),
+                command=repeat.evaluation_command(run, experiment, names, eps, changes=options, limit=limit, batch_size=50),
                 callback=progress(f"attack {method} on {backbone} at {eps * 255:.0f}/255"),
             )
         runs.append(run)

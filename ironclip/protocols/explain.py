@@ -43,7 +43,7 @@ class Explained:
 def explain(classifier: Classifier, predictions: Sequence[Prediction], images: Tensor) -> list[Explained]:
     """What the classifier looked at in each of the images [B, 3, S, S]; adapts once more for it."""
     attention = attention_map(classifier, images)  # type: ignore[arg-type]
-    looked = classifier.looked(images) if isinstance(classifier, AdaptingClassifier) else None
+    looked = classifier.observed(images) if isinstance(classifier, AdaptingClassifier) else None
     found = []
     for row, prediction in enumerate(predictions):
         views: list[View] = []

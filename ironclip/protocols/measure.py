@@ -97,7 +97,7 @@ class Prepared:
         )
 
 
-def evaluate(
+def evaluate_run(
     run: RunFolder,
     experiment: Experiment,
     named: Mapping[str, Attack],

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ironclip.records.folder import RunFolder
 
 
-def evaluation(
+def evaluation_command(
     run: "RunFolder",
     experiment: "Experiment",
     names: Sequence[str],
@@ -90,7 +90,7 @@ AUDIT = {
 """What `ironclip audit` takes where nothing is said; left out of its command."""
 
 
-def audit(
+def audit_command(
     target: str, data: str | None, radii: Sequence[float], *, norm: str = "linf", changes: Sequence[str] = (), **options: Any
 ) -> str:
     """The `ironclip audit` command of all records of an audit; `options` as the command line names them."""

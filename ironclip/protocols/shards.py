@@ -10,7 +10,7 @@ from ironclip.core.threat import format_eps
 from ironclip.core.types import Attack
 from ironclip.protocols.audit import KEPT, Progress
 from ironclip.protocols.audit_bench import Bench, bench
-from ironclip.protocols.audit_target import Target
+from ironclip.protocols.audit_target import AuditTarget
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.measure import Callback, prepare
 from ironclip.protocols.workers import Tally, Workers
@@ -33,7 +33,7 @@ def evaluate_shards(
     **options: Any,
 ) -> tuple[Record | None, tuple[Shard, ...]]:
     """(the record where all shards of the evaluation are finished, else None; the shards that are not), after those of this
-    share were done. The record equals that of `measure.evaluate` in everything but times.
+    share were done. The record equals that of `measure.evaluate_run` in everything but times.
 
     Args:
         named, eps, options: as of `measure.prepare`.
@@ -64,7 +64,7 @@ def evaluate_shards(
 
 
 def audit_shards(
-    target: Target,
+    target: AuditTarget,
     radii: Sequence[float],
     share: Share,
     *,
@@ -101,7 +101,7 @@ def audit_shards(
 
 def watch_audit(
     workers: Workers,
-    target: Target,
+    target: AuditTarget,
     radii: Sequence[float],
     *,
     batch_size: int,
@@ -117,7 +117,9 @@ def watch_audit(
             watched(workers, point.folder, len(made.pictures), partial(progress, name))
 
 
-def _begun(made: Bench, target: Target, radii: Sequence[float], batch_size: int, device: str) -> tuple[list[Point], list[Part]]:
+def _begun(
+    made: Bench, target: AuditTarget, radii: Sequence[float], batch_size: int, device: str
+) -> tuple[list[Point], list[Part]]:
     """The radii of an audit with their folders, and the same as what its shards must agree on."""
     with made.run.lock(wait=WAIT):
         facts = made.run.environment or made.run.save_environment(device)

@@ -16,7 +16,7 @@ from ironclip.core.permits import full
 from ironclip.core.tensors import evaluating, frozen, generator
 from ironclip.core.threat import Threat
 from ironclip.core.types import Attack, Batch, Classifier
-from ironclip.loops.scoring import audit, full_precision
+from ironclip.loops.scoring import check_budget, full_precision
 from ironclip.records.record import Proportion
 
 RULES = ("next", "random", "least-likely")
@@ -92,7 +92,7 @@ def success(
                 continue
             images, indices = batch.images[rows], batch.indices[rows]
             adv = made(classifier, images, wanted[rows], indices=indices).detach()
-            audit(f"targeted {type(attack).__name__.lower()}", adv, images, indices, threat)
+            check_budget(f"targeted {type(attack).__name__.lower()}", adv, images, indices, threat)
             with torch.no_grad():
                 hit += int((classifier(adv).argmax(1) == wanted[rows]).sum())
             attacked += len(rows)

@@ -19,7 +19,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.threat import Norm
 from ironclip.report.pictures import data_uri
 from ironclip.serve import attacking
-from ironclip.serve.gate import Gate, refused
+from ironclip.serve.gate import RequestGate, refused
 from ironclip.serve.hosts import Hosts, hosts_for
 from ironclip.serve.intake import printable
 from ironclip.serve.limits import Busy, Limits, Refusal
@@ -33,7 +33,7 @@ MOST_CLASSES = 1000  # in one answer
 
 
 def create_app(model: Served, limits: Limits | None = None, *, token: str | None = None, hosts: Hosts | None = None) -> FastAPI:
-    """The application; `token` and `hosts` (default: this machine's) as of `Gate`. Its `state.service` holds the counters."""
+    """The application; `token`, `hosts` (default: this machine): as of `RequestGate`. `state.service` holds the counters."""
     limits = limits or Limits()
     service = Service(model, limits)
 
@@ -52,7 +52,7 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
         description='Classification by a robust CLIP, and attacks on it. Errors are {"error": one line}.',
     )
     app.state.service = service
-    app.add_middleware(Gate, metrics=service.metrics, token=token, hosts=hosts or hosts_for("localhost"))
+    app.add_middleware(RequestGate, metrics=service.metrics, token=token, hosts=hosts or hosts_for("localhost"))
 
     @app.post(
         "/classify",

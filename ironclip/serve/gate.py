@@ -24,7 +24,7 @@ OPEN = ("/", "/docs", "/openapi.json", "/healthz", "/readyz")
 """Paths that ask for no token: they say nothing about the model."""
 
 
-class Gate:
+class RequestGate:
     """ASGI middleware.
 
     Args:

@@ -25,7 +25,7 @@ MEMORY = 1 << 30  # bytes that the activations of one chunk may take, roughly
 
 
 @dataclass(frozen=True)
-class Looked:
+class Observed:
     """What a method looked at, for B images.
 
     Args:
@@ -63,9 +63,9 @@ class TestTimeMethod(TestTime):
         if not isinstance(base, AdaptedClassifier):
             raise UsageError(f"a test-time method needs a classifier made by assemble as its base; got {type(base).__name__}")
         with on_behalf_of(type(self).__module__.rpartition(".")[2]):
-            return AdaptingClassifier(self, self.stand(base))
+            return AdaptingClassifier(self, self.prepared(base))
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         """The classifier below as the method needs it, such as one with context words in place of templates: what a static
         attack is made on. UsageError where this base cannot carry the method. Default: the base itself."""
         return base
@@ -75,14 +75,14 @@ class TestTimeMethod(TestTime):
         one draw that is the classifier itself, unless the adaptation can be differentiated and the method holds it constant.
         A method with cheaper surrogates puts them first."""
         assert isinstance(classifier, AdaptingClassifier)
-        whole = self.whole()
+        whole = self.fully_differentiated()
         return (drawn(whole, classifier.base, self.draws),) if self.draws > 1 or whole is not self else ()
 
-    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked | None:
+    def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed | None:
         """The views of images [B, 3, H, W] and what they weigh, for people to see. Default: None, the method has no views."""
         return None
 
-    def whole(self) -> "TestTimeMethod":
+    def fully_differentiated(self) -> "TestTimeMethod":
         """The method with its adaptation differentiated: with gradient="full" where it has that option, else itself."""
         if getattr(self, "gradient", "full") == "full":
             return self
@@ -141,10 +141,10 @@ class AdaptingClassifier(nn.Module):
             found.append(total / self.draws)
         return torch.cat(found)
 
-    def looked(self, images: Tensor) -> Looked | None:
+    def observed(self, images: Tensor) -> Observed | None:
         """What the method looks at when it answers for these images, or None; hand in a few at a time."""
         with torch.no_grad():
-            return self.method.looked(self.base, images, image_keys(images, self.method.seed))
+            return self.method.observed(self.base, images, image_keys(images, self.method.seed))
 
     def _keyed(self, keys: Sequence[int], images: Tensor) -> Tensor:
         return self._logits(self.base, images, keys)

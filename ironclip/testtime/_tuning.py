@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, Looked, features_of, plain_head
+from ironclip.testtime._base import DRAWS, Observed, features_of, plain_head
 from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, share
 from ironclip.testtime._views import ViewTuning, marked, with_views
 
@@ -42,7 +42,7 @@ class Tuned:
     weights: Tensor | None = None
 
 
-class PromptTuning(ViewTuning):
+class TestTimePromptTuning(ViewTuning):
     """Views, selection, a few steps on the context, an answer. A method says what is lowered and how views are joined.
 
     Args:
@@ -98,7 +98,7 @@ class PromptTuning(ViewTuning):
         """[B, V, 3, S, S] the views, the image first."""
         return with_views(images, keys, self.views - 1, augmix=self.augmix)
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "prompt tuning")
         return Prompted(base, self.prompt)
 
@@ -161,12 +161,12 @@ class PromptTuning(ViewTuning):
         loss = (lowered or self.objective)(plain_head(base, "prompt tuning")(chosen, text), text).sum()
         return torch.autograd.grad(loss, leaf, create_graph=whole)[0]
 
-    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
+    def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed:
         assert isinstance(base, Prompted)
         pictures = self.pictures(base, images, keys)
         tuned = self.tuned(base, pictures)
         chosen = marked(tuned.selected, pictures.shape[1])
-        return Looked(pictures, self.votes(base, pictures, tuned), chosen & (self.steps > 0))
+        return Observed(pictures, self.votes(base, pictures, tuned), chosen & (self.steps > 0))
 
     def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
         """[B, V] shares of the views, of sum 1. Default: the selected views alike, for the image alone answers."""

@@ -35,7 +35,7 @@ class AOM(TestTimeMethod):
         check_number("step", step, 0)
         self.sigma, self.copies, self.step, self.passes = sigma, copies, step, copies + 1
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "aom")
         return base
 

@@ -146,13 +146,13 @@ class ATPT(RTPT):
         looks = "tv" in (self.ensemble, self.loss_weights)
         self.passes = self.views + guided + (share(self.select, self.views) if looks else 0)
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         spec = base.backbone.spec
         if spec.kind not in ("vit", "resnet"):
             raise UsageError(f"atpt reads the attention of open_clip's ViT, or RN50; {spec.name} is neither")
         if spec.kind == "vit" and not spec.class_token:
             raise UsageError(f"atpt reads where the class token looks; {spec.name} averages all tokens instead")
-        return super().stand(base)
+        return super().prepared(base)
 
     def maps(self, base: AdaptedClassifier, views: Tensor) -> Tensor:
         """[..., G, G] relevance maps in [0, 1] of views [..., 3, S, S] under the start prompt; constants."""

@@ -90,7 +90,7 @@ class CLIPure(TestTimeMethod):
         self.variant, self.steps, self.step, self.prior = variant, steps, step, prior
         self.templates = None if templates is None else (templates,) if isinstance(templates, str) else tuple(templates)
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "clipure")
         texts = self.templates or base.adaptation.templates or ("a photo of a {}.",)
         with torch.no_grad():

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from ironclip.core.options import check_number
 from ironclip.testtime._prompts import dispersion, marginal_entropy
-from ironclip.testtime._tuning import PromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
 
 
-class CTPT(PromptTuning):
+class CTPT(TestTimePromptTuning):
     """Marginal entropy minus dispersion; one joint step.
 
     Args:

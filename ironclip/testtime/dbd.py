@@ -18,7 +18,7 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_number, check_whole
 from ironclip.core.types import Batch, Classifier
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, TestTimeMethod, features_of, image_keys, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, Observed, TestTimeMethod, features_of, image_keys, plain_head
 from ironclip.testtime._changed_views import FIXED, changed_views
 from ironclip.testtime._gate import calibrated, sloping
 from ironclip.testtime._prompts import entropy, picked
@@ -70,7 +70,7 @@ class DBD(TestTimeMethod):
         self.theta, self.stretched, self.gain, self.kept = theta, stretched, gain, kept
         self.crops, self.noisy, self.sigma, self.softness, self.passes = crops, noisy, sigma, softness, 1 + views
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "dbd")
         return base
 
@@ -117,10 +117,10 @@ class DBD(TestTimeMethod):
         length = torch.where(shift.score > self.theta, self.gain, 1.0).to(own)
         return self.answer(base, own, shift.mean, length[:, None])
 
-    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
+    def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed:
         pictures, (_, shift) = self.pictures(images, keys), self.found(base, images, keys)
         weights = marked(shift.selected, pictures.shape[1]).to(images.dtype) / self.kept
-        return Looked(pictures, weights, torch.zeros_like(weights, dtype=torch.bool))
+        return Observed(pictures, weights, torch.zeros_like(weights, dtype=torch.bool))
 
     def plain(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] logits of the mean of the kept views, whatever the score says."""

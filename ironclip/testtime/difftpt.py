@@ -15,12 +15,12 @@ from torch import Tensor
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_number, check_whole
 from ironclip.testtime._prompts import Prompted, marginal_entropy, most_confident, picked, share
-from ironclip.testtime._tuning import PromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
 
 Generator = Callable[[Tensor, Sequence[int], int], Tensor]
 
 
-class DiffTPT(PromptTuning):
+class DiffTPT(TestTimePromptTuning):
     """Marginal entropy over views that look like the image and are confident.
 
     Args:

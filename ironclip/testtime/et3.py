@@ -62,7 +62,7 @@ class ET3(TestTimeMethod):
         self.alpha, self.eps, self.steps, self.temperature, self.proxy = alpha, eps, steps, temperature, proxy
         self.passes = steps + 1
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "et3")
         if self.proxy is None:
             return base

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, Looked, features_of, plain_head
+from ironclip.testtime._base import DRAWS, Observed, features_of, plain_head
 from ironclip.testtime._views import ViewTuning, with_views
 
 TOLERANCE = 1e-6
@@ -66,17 +66,17 @@ class MTA(ViewTuning):
         self.views, self.augmix, self.agreement, self.smoothness = views, augmix, agreement, smoothness
         self.nearest, self.rounds, self.inner, self.passes = nearest, rounds, inner, views
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "mta")
         return base
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         return plain_head(base, "mta")(self.found(base, self.pictures(images, keys)).mode, base.text_features)
 
-    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
+    def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed:
         pictures = self.pictures(images, keys)
         weights = self.found(base, pictures).inlierness
-        return Looked(pictures, weights, torch.zeros_like(weights, dtype=torch.bool))
+        return Observed(pictures, weights, torch.zeros_like(weights, dtype=torch.bool))
 
     def pictures(self, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, V, 3, S, S] the image and its random views."""

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ironclip.core.options import check_flags, check_number, check_whole
 from ironclip.testtime._prompts import Prompted, entropy, neighbour_weights
-from ironclip.testtime._tuning import PromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
 
 
-class RTPT(PromptTuning):
+class RTPT(TestTimePromptTuning):
     """Mean entropy of single views; the answer is the sum of all views' tuned logits, weighted by reliability.
 
     Args:

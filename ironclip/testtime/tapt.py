@@ -20,7 +20,7 @@ from ironclip.core.losses import cross_entropy_each
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.tensors import ascend, generator
 from ironclip.core.types import Batch, Classifier, Trace
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, Looked, features_of, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, Observed, features_of, plain_head
 from ironclip.testtime._deep import DeepPrompted, Prompts
 from ironclip.testtime._prompts import AdamW, marginal_entropy, most_confident, picked, share
 from ironclip.testtime._statistics import KINDS, Moments, Running, Source, alignment, block_inputs, moments
@@ -87,7 +87,7 @@ class TAPT(ViewTuning):
             self.statistics = Source.load(Path(source))
         self.passes = views + steps * share(select, views) + 1
 
-    def stand(self, base: AdaptedClassifier) -> DeepPrompted:
+    def prepared(self, base: AdaptedClassifier) -> DeepPrompted:
         plain_head(base, "prompt tuning")
         draw = generator(self.seed, START)
         with on_behalf_of("tapt"):
@@ -99,7 +99,7 @@ class TAPT(ViewTuning):
             return
         if not isinstance(base, AdaptedClassifier):
             raise UsageError(f"source statistics need a classifier made by assemble; got {type(base).__name__}")
-        stood, adversarial, clean = self.stand(base), Running(), Running()
+        stood, adversarial, clean = self.prepared(base), Running(), Running()
         for batch in batches:
             batch = batch.to(base.backbone.device)
             clean.add(block_inputs(stood, batch.images.to(base.backbone.dtype)))
@@ -110,7 +110,7 @@ class TAPT(ViewTuning):
         """[B, 3, S, S] the pictures of a batch after the attack of the adversarial statistics."""
         if tuple(batch.classes) != tuple(base.classes):
             with torch.no_grad():
-                base = self.stand(AdaptedClassifier(base.backbone, batch.classes, base.adaptation, base.precision))
+                base = self.prepared(AdaptedClassifier(base.backbone, batch.classes, base.adaptation, base.precision))
         images, eps = batch.images.to(base.backbone.dtype), self.source_eps
         steps = self.source_steps if eps > 0 else 0
         loss = lambda logits: cross_entropy_each(logits, batch.labels)  # noqa: E731
@@ -165,10 +165,10 @@ class TAPT(ViewTuning):
         start = plain_head(base, "prompt tuning")(features_of(base, views), base.text_features)
         return views, most_confident(start, share(self.select, self.views))
 
-    def looked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Looked:
+    def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed:
         views, selected = self.ranked(base, images, keys)
         chosen = marked(selected, self.views)
-        return Looked(views, chosen.to(views.dtype) / selected.shape[1], chosen & (self.steps > 0))
+        return Observed(views, chosen.to(views.dtype) / selected.shape[1], chosen & (self.steps > 0))
 
     def tune(self, base: DeepPrompted, views: Tensor) -> Prompts:
         """The tuned prompts of each image, a fresh start for every one; from its selected views [B, n, 3, S, S]."""

@@ -7,10 +7,10 @@ instead of half precision with a gradient scaler [code], which can skip the step
 from torch import Tensor
 
 from ironclip.testtime._prompts import marginal_entropy
-from ironclip.testtime._tuning import PromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
 
 
-class TPT(PromptTuning):
+class TPT(TestTimePromptTuning):
     """Marginal entropy; the answer is the image's own, with the tuned prompt."""
 
     def objective(self, logits: Tensor, text: Tensor) -> Tensor:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from ironclip.core.options import check_choice
 from ironclip.testtime._prompts import Prompted, marginal_entropy, picked
-from ironclip.testtime._tuning import PromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
 
 
-class TPTEnsemble(PromptTuning):
+class TPTEnsemble(TestTimePromptTuning):
     """The reference of the family: its views and no step.
 
     Args:

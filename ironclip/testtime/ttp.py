@@ -61,7 +61,7 @@ class TTP(ViewTuning):
         self.gradient, self.softness = gradient, softness
         self.passes = 2 + views + 2 * share(select, views)
 
-    def stand(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "ttp")
         return base
 

@@ -24,12 +24,12 @@ READERS = {
 def made(tmp_path_factory) -> Path:
     """A run, zero-shot, measured."""
     from ironclip.protocols.few_shot import open_run, train
-    from ironclip.protocols.measure import evaluate
+    from ironclip.protocols.measure import evaluate_run
     from ironclip.protocols.resolve import named_attacks, resolve
 
     root = tmp_path_factory.mktemp("made")
     run = train(resolve("zero_shot", "shapes", given={"backbone": "mini"}), out=root / "run")
-    evaluate(*open_run(run.path), named_attacks(["pgd"], 4 / 255, 0, ["steps=1"]), eps=4 / 255, limit=12)
+    evaluate_run(*open_run(run.path), named_attacks(["pgd"], 4 / 255, 0, ["steps=1"]), eps=4 / 255, limit=12)
     return run.path
 
 

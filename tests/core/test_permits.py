@@ -22,7 +22,7 @@ from ironclip.core.tensors import dual, norm, project, steepest
 from ironclip.core.threat import Threat
 from ironclip.core.types import Batch
 from ironclip.loops.evaluation import evaluate, settings
-from ironclip.loops.scoring import audit, quantised
+from ironclip.loops.scoring import check_budget, quantised
 from ironclip.records.record import BackboneFacts, DataFacts, Setup, canonical_hash
 
 EPS = 4 / 255
@@ -156,7 +156,7 @@ LOOSE = {
     "apgd's start": lambda x, kind: start(x, 0.1, kind, None, 0, torch.arange(2), 0),
     "mim's start": lambda x, kind: begin(x, 0.1, kind, None, 0, torch.arange(2)),
     "mim's steps": lambda x, kind: accumulated(1.0, kind)(x),
-    "audit": lambda x, kind: audit("a", x, x, torch.arange(2), SimpleNamespace(norm=kind, eps=0.1)),
+    "audit": lambda x, kind: check_budget("a", x, x, torch.arange(2), SimpleNamespace(norm=kind, eps=0.1)),
     "rounding": lambda x, kind: quantised(x, x, SimpleNamespace(norm=kind, eps=0.1), "round"),
 }  # fmt: skip
 

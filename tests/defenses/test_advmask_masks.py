@@ -14,7 +14,7 @@ from ironclip.backbones.vit import VitTower
 from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.core.types import Adaptation, BackboneSpec, Mask
 from ironclip.defenses import build
-from ironclip.defenses._masks import Gate, chosen, maskable, pack, unpack
+from ironclip.defenses._masks import MaskGate, chosen, maskable, pack, unpack
 from ironclip.defenses.advmask import AdvMask
 
 SIZES = {"vitb32": (12, 768, 28_311_552, 3_538_944), "vitl14": (24, 1024, 100_663_296, 12_582_912)}
@@ -118,7 +118,7 @@ def test_a_tower_or_target_that_is_not_there_is_refused(rn50):
 
 def test_the_gate_is_strict_and_hands_slopes_on_as_they_are():
     scores = torch.tensor([0.004, 0.005, 0.0051, -3.0, 9.0], requires_grad=True)
-    mask = Gate.apply(scores, float(torch.tensor(0.005)))
+    mask = MaskGate.apply(scores, float(torch.tensor(0.005)))
     assert mask.tolist() == [0.0, 0.0, 1.0, 0.0, 1.0]
     slope = torch.arange(5.0) - 2
     (back,) = torch.autograd.grad(mask, scores, slope)

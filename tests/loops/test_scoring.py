@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from ironclip.core.errors import UsageError
 from ironclip.core.tensors import project
 from ironclip.core.threat import Threat
-from ironclip.loops.scoring import audit, full_precision, quantised, targets
+from ironclip.loops.scoring import check_budget, full_precision, quantised, targets
 from ironclip.records.record import describe
 
 
@@ -32,7 +32,7 @@ def test_a_rounded_picture_is_in_the_ball_and_on_a_level_or_clean(seed, radius, 
     corners = images + eps * torch.randn(images.shape, generator=generator).sign()
     threat = Threat(norm=kind, eps=eps, quantised=True)
     rounded = quantised(project(corners, images, eps, kind), images, threat, how)
-    audit("any", rounded, images, torch.arange(4), threat)
+    check_budget("any", rounded, images, torch.arange(4), threat)
     assert (is_level(rounded) | (rounded == images)).all()
     if whole or (radius >= 1 and kind == "linf"):
         assert is_level(rounded).all()

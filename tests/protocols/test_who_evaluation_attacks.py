@@ -30,7 +30,7 @@ from ironclip.protocols.audit import audit
 from ironclip.protocols.audit_target import open_target
 from ironclip.protocols.experiment import open_experiment, with_test_time
 from ironclip.protocols.few_shot import open_run
-from ironclip.protocols.measure import evaluate
+from ironclip.protocols.measure import evaluate_run
 from ironclip.protocols.resolve import resolve
 from ironclip.records.folder import RunFolder
 from ironclip.records.learned import Learned
@@ -165,7 +165,7 @@ def pgd():
 def test_a_run_is_attacked_as_its_threat_says(mini, seen, tmp_path, method, knowledge):
     experiment = experiment_of(method, mini)
     run = saved(experiment, tmp_path / "run")
-    evaluate(run, experiment, pgd(), eps=EPS, knowledge=knowledge, limit=LIMIT)
+    evaluate_run(run, experiment, pgd(), eps=EPS, knowledge=knowledge, limit=LIMIT)
     check(seen, named_in_the_docs(experiment, knowledge))
     if method != "zero_shot":
         images = seen[0][0]
@@ -179,7 +179,7 @@ def test_a_test_time_method_is_attacked_as_its_threat_says(mini, seen, tmp_path,
     experiment = experiment_of("advmask", mini, above)
     run = saved(experiment_of("advmask", mini), tmp_path / "run")
     experiment.defense.load_learned(run.load_learned(mini.spec.sha256).tensors)
-    evaluate(run, experiment, pgd(), eps=EPS, knowledge=knowledge, limit=LIMIT)
+    evaluate_run(run, experiment, pgd(), eps=EPS, knowledge=knowledge, limit=LIMIT)
     check(seen, named_in_the_docs(experiment, knowledge, above))
     images = seen[0][0]
     top, base, plain = named_in_the_docs(experiment, "white-box", above)[0], defended(experiment), undefended(experiment)
@@ -197,7 +197,7 @@ def test_a_black_box_gives_scores_and_no_gradient(mini, monkeypatch, tmp_path):
     monkeypatch.setattr(PGD, "gradients", False)  # it says that it asks for none, and does
     experiment = experiment_of("advmask", mini)
     with pytest.raises(UsageError, match="needs gradients, but the threat is black-box"):
-        evaluate(saved(experiment, tmp_path / "run"), experiment, pgd(), eps=EPS, knowledge="black-box", limit=LIMIT)
+        evaluate_run(saved(experiment, tmp_path / "run"), experiment, pgd(), eps=EPS, knowledge="black-box", limit=LIMIT)
 
 
 def test_transfer_pictures_are_made_on_the_other_classifier_alone_and_scored_by_the_defended_one(mini, seen):
@@ -216,7 +216,7 @@ def test_transfer_pictures_are_made_on_the_other_classifier_alone_and_scored_by_
 def test_a_run_under_transfer_meets_pictures_of_the_source_that_was_named(mini, seen, tmp_path):
     experiment = experiment_of("apt", mini)
     run = saved(experiment, tmp_path / "run")
-    evaluate(run, experiment, pgd(), eps=EPS, knowledge="transfer", source="mini-robust", limit=LIMIT)
+    evaluate_run(run, experiment, pgd(), eps=EPS, knowledge="transfer", source="mini-robust", limit=LIMIT)
     templates = Adaptation(templates=experiment.dataset.templates)
     check(seen, [assemble(load("mini-robust"), experiment.dataset.classes, templates)])
 
@@ -343,7 +343,7 @@ def test_an_attack_that_judges_asks_the_defended_classifier_if_the_threat_knows_
     monkeypatch.setattr(Adaptive, "perturb", watched)
     experiment = experiment_of("zero_shot", mini, "ttc")
     run = saved(experiment_of("zero_shot", mini), tmp_path / "run")
-    record, _ = evaluate(run, experiment, {"adaptive": Adaptive(eps=EPS, steps=3)}, eps=EPS, knowledge=knowledge, limit=LIMIT)
+    record, _ = evaluate_run(run, experiment, {"adaptive": Adaptive(eps=EPS, steps=3)}, eps=EPS, knowledge=knowledge, limit=LIMIT)
     top = experiment.classifier
     judges = [asked for function, asked in seen if asked is not None]
     assert len(judges) == (len(seen) - 1 if judge else 0)

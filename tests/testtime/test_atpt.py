@@ -126,7 +126,7 @@ def views_of(base, images, **options):
     method = build("atpt", {"views": 7, **options})
     keys = _base.image_keys(images, 0)
     with torch.no_grad():
-        return method.pictures(method.stand(base), images, keys), random_views(images, keys, 6)
+        return method.pictures(method.prepared(base), images, keys), random_views(images, keys, 6)
 
 
 def test_limits_in_which_the_views_are_those_of_rtpt(base, images):
@@ -158,7 +158,7 @@ def test_the_crop_has_its_own_weight_where_the_model_looks_most_and_least():
 
 def test_the_views_that_are_surest_after_tuning_vote(base, images):
     method = build("atpt", {"views": 7, "ensemble": "uniform", "vote": 2})
-    prompted = method.stand(base)
+    prompted = method.prepared(base)
     with torch.no_grad():
         pictures = method.pictures(prompted, images, _base.image_keys(images, 0))
         tuned = method.tune(prompted, _base.features_of(prompted, pictures))
@@ -205,7 +205,7 @@ def test_total_variation():
 def test_the_paper_variant_weighs_probabilities_of_the_confident_views(base, images):
     method = build("atpt", {"views": 12, "select": 0.4})
     assert method.passes == 12 + 11 + 4
-    prompted, keys = method.stand(base), _base.image_keys(images, 0)
+    prompted, keys = method.prepared(base), _base.image_keys(images, 0)
     with torch.no_grad():
         pictures = method.pictures(prompted, images, keys)
         tuned = method.tuned(prompted, pictures)
@@ -248,7 +248,7 @@ def test_rn50_uses_grad_cam_and_a_tower_without_attention_is_refused(images):
 def test_the_views_of_the_paper_are_the_whole_picture_where_it_matters_and_its_augmix_view_elsewhere(base, images):
     method, keys = build("atpt", {"views": 7}), _base.image_keys(images, 0)
     with torch.no_grad():
-        prompted = method.stand(base)
+        prompted = method.prepared(base)
         found = random_views(images, keys, 6, crop=False)
         for b, image in enumerate(images):
             for view in found.base[b]:
@@ -269,7 +269,7 @@ def test_the_paper_lowers_the_entropy_that_smooth_maps_weigh_and_the_code_its_me
     expected = 0.5 * entropies[0] + 0.3 * entropies[1] + 0.2 * entropies[2]
     assert_close(build("atpt", {}).weighted(logits, weights)[0], expected)
     with torch.no_grad():
-        prompted = build("atpt", {}).stand(base)
+        prompted = build("atpt", {}).prepared(base)
         views = build("atpt", {"views": 12}).pictures(prompted, images, _base.image_keys(images, 0))
         one, other = (
             build("atpt", {"views": 12, "select": 0.5, "tv_tau": 0.01, "loss_weights": how}).tuned(prompted, views)

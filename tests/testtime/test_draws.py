@@ -40,7 +40,7 @@ def test_every_random_method_offers_it_and_with_one_draw_those_that_hold_their_t
 def test_one_draw_is_the_classifier_itself(base, images, name):
     method = build(name, {**RANDOM[name], "gradient": "full"} if name in ("rtpt", "atpt", "ttp") else RANDOM[name])
     classifier = method(base)
-    single = drawn(method.whole(), classifier.base, 1)
+    single = drawn(method.fully_differentiated(), classifier.base, 1)
     with torch.no_grad():
         assert torch.equal(single(images), classifier(images))
     assert_close(slope(single, images), slope(classifier, images))

@@ -23,7 +23,7 @@ def world(request):
     backbone = reference_backbone(DTYPES[request.param])
     case = load_case("atpt", backbone.dtype)
     with torch.no_grad():
-        base = make(case).stand(assemble(backbone, case[1]["constants"]["classes"]))
+        base = make(case).prepared(assemble(backbone, case[1]["constants"]["classes"]))
     return base, case
 
 

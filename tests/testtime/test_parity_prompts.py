@@ -26,7 +26,7 @@ def world(request, backbone):
     case = load_case(request.param, backbone.dtype)
     tensors, notes = case
     with torch.no_grad():
-        base = make(request.param, case).stand(assemble(backbone, notes["constants"]["classes"]))
+        base = make(request.param, case).prepared(assemble(backbone, notes["constants"]["classes"]))
         features = features_of(base, tensors["views"].to(backbone.dtype)[None])
     return request.param, base, features, case
 
@@ -124,7 +124,7 @@ def test_the_ensemble_of_rtpt_with_the_diagonal_left_out(backbone):
     tensors, notes = case
     method = make("rtpt", case)
     with torch.no_grad():
-        base = method.stand(assemble(backbone, notes["constants"]["classes"]))
+        base = method.prepared(assemble(backbone, notes["constants"]["classes"]))
         features = features_of(base, tensors["views"].to(backbone.dtype)[None])
     similarity = features[0] @ features[0].T
     assert_matches(case, "similarity", similarity)

@@ -165,7 +165,7 @@ def test_source_statistics_are_those_of_all_pictures_and_of_their_attack(trained
     still = made(trained, batch, source_eps=0).statistics
     assert_close(still.adversarial.mean, still.clean.mean)
     method = made(trained, batch, source_eps=0.1)
-    adv = method.attacked(method.stand(trained), batch)
+    adv = method.attacked(method.prepared(trained), batch)
     assert 0.05 < (adv - batch.images).abs().max() <= 0.1 + 1e-6
     with torch.no_grad():
         loss = [torch.nn.functional.cross_entropy(trained(x.double()), batch.labels) for x in (batch.images, adv)]
@@ -220,13 +220,13 @@ def test_a_base_without_deep_prompts_gets_new_ones(backbone, images, batch):
         assert_close(
             classifier.base.text_features, assemble(backbone, CLASSES, Adaptation(templates=("a photo of a {}.",))).text_features
         )
-        assert torch.equal(classifier.base.start[0], build("tapt").stand(bare).start[0]) is False
-        assert_close(classifier.base.start[0], build("tapt", {"length": 3, "depth": 2}).stand(bare).start[0])
+        assert torch.equal(classifier.base.start[0], build("tapt").prepared(bare).start[0]) is False
+        assert_close(classifier.base.start[0], build("tapt", {"length": 3, "depth": 2}).prepared(bare).start[0])
         only = made(bare, batch, design="v")(bare)
         assert len(only.base.start) == 1
         assert_close(only.base.text_features, bare.text_features)
     with pytest.raises(UsageError, match="prompt depth"):
-        build("tapt", {"depth": 4}).stand(bare)
+        build("tapt", {"depth": 4}).prepared(bare)
 
 
 def test_tokens_that_are_no_deep_prompts_are_refused(backbone):

@@ -76,7 +76,7 @@ def test_the_steps_are_those_of_torch_adamw(steps):
 def test_tpt_and_rtpt_agree_where_only_one_view_is_selected(base, images):
     one = {"views": 12, "select": 0.1}
     tpt, rtpt = build("tpt", one), build("rtpt", one)
-    prompted = tpt.stand(base)
+    prompted = tpt.prepared(base)
     features = features_of(base, tpt.pictures(prompted, images, [1, 2, 3]))
     assert_close(tpt.tune(prompted, features).context, rtpt.tune(prompted, features).context)
 
@@ -177,7 +177,7 @@ def test_the_full_gradient_goes_through_the_tuning_and_is_that_of_finite_differe
 def test_several_steps_are_differentiated_through_the_views_that_they_were_taken_on(base, images):
     """After the second step AdamW's moments mix slopes, so the tuned context moves with the features by itself."""
     method = build("tpt", {"views": 5, "select": 0.6, "steps": 3, "lr": 0.02, "gradient": "full"})
-    prompted = method.stand(base)
+    prompted = method.prepared(base)
     with torch.no_grad():
         features = features_of(prompted, method.pictures(prompted, images[:1], _base.image_keys(images[:1], 0)))
     leaf = features.clone().requires_grad_()

@@ -15,7 +15,7 @@ from ironclip.core.errors import UsageError
 from ironclip.protocols.config import configure
 from ironclip.protocols.experiment import open_experiment
 from ironclip.protocols.few_shot import open_run, train
-from ironclip.protocols.measure import evaluate
+from ironclip.protocols.measure import evaluate_run
 from ironclip.serve.export import export
 from ironclip.serve.hub import load_pretrained, save_pretrained
 from towers.contract import given
@@ -54,7 +54,7 @@ def walk(name: str, weights: str, backbone: ClipBackbone, data: Path, folder: Pa
     run = train(config, out=folder / "run", experiment=open_experiment(config, backbone=backbone))
     run, opened = open_run(run.path, experiment=open_experiment(configure(run.config), backbone=backbone))
     attack = {"pgd": build("pgd", eps=EPS, steps=1)}
-    record, _ = evaluate(run, opened, attack, eps=EPS, limit=3)
+    record, _ = evaluate_run(run, opened, attack, eps=EPS, limit=3)
     assert record.images == 3
     saved = load_pretrained(save_pretrained(opened, folder / "saved", records=[record]), backbone=backbone)
     images = torch.rand(2, 3, backbone.spec.resolution, backbone.spec.resolution, generator=torch.Generator().manual_seed(0))

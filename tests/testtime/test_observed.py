@@ -22,7 +22,7 @@ def images(images):
 
 def test_weights_sum_to_one_and_the_image_comes_first(base, images):
     for name, options in VIEWED.items():
-        looked = build(name, options)(base).looked(images)
+        looked = build(name, options)(base).observed(images)
         assert looked.views.shape == (2, 6, 3, 32, 32), name
         assert_close(looked.weights.sum(1), torch.ones(2), msg=name)
         assert torch.equal(looked.views[:, 0], images), name
@@ -43,7 +43,7 @@ def test_weights_sum_to_one_and_the_image_comes_first(base, images):
 def test_weighted_views_make_the_answer_of_atpt(base, images, options):
     method = build("atpt", {**SMALL, **options})
     classifier = method(base)
-    looked = classifier.looked(images)
+    looked = classifier.observed(images)
     with torch.no_grad():
         tuned = method.tuned(classifier.base, looked.views)
         weights = looked.weights[..., None]
@@ -54,19 +54,19 @@ def test_weighted_views_make_the_answer_of_atpt(base, images, options):
 def test_the_views_of_rtpt_and_mta_make_their_answers(base, images):
     with torch.no_grad():
         classifier = build("rtpt", {**SMALL, "steps": 0})(base)
-        looked = classifier.looked(images)
+        looked = classifier.observed(images)
         text = classifier.base.text_features
         logits = plain_head(classifier.base, "rtpt")(features_of(classifier.base, looked.views), text)
         assert_close((looked.weights[..., None] * logits).sum(1), classifier(images), atol=1e-4, rtol=1e-4)
         assert looked.tuned.sum() == 0
         classifier = build("mta", VIEWED["mta"])(base)
-        found = classifier.method.found(base, classifier.looked(images).views)
+        found = classifier.method.found(base, classifier.observed(images).views)
         assert_close(plain_head(base, "mta")(found.mode, base.text_features), classifier(images), atol=1e-4, rtol=1e-4)
 
 
 def test_methods_without_views_show_none(base, images):
-    assert build("aom", {"copies": 2})(base).looked(images) is None
-    assert build("ttc")(base).looked(images) is None
+    assert build("aom", {"copies": 2})(base).observed(images) is None
+    assert build("ttc")(base).observed(images) is None
 
 
 def test_attention_is_a_map_of_the_base_and_atpts_own(base, images):
