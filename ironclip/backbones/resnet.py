@@ -18,6 +18,7 @@ class ResNetTower(Tower):
     """An open_clip ModifiedResNet behind the interface of the image towers."""
 
     kind = "resnet"
+    idle = ("attnpool.k_proj.bias",)  # adds one number to all logits of a query, which the softmax takes away
 
     def __init__(self, visual: ModifiedResNet) -> None:
         super().__init__()

@@ -11,6 +11,7 @@ import torch
 from open_clip.timm_model import TimmModel
 from timm.models.eva import Eva
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer_relpos import VisionTransformerRelPos
 from torch import Tensor, nn
 
 from ironclip.backbones.towers import Tower, apply_edits
@@ -40,6 +41,9 @@ class TimmTower(Tower):
         self.grid = trunk.patch_embed.grid_size[0] if self.has_tokens else 0
         self.tokens = self.prefix + self.grid**2 if self.has_tokens else 0
         self.class_token = self.has_tokens and trunk.global_pool == "token"
+        if isinstance(trunk, VisionTransformerRelPos) and trunk.global_pool == "token":
+            # a class token has no position; in the last layer its attention alone is read out
+            self.idle = (f"trunk.blocks.{len(trunk.blocks) - 1}.attn.rel_pos.",)
 
     @property
     def weight_names(self) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ class Tower(nn.Module, ABC):
     """An image tower with edit points. `run` is the pass; calling the tower adds the swapped weights.
 
     `tokens` counts the sequence that enters the first block (class token, registers, grid); 0: there is no sequence to edit.
+    `idle` names parameters that never change the features, by the start of their names; nothing can be learned in them.
     """
 
     kind: Literal["vit", "timm", "resnet"]
@@ -24,6 +25,7 @@ class Tower(nn.Module, ABC):
     resolution: int
     tokens: int
     class_token: bool = False
+    idle: tuple[str, ...] = ()
     net: Any
 
     @abstractmethod
@@ -47,8 +49,12 @@ class Tower(nn.Module, ABC):
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """Every parameter, in order: what `weights=` accepts."""
-        return tuple(name for name, _ in self.net.named_parameters())
+        """Every parameter that can change the features, in order: what a method may learn. `weights=` accepts the idle ones, too.
+
+        A matrix or bias that holds several parts counts as one, so a ViT's `in_proj_bias` is there although its middle third, the
+        bias of the keys, is idle.
+        """
+        return tuple(name for name, _ in self.net.named_parameters() if not name.startswith(self.idle))
 
     def weight(self, name: str) -> Tensor:
         return named_weight(self.net, name)

@@ -1,5 +1,7 @@
 """Every tower class of open_clip in miniature: it equals open_clip, and carries methods or refuses (`make towers`: all)."""
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +16,13 @@ from ironclip.core.types import Trace
 
 TEXTS = ["a photo of a cat.", "the dog", "a very long giraffe of the woods"]
 KINDS = {"vit": "ViT", "averaged": "CLIPA", "no start": "SigLIP", "rotary": "EVA02", "convolutional": "ConvNeXt"}
+POSITIONS = "trunk.blocks.2.attn.rel_pos.mlp"
+IDLE = {
+    "RN50": {"attnpool.k_proj"},
+    "RN50-quickgelu": {"attnpool.k_proj"},
+    "RelPos": {f"{POSITIONS}.fc1", f"{POSITIONS}.fc2"},
+}
+"""Layers with parameters that cannot change the features."""
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +54,28 @@ def test_logits_equal_open_clips(made, name):
         assert_close(F.normalize(features, dim=-1), image, atol=1e-5, rtol=0)
     assert_close(F.normalize(ours.encode_text(ours.embed_text(TEXTS)), dim=-1), text, atol=1e-5, rtol=0)
     assert bool(ours.spec.image_tokens) == (name in SEQUENCES)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_parameter_that_can_be_learned_changes_the_features(made, name):
+    """In float64 a slope that is rounding alone is below 1e-15; an idle parameter has none."""
+    tower = copy.deepcopy(made(name)[1]).double()
+    spec, side = tower.spec, tower.spec.resolution
+    images = torch.rand(2, 3, side, side, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    weights = {key: tower.image_weight(key).clone().requires_grad_() for key in spec.image_parameters}
+    features = F.normalize(tower.encode_image(images, weights=weights), dim=-1)
+    slopes = torch.autograd.grad(features[:, ::3].sum(), list(weights.values()))
+    assert [key for key, slope in zip(weights, slopes, strict=True) if not slope.abs().max() > 1e-9] == []
+    idle = [key for key, _ in tower.image.net.named_parameters() if key not in weights]
+    moved = {key: tower.image_weight(key) + 1 for key in idle}
+    assert_close(tower.encode_image(images, weights=moved), tower.encode_image(images), atol=1e-12, rtol=0)
+    assert {key.rpartition(".")[0] for key in idle} == IDLE.get(name, set())
+
+
+@pytest.mark.parametrize("name", ["RN50", "ViT"])
+@pytest.mark.parametrize("method", ["agft", "comp_tga", "simclip"])
+def test_fine_tuning_keeps_the_contract(made, name, method):
+    check(method, made(name)[1])
 
 
 @pytest.mark.parametrize("name", SEQUENCES)
