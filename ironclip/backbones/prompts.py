@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ironclip.backbones.text import shared_columns
-from ironclip.backbones.words import PLACEHOLDERS
+from ironclip.backbones.words import PLACEHOLDERS, first_word
 from ironclip.core.errors import UsageError
 from ironclip.core.types import Adaptation, Backbone, Context, PromptTokens
 
@@ -47,14 +47,15 @@ def splice(backbone: Backbone, classes: Sequence[str], context: Context) -> Prom
     if vectors.ndim == 3 and len(vectors) != len(classes):
         raise UsageError(f"this context holds words for {len(vectors)} classes, one set each; got {len(classes)} classes")
     count, width = vectors.shape[-2:]
-    tokens = backbone.embed_text(fill(_with_words(context, count, PLACEHOLDERS[0]), classes))
-    others = backbone.tokenize(fill(_with_words(context, count, PLACEHOLDERS[1]), classes))
+    first, second = (fill(_with_words(context, count, word), classes) for word in PLACEHOLDERS[:2])
+    tokens = backbone.embed_text(first)
     if width != tokens.embeddings.shape[2]:
         raise UsageError(f"this context has words of width {width}; {backbone.spec.name} needs {tokens.embeddings.shape[2]}")
-    marked = tokens.ids != others[:, : tokens.ids.shape[1]]
-    if not (marked.sum(1) == count).all():
-        raise UsageError(f"the tokenizer of {backbone.spec.name} does not keep placeholder words apart; no context fits in")
-    columns = marked.nonzero()[:, 1].view(len(classes), count)
+    if context.position == "over":
+        start = first_word(backbone)
+        columns = torch.arange(start, start + count, device=tokens.ids.device).expand(len(classes), -1)
+    else:
+        columns = _marked(backbone, tokens.ids, backbone.tokenize(second), count)
     words = vectors.to(tokens.embeddings).expand(len(classes), -1, -1)
     embeddings = tokens.embeddings.scatter(1, columns[..., None].expand_as(words), words)
     # Vectors are told from words, and one from another: equal placeholder words must not make a column look shared.
@@ -63,9 +64,19 @@ def splice(backbone: Backbone, classes: Sequence[str], context: Context) -> Prom
     return replace(tokens, embeddings=embeddings, shared=min(shared, int(columns.min())) if vectors.ndim == 3 else shared)
 
 
+def _marked(backbone: Backbone, ids: Tensor, others: Tensor, count: int) -> Tensor:
+    """[K, count]: the columns in which two sets of placeholder words differ."""
+    marked = ids != others[:, : ids.shape[1]]
+    if not (marked.sum(1) == count).all():
+        raise UsageError(f"the tokenizer of {backbone.spec.name} does not keep placeholder words apart; no context fits in")
+    return marked.nonzero()[:, 1].view(len(ids), count)
+
+
 def _with_words(context: Context, count: int, word: str) -> str:
     """The context's template with placeholder words for the vectors, moved behind the class name as the position asks."""
     template = context.template
+    if context.position == "over":
+        return template
     if template.count("{ctx}") != 1:
         raise UsageError(f"a context template needs {{ctx}} exactly once; got {template!r}")
     if re.search(r"[\w}]\{ctx\}|\{ctx\}[\w{]", template):

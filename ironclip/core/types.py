@@ -190,12 +190,13 @@ class Context:
         vectors: [M, D] shared by all classes or [K, M, D] one set a class.
         template: text with `{ctx}` where the vectors stand and `{}` for the class name.
         position: where the class name goes relative to the vectors: "end" (after them, as the template says), "middle" (half of
-            them on either side) or "front" (before them); the two last need a template starting "{ctx} {}".
+            them on either side) or "front" (before them); the two last need a template starting "{ctx} {}". "over": the vectors
+            take the place of the first M tokens of the prompt, whatever they are; the template then has no `{ctx}`.
     """
 
     vectors: Tensor
     template: str = "{ctx} {}."
-    position: Literal["end", "middle", "front"] = "end"
+    position: Literal["end", "middle", "front", "over"] = "end"
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,8 @@ from torch import Tensor, nn
 
 from ironclip.backbones.deep_prompts import AppendedPrompts as AppendedPrompts
 from ironclip.backbones.deep_prompts import RenewedPrompts as RenewedPrompts
-from ironclip.backbones.words import word_counts, word_vectors
+from ironclip.backbones.words import first_word, word_counts, word_vectors
 from ironclip.core.errors import UsageError
-from ironclip.core.options import check_flags
 from ironclip.core.types import Backbone
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {"gelu": nn.GELU, "relu": nn.ReLU}
@@ -44,7 +43,7 @@ def check_depth(depth: int | None, layers: int, tower: str) -> int:
 
 
 def starting_words(
-    backbone: Backbone, init: str, length: int, generator: torch.Generator | None = None, *, literal: bool = False
+    backbone: Backbone, init: str, length: int, generator: torch.Generator | None = None
 ) -> tuple[nn.Parameter, str]:
     """(context [P, D], template): the first words of `init`, P tokens, made learnable, and the rest as template.
 
@@ -53,28 +52,39 @@ def starting_words(
 
     Args:
         init: words before the class name, or a template with `{}` for it.
-        literal: `{}` in `init` stands for two braces that stay, and the class name comes behind `init`: how the released
-            code of FAP reads the templates of its data sets.
 
     Raises:
         UsageError: no words, or the class name is among the first P.
     """
-    check_flags(literal_template=literal)
-    if not isinstance(init, str) or not init.strip():
-        raise UsageError(f"init must hold at least one word, for example 'a photo of a'; got {init!r}")
-    text = init.strip()
+    text = _words_of(init)
     ends = [match.end() for match in re.finditer(r"\w+|[^\w\s]", text)]
     counts = word_counts(backbone, [text[:end] for end in ends])
     whole = [end for end, count in zip(ends, counts, strict=True) if count == length]  # beginnings of `init` that are P tokens
     if length > 4 or not whole:
         return normal(length, backbone.spec.text_width, generator=generator), "{ctx} {}."
     learned, rest = text[: whole[-1]], text[whole[-1] :]
-    if not literal and "{" in learned:
+    if "{" in learned:
         raise UsageError(f"the class name of init={init!r} is among its first {length} words, which are learned")
     context = nn.Parameter(word_vectors(backbone, learned))
-    if "{}" in rest and not literal:
-        return context, "{ctx}" + rest
-    return context, "{ctx}" + rest.replace("{}", "{{}}") + " {}."
+    return context, "{ctx}" + (rest if "{}" in rest else rest + " {}.")
+
+
+def _words_of(init: str) -> str:
+    if not isinstance(init, str) or not init.strip():
+        raise UsageError(f"init must hold at least one word, for example 'a photo of a'; got {init!r}")
+    return init.strip()
+
+
+def literal_words(backbone: Backbone, init: str, length: int) -> tuple[nn.Parameter, str]:
+    """(context [P, D], template) of a `Context` at "over": the first P tokens of `init` made learnable, `{}` in it two braces.
+
+    The class name comes behind `init`. The vectors take the place of the prompt's first P tokens even where these end within
+    the braces, or reach into the class name because `init` is shorter. Source: released code of FAP.
+    """
+    start, init = first_word(backbone), _words_of(init)
+    tokens = backbone.embed_text([init, init + " X" * length])  # the second so that P tokens are there
+    context = nn.Parameter(tokens.embeddings[0, start : start + length].detach().clone())
+    return context, init.replace("{}", "{{}}") + " {}."
 
 
 class ImagePrompts(nn.Module):

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from ironclip.backbones.words import first_word
 from ironclip.core.errors import UnsupportedEdit
-from ironclip.core.options import check_choice, check_whole
+from ironclip.core.options import check_choice, check_flags, check_whole
 from ironclip.core.types import Adaptation, Backbone, Context
-from ironclip.defenses._blocks import AppendedPrompts, RenewedPrompts, check_depth, linear, normal, starting_words
+from ironclip.defenses._blocks import AppendedPrompts, RenewedPrompts, check_depth, linear, literal_words, normal, starting_words
 from ironclip.defenses._prompts import NINE
 
 Direction = Literal["text2vision", "vision2text", "fap_code"]
@@ -38,7 +38,7 @@ class CoupledPrompts(nn.Module):
         init: the words before the class name; the first P of them become the first text prompts, where these are learned.
         direction: which prompts are learned: "text2vision" those of the text tower (MaPLe), "vision2text" those of the image
             tower (FAP's paper), "fap_code" the text tower's in the first layer and the image tower's in all others (FAP's code).
-        literal_template: see `starting_words`.
+        literal_template: see `literal_words`; only up to four tokens, as the released code.
 
     Raises:
         UsageError: an option that cannot be right.
@@ -67,7 +67,12 @@ class CoupledPrompts(nn.Module):
         depth = check_depth(check_depth(depth, spec.text_layers, "text"), spec.image_layers, "image")
         self.image_layers, self.text_start = spec.image_layers, first_word(backbone)
         self.from_text = tuple(map(DIRECTIONS[direction], range(depth)))
-        context, self.template = starting_words(backbone, init, length, generator, literal=literal_template)
+        check_flags(literal_template=literal_template)
+        self.position: Literal["end", "over"] = "over" if literal_template and length <= 4 else "end"
+        if self.position == "over":
+            context, self.template = literal_words(backbone, init, length)
+        else:
+            context, self.template = starting_words(backbone, init, length, generator)
         self.learned, self.maps = nn.ParameterList(), nn.ModuleList()
         for layer, from_text in enumerate(self.from_text):
             widths = (spec.text_width, spec.image_width) if from_text else (spec.image_width, spec.text_width)
@@ -90,7 +95,7 @@ class CoupledPrompts(nn.Module):
         text, image = self()
         return Adaptation(
             image_edits=(AppendedPrompts(image, self.image_layers),),
-            context=Context(text[0], template=self.template),
+            context=Context(text[0], self.template, self.position),
             text_edits=(RenewedPrompts(text[1:], self.text_start),),
         )
 

@@ -101,8 +101,6 @@ def ids(backbone, context: torch.Tensor, template: str) -> list[int]:
     [
         ("a photo of a", {}, "X X of a tabby cat."),
         ("a photo of a {}, a type of pet.", {}, "X X of a tabby cat, a type of pet."),
-        ("a photo of a {}, a type of pet.", {"literal_template": True}, "X X of a {}, a type of pet. tabby cat."),
-        ("{} texture.", {"literal_template": True}, "X X. tabby cat."),
         ("a photo of a", {"length": 4}, "X X X X tabby cat."),
         ("a photo of a", {"length": 5}, "X X X X X tabby cat."),
     ],
@@ -117,6 +115,29 @@ def test_the_first_words_are_learned_and_the_rest_stays(backbone, init, options,
         assert torch.equal(prompts.learned[0], words)
     else:
         assert prompts.learned[0].std() < 0.05
+
+
+@pytest.mark.parametrize(
+    ("init", "length"),
+    [
+        ("a photo of a {}, a type of pet.", 2),
+        ("{} texture.", 2),
+        ("{} texture.", 4),  # DTD: the fourth token is the end of `init`, and takes the place of the first of the class name
+        ("a photo of {}, a type of food.", 4),  # Food-101: the fourth token is one of the two braces
+        ("a photo of a {}.", 3),
+    ],
+)
+def test_a_literal_template_is_overwritten_token_by_token(backbone, init, length):
+    """MaPLe's and FAP's released code: embedding[0, 1:1+P] of `init` is learned, and the suffix is embedding[:, 1+P:]."""
+    prompts = CoupledPrompts(backbone, init=init, length=length, literal_template=True)
+    alone = backbone.embed_text([init, init + " a b c d e"]).embeddings[0]
+    whole = backbone.embed_text([f"{init} tabby cat."])
+    assert torch.equal(prompts.learned[0], alone[1 : 1 + length])
+    learned = torch.randn(length, alone.shape[1])
+    made = splice(backbone, ["tabby cat"], Context(learned, prompts.template, prompts.position))
+    expected = torch.cat([whole.embeddings[:, :1], learned[None], whole.embeddings[:, 1 + length :]], dim=1)
+    assert torch.equal(made.embeddings, expected)
+    assert torch.equal(made.eot, whole.eot)
 
 
 # ---- bad options
