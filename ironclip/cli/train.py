@@ -102,7 +102,7 @@ def train(
         emit(config.as_dict())
         return
     from ironclip.core.threat import format_eps
-    from ironclip.loops.parallel import started
+    from ironclip.loops.started import group
     from ironclip.protocols.distributed import train_together
     from ironclip.protocols.experiment import open_experiment
     from ironclip.protocols.few_shot import check_divisible
@@ -113,7 +113,8 @@ def train(
     progress = Progress(f"train {config.method}", quiet=as_json)
     if not as_json:
         say(config, style="bold")
-    together, where = max(processes, started()) > 1, pick_device(device)
+    those, where = group(), pick_device(device)
+    together = processes > 1 or bool(those)
     experiment = open_experiment(config, device=where)
     check_divisible(experiment, together)
     print_notes(experiment.dataset.notes, quiet=as_json)
@@ -123,7 +124,7 @@ def train(
         say(f"{length}, an attack of {number_of(ahead.inner, 'step')} on each; roughly {clock(ahead.seconds)} here")
     options: dict[str, Any] = {"out": out_folder, "callback": progress, "as_last": True}
     if together:
-        run = train_together(config, processes=processes, device=where, **options)
+        run = train_together(config, processes=processes, those=those, device=where, **options)
     else:
         run = run_training(config, experiment=experiment, **options)
     flags: list[str] = next((entry["flags"] for entry in reversed(run.entries()) if "flags" in entry), [])

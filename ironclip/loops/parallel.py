@@ -54,46 +54,51 @@ class Parallel:
 
 
 def launch(
-    work: Callable[..., Any], *arguments: Any, processes: int = 2, device: str = "cpu", strategy: str = "ddp_spawn"
+    work: Callable[..., Any],
+    *arguments: Any,
+    processes: int = 2,
+    device: str = "cpu",
+    strategy: str = "ddp_spawn",
+    those: Mapping[str, str] = {},
 ) -> Any:
     """work(Parallel, *arguments) in each of several processes; what the first one returns.
-
-    Under `torchrun` the processes are there already, on one machine or many: each of them calls this, and gets what it returns.
 
     Args:
         work: a function that can be imported, which writes files in the process of rank 0 alone.
         device: "cpu" or "cuda"; on GPUs each process has one.
+        those: processes that are there already, on one machine or many, as `started.group` finds them; each of them calls this,
+            and gets what `work` returns. Empty: so many are started here.
 
     Raises:
         UsageError: lightning-fabric is not installed, or fewer than two processes.
         IronclipError: what `work` raised in one of the processes. RunError: one of them died.
     """
     nodes = 1
-    if started() > 1:
-        processes, strategy = int(os.environ["LOCAL_WORLD_SIZE"]), "ddp"
-        nodes = started() // processes
+    if those:
+        os.environ |= those
+        processes, strategy = int(those["LOCAL_WORLD_SIZE"]), "ddp"
+        nodes = int(those["WORLD_SIZE"]) // processes
     if processes * nodes < 2:
         raise UsageError(f"several processes are at least 2; got {processes}")
+    if ":" in device:
+        raise UsageError(
+            f"several processes need a device each, and {device} is one; use --device cuda (see CUDA_VISIBLE_DEVICES)"
+        )
     try:
-        from lightning.fabric import Fabric  # type: ignore[import-not-found,unused-ignore]
+        from lightning_fabric import Fabric  # type: ignore[import-not-found,unused-ignore]
+        from lightning_fabric.plugins import environments  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
-        try:
-            from lightning_fabric import Fabric  # type: ignore[import-not-found,unused-ignore]
-        except ImportError:
-            raise UsageError("training on several devices needs the extra: pip install 'ironclip[dist]'") from None
-    kind = "cuda" if device.startswith("cuda") else "cpu"
-    fabric = Fabric(accelerator=kind, devices=processes, num_nodes=nodes, strategy=strategy)
+        raise UsageError("training on several devices needs the extra: pip install 'ironclip[dist]'") from None
+    # Said, not guessed: inside a job of Slurm Fabric would take what it started here for tasks of srun.
+    plugin = environments.TorchElasticEnvironment() if those else environments.LightningEnvironment()
+    kind = "cuda" if device == "cuda" else "cpu"
+    fabric = Fabric(accelerator=kind, devices=processes, num_nodes=nodes, strategy=strategy, plugins=[plugin])
     try:
         return fabric.launch(_begin, work, *arguments)
     except torch.multiprocessing.ProcessRaisedException as error:
         raise raised(str(error)) from None
     except torch.multiprocessing.ProcessExitedException as error:
         raise RunError(f"a process of the training died ({error}); nothing is lost, the same command goes on") from None
-
-
-def started() -> int:
-    """How many processes `torchrun` has started for this command; 1: it was not started by it."""
-    return int(os.environ.get("WORLD_SIZE", "1")) if {"RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"} <= os.environ.keys() else 1
 
 
 def raised(text: str) -> Exception:

@@ -1,6 +1,7 @@
-"""One training by several processes, on the devices of one machine or, under `torchrun`, of several."""
+"""One training by several processes, on the devices of one machine or, under `torchrun` or `srun`, of several."""
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,19 +15,26 @@ from ironclip.records.folder import RunFolder
 
 
 def train_together(
-    config: RunConfig, *, processes: int, device: str = "cpu", callback: Callback | None = None, **options: Any
+    config: RunConfig,
+    *,
+    processes: int = 1,
+    those: Mapping[str, str] = {},
+    device: str = "cpu",
+    callback: Callback | None = None,
+    **options: Any,
 ) -> RunFolder:
     """The trained run, as of `few_shot.train`, by so many processes; equal to that of one up to the order of sums.
 
     A run that was begun by another number of processes goes on.
 
     Args:
+        processes: that are started here; those: that were started before (`started.group`), of which this is one.
         callback: called in the first process; can be pickled. options: out, root and as_last of `few_shot.train`.
 
     Raises:
         UsageError: the extra `dist` is missing, fewer than two processes, or a defence that looks across a batch.
     """
-    path = launch(_train, config, device, callback, options, processes=processes, device=device)
+    path = launch(_train, config, device, callback, options, processes=processes, those=those, device=device)
     return RunFolder.open(Path(path))
 
 

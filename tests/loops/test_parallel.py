@@ -9,7 +9,7 @@ from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import DataError, UsageError
 from ironclip.core.schedule import Schedule
 from ironclip.core.types import Batch
-from ironclip.loops.parallel import Parallel, launch, raised, started
+from ironclip.loops.parallel import Parallel, launch, raised
 from ironclip.loops.training import fit
 
 CLASSES = ("cat", "dog", "car")
@@ -97,13 +97,9 @@ def test_one_process_is_not_several():
         launch(trained, processes=1)
 
 
-def test_processes_of_torchrun_are_seen(monkeypatch):
-    assert started() == 1
-    monkeypatch.setenv("WORLD_SIZE", "4")
-    assert started() == 1, "some clusters set it for other reasons"
-    for name in ("RANK", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
-        monkeypatch.setenv(name, "1")
-    assert started() == 4
+def test_one_device_is_not_several():
+    with pytest.raises(UsageError, match="several processes need a device each, and cuda:1 is one"):
+        launch(trained, processes=2, device="cuda:1")
 
 
 def test_what_a_process_raised_is_raised_here():
