@@ -11,6 +11,7 @@ from ironclip.cli.common import Device, Json, app, clock, emit, pick_device
 from ironclip.cli.terminal import command, say, show_table, table, tell
 from ironclip.core.errors import UsageError
 from ironclip.grid.located import located
+from ironclip.loops.started import started
 
 grid_app = typer.Typer(help="Many runs from one file: a whole table with one command, resumable.", no_args_is_help=True)
 app.add_typer(grid_app, name="grid")
@@ -78,6 +79,12 @@ def run_grid(
     gpus: Annotated[
         float, typer.Option("--gpus-per-cell", help="With ray, where the cluster has GPUs: 0.25 lets four cells share one.")
     ] = 1.0,
+    processes: Annotated[
+        int | None,
+        typer.Option(
+            help="That train one run together, on GPUs one a device (extra: dist); default: `processes` of the file, or 1."
+        ),
+    ] = None,
     only: Only = None,
     first: First = None,
     hours: Annotated[float | None, typer.Option(help="Begin no cell after this many hours; the same command goes on.")] = None,
@@ -90,16 +97,26 @@ def run_grid(
         raise UsageError(f"--executor is local or ray; got {executor!r}")
     if workers < 1:
         raise UsageError(f"--workers is at least 1; got {workers}")
+    if processes is not None and not 1 <= processes <= 1024:
+        raise UsageError(f"--processes is at least 1; got {processes}")
     if not 0 < gpus <= 1024:
         raise UsageError(f"--gpus-per-cell is more than 0; got {gpus:g}")
     if hours is not None and not hours > 0:
         raise UsageError(f"--hours is more than 0; got {hours}")
     from ironclip.grid.state import Place
 
-    choice = _choice(small, only, first)
+    choice = _choice(small, only, first) | {"processes": processes}
     file = located(file)
     made = _plan(file, choice)
     folder = _folder(made, out_folder)
+    if made.grid.processes > 1:
+        from ironclip.loops.parallel import check_extra
+
+        check_extra()
+        if started() > 1:
+            raise UsageError(
+                "with --processes a grid starts the processes of each run; start it without torchrun, or one task of srun"
+            )
     for cell in made.cells:
         Place(folder, cell).reopen()
     done = sum(Place(folder, cell).settled for cell in made.cells)

@@ -3,20 +3,24 @@
 import os
 
 
-def worker_environment(number: int, workers: int, device: str) -> dict[str, str]:
-    """The environment of worker `number` (from 0) of so many: threads shared out, and for "cuda" one of the visible GPUs."""
+def worker_environment(number: int, workers: int, device: str, each: int = 1) -> dict[str, str]:
+    """The environment of worker `number` (from 0) of so many: threads shared out, and for "cuda" one of the visible GPUs.
+
+    Args:
+        each: GPUs of a worker, which starts so many processes of its own.
+    """
     environment = dict(os.environ)
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // workers)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // (workers * each))))
     if device == "cuda":
-        environment["CUDA_VISIBLE_DEVICES"] = _gpu(number)
+        names = _gpus()
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(names[(number * each + own) % len(names)] for own in range(each))
     return environment
 
 
-def _gpu(number: int) -> str:
+def _gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible:
-        names = visible.split(",")
-        return names[number % len(names)]
+        return visible.split(",")
     import torch
 
-    return str(number % max(1, torch.cuda.device_count()))
+    return [str(number) for number in range(max(1, torch.cuda.device_count()))]

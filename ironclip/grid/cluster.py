@@ -53,12 +53,17 @@ def run_ray(
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
     carried = {"env_vars": {name: os.environ[name] for name in CARRIED if name in os.environ}}
-    here: dict[str, Any] = {"num_cpus": workers, "include_dashboard": False}  # its tasks have the driver's variables
+    here: dict[str, Any] = {
+        "num_cpus": workers * plan.grid.processes,
+        "include_dashboard": False,
+    }  # its tasks have the driver's variables
     embedded = here if address is None else {"address": address, "runtime_env": carried}
     _start(ray, embedded, address)
     try:
         share = 0.0 if device == "cpu" or not ray.cluster_resources().get("GPU") else gpus
-        task = ray.remote(_task).options(num_cpus=1, num_gpus=share, max_retries=ATTEMPTS, retry_exceptions=False)
+        many = plan.grid.processes
+        asked: dict[str, Any] = {"num_cpus": many, "num_gpus": share * many, "max_retries": ATTEMPTS, "retry_exceptions": False}
+        task = ray.remote(_task).options(**asked)
         with disk_errors(out):
             out.mkdir(parents=True, exist_ok=True)  # that it is seen on every node
         file, folder = str(path.resolve()), str(out.resolve())

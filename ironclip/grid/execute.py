@@ -31,7 +31,8 @@ def run_local(
     Args:
         choice: keywords with which `plan` was made of `path`. until: no cell is begun after this time (`time.time`).
 
-    On GPUs each worker sees one of them. CPU threads are shared out among the workers.
+    On GPUs each worker sees one of them, or as many as it has processes that train a run together. CPU threads are shared out
+    among the workers.
     """
     if workers == 1:
         from ironclip.grid.work import work
@@ -42,11 +43,11 @@ def run_local(
     running: list[subprocess.Popen[bytes]] = []
     seen: set[str] = set()
     try:
-        running = [_worker(arguments, number, workers) for number in range(workers)]
+        running = [_worker(arguments, number, workers, plan.grid.processes) for number in range(workers)]
         while not _all_settled(plan, out) and any(worker.poll() != 0 for worker in running):
             for number, worker in enumerate(running):
                 if worker.poll() not in (None, 0):
-                    running[number] = _worker(arguments, number, workers)
+                    running[number] = _worker(arguments, number, workers, plan.grid.processes)
             _tell(plan, out, seen, callback)
             time.sleep(0.5)
         _tell(plan, out, seen, callback)
@@ -57,9 +58,9 @@ def run_local(
             worker.wait()
 
 
-def _worker(arguments: list[str], number: int, workers: int) -> "subprocess.Popen[bytes]":
+def _worker(arguments: list[str], number: int, workers: int, processes: int) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "ironclip.grid.worker", *arguments]
-    environment = worker_environment(number, workers, arguments[2])
+    environment = worker_environment(number, workers, arguments[2], processes)
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 
 

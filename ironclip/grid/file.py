@@ -104,6 +104,7 @@ class GridFile(BaseModel):
 
     Args:
         shard_above: measures of more pictures are divided into shards of at most so many, so that several workers do one cell.
+        processes: that train one run together, on GPUs one a device; a method that looks across a batch is trained by one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -111,6 +112,7 @@ class GridFile(BaseModel):
     name: str
     source: str = ""
     shard_above: int | None = Field(default=None, ge=1)
+    processes: int = Field(default=1, ge=1, le=1024)
     defaults: dict[str, Any] = {}
     runs: list[dict[str, Any]] = Field(min_length=1)
     evaluate: list[Measure] = []

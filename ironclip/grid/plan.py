@@ -54,17 +54,21 @@ class Plan:
     cells: tuple[Cell, ...]
 
 
-def plan(path: Path, *, small: bool = False, only: Sequence[str] = (), first: int | None = None) -> Plan:
+def plan(
+    path: Path, *, small: bool = False, only: Sequence[str] = (), first: int | None = None, processes: int | None = None
+) -> Plan:
     """The cells of a grid file.
 
     Args:
         small: its miniature.
         only: "key=value,value" texts, as `select.wanted` reads them; a cell must agree with all. first: at most this many cells.
+        processes: that train a run together, instead of as many as the file says.
 
     Raises:
         UsageError: a file, a name, a key or a value that cannot be right, with the cell it is in.
     """
     grid = read(path)
+    grid = grid if processes is None else grid.model_copy(update={"processes": processes})
     found: dict[str, Cell] = {}
     for number, settings in enumerate(grid.settings(), 1):
         try:

@@ -18,12 +18,13 @@ from ironclip.core.errors import IronclipError, RunBusy
 from ironclip.core.files import write_text
 from ironclip.data import Dataset, open_dataset
 from ironclip.grid.check import built
-from ironclip.grid.file import Measure
+from ironclip.grid.file import GridFile, Measure
 from ironclip.grid.plan import Cell, Plan
 from ironclip.grid.state import Place
 from ironclip.protocols.config import RunConfig
+from ironclip.protocols.distributed import train_together
 from ironclip.protocols.experiment import Experiment, open_experiment, transferred, with_test_time
-from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.few_shot import divided, open_run, train
 from ironclip.protocols.frozen import Frozen, load_frozen
 from ironclip.protocols.measure import evaluate_run
 from ironclip.protocols.repeat import evaluation_command
@@ -64,7 +65,7 @@ def work(
             try:
                 with place.claim():
                     if not place.settled and place.begin():
-                        _attempt(place, out, device, plan.grid.shard_above)
+                        _attempt(place, out, device, plan.grid)
             except RunBusy:
                 held = True
                 with suppress(IronclipError):  # what is wrong with the cell, its owner finds out
@@ -76,10 +77,10 @@ def work(
         time.sleep(pause)
 
 
-def _attempt(place: Place, out: Path, device: str, shard_above: int | None) -> None:
+def _attempt(place: Place, out: Path, device: str, grid: GridFile) -> None:
     """One try; the state is right afterwards, however it ends (unless the process is killed)."""
     try:
-        run_cell(place.cell, out, device=device, shard_above=shard_above)
+        run_cell(place.cell, out, device=device, shard_above=grid.shard_above, processes=grid.processes)
     except RunBusy:
         place.release()
         raise
@@ -95,14 +96,18 @@ def _attempt(place: Place, out: Path, device: str, shard_above: int | None) -> N
         place.finish()
 
 
-def run_cell(cell: Cell, out: Path, *, device: str = "cpu", shard_above: int | None = None) -> RunFolder:
+def run_cell(cell: Cell, out: Path, *, device: str = "cpu", shard_above: int | None = None, processes: int = 1) -> RunFolder:
     """Train the run of a cell and measure it; what is there already is not done again.
 
     Args:
         shard_above: measures of more pictures are done in shards of at most so many, in which others can `join`; None: none is.
+        processes: that train the run together, where its method can be trained so.
     """
     experiment = _experiment(cell.config, device)
-    run = train(cell.config, root=out, device=device, experiment=experiment)
+    if processes > 1 and divided(experiment) and RunFolder.create(cell.config.as_dict(), root=out).status in ("new", "training"):
+        run = train_together(cell.config, processes=processes, device=device, root=out)
+    else:
+        run = train(cell.config, root=out, device=device, experiment=experiment)
     run, experiment = open_run(run.path, experiment=experiment)
     for measure in cell.measures:
         for eps in measure.eps:

@@ -6,6 +6,7 @@ images of a batch learns what one process learns, up to the order of sums. A def
 batch, or which keeps running means of them, says so (`Defense.divisible`).
 """
 
+import importlib.util
 import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -84,11 +85,10 @@ def launch(
         raise UsageError(
             f"several processes need a device each, and {device} is one; use --device cuda (see CUDA_VISIBLE_DEVICES)"
         )
-    try:
-        from lightning_fabric import Fabric  # type: ignore[import-not-found,unused-ignore]
-        from lightning_fabric.plugins import environments  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        raise UsageError("training on several devices needs the extra: pip install 'ironclip[dist]'") from None
+    check_extra()
+    from lightning_fabric import Fabric  # type: ignore[import-not-found,unused-ignore]
+    from lightning_fabric.plugins import environments  # type: ignore[import-not-found,unused-ignore]
+
     # Said, not guessed: inside a job of Slurm Fabric would take what it started here for tasks of srun.
     plugin = environments.TorchElasticEnvironment() if those else environments.LightningEnvironment()
     kind = "cuda" if device == "cuda" else "cpu"
@@ -99,6 +99,12 @@ def launch(
         raise raised(str(error)) from None
     except torch.multiprocessing.ProcessExitedException as error:
         raise RunError(f"a process of the training died ({error}); nothing is lost, the same command goes on") from None
+
+
+def check_extra() -> None:
+    """UsageError where the extra is not installed."""
+    if importlib.util.find_spec("lightning_fabric") is None:
+        raise UsageError("training by several processes needs the extra: pip install 'ironclip[dist]'")
 
 
 def raised(text: str) -> Exception:

@@ -1,11 +1,8 @@
 """One training by several processes, on the devices of one machine or, under `torchrun` or `srun`, of several."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from ironclip.loops.parallel import Parallel, launch
 from ironclip.protocols.config import RunConfig
@@ -39,7 +36,6 @@ def train_together(
 
 
 def _train(parallel: Parallel, config: RunConfig, device: str, callback: Callback | None, options: dict[str, Any]) -> str:
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // parallel.world))
     first = parallel.rank == 0
     experiment = open_experiment(config, device=str(parallel.fabric.device) if device.startswith("cuda") else device)
     run = train(config, experiment=experiment, parallel=parallel, callback=callback if first else None, **options)

@@ -84,6 +84,11 @@ def check_divisible(experiment: Experiment, several: bool) -> None:
         raise UsageError(f"{method} looks across the images of a batch, so it is trained in one process; leave out --processes")
 
 
+def divided(experiment: Experiment) -> bool:
+    """Whether several processes can train it together: something is learned, and its loss looks at each image alone."""
+    return _learns(experiment) and experiment.defense.divisible
+
+
 def _fit(experiment: Experiment, run: RunFolder, say: Callback, parallel: Parallel | None) -> None:
     config, defense = experiment.config, experiment.defense
     if not _learns(experiment):
