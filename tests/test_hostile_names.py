@@ -14,6 +14,7 @@ from ironclip.core import escapes
 from ironclip.records.record import BackboneFacts, DataFacts, Flag
 from ironclip.report import RunView, as_csv, as_json, latex, markdown, page, rows, terminal
 from ironclip.report.labels import Entry
+from ironclip.report.leaderboard import Measured, lines, site
 from ironclip.report.matrix import matrices
 from ironclip.report.matrix_page import matrix_page
 from ironclip.report.matrix_tables import long
@@ -97,6 +98,20 @@ def test_pages_show_a_name_and_nothing_in_it_acts(name):
     photo = Photo(name, ((name, 0.5), ("b", 0.5)), (), (), 0, True)
     assert escapes.visible(name).split("\n")[0] in "".join(harmless(photos_page([photo], title=name, notes=[name])).apart)
     harmless(matrix_page(both(name), title=name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_leaderboard_links_to_its_own_files_and_shows_a_name_as_text(name):
+    listed = lines([Measured(hostile(name, name, command=name)), Measured(hostile(name, name, knowledge="static"))])
+    files = site(listed, title=name, notes=[name])
+    text = files.pop("index.html")
+    assert not SIGNS.search(text)
+    found = Elements(text)
+    assert not found.elements & {"script", "iframe", "object", "link", "base", "form", "img", "svg"}
+    assert not {key for key in found.attributes if key.startswith("on")}
+    assert found.links == set(files)
+    assert all(re.fullmatch(r"(records|robustbench)/[A-Za-z0-9_.+-]+\.json", file) and "/." not in file for file in files)
+    assert escapes.visible(name).split("\n")[0] in "".join(found.apart)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -9,7 +9,7 @@ from typing import Any
 from ironclip.audit.results import AuditReport, Radius
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import format_eps
-from ironclip.records.record import AttackResult
+from ironclip.records.record import AttackResult, Record
 
 NORMS = {"linf": "Linf", "l2": "L2"}
 """Our names of norms -> RobustBench's."""
@@ -50,6 +50,18 @@ def robustbench_info(report: AuditReport, eps: float | None = None) -> dict[str,
     radius = next((r for r in reversed(report.radii) if eps is None or abs(r.eps - eps) < 1e-9), None)
     if radius is None:
         raise UsageError(f"the audit has no radius {format_eps(eps or 0, record.threat.norm)}")
+    return _info(report, radius, "audited")
+
+
+def record_info(record: Record) -> dict[str, Any]:
+    """The same fields for one record that no audit made; "unreliable" is True where a flag says so, else None."""
+    radius = Radius(eps=record.threat.eps, robust=record.robust, attacks=record.attacks, carried=0, seconds=0.0)
+    alone = AuditReport(target=record.method, clean=record.clean, radii=(radius,), flags=record.flags, record=record)
+    return _info(alone, radius, "measured")
+
+
+def _info(report: AuditReport, radius: Radius, how: str) -> dict[str, Any]:
+    record = report.record
     own = autoattack_right(report, radius)
     names = ", ".join(attack.name for attack in radius.attacks)
     threat = f"{record.threat.norm} {format_eps(radius.eps, record.threat.norm)}"
@@ -74,7 +86,7 @@ def robustbench_info(report: AuditReport, eps: float | None = None) -> dict[str,
         "reported": "",
         "autoattack_acc": "" if own is None else f"{100 * own / record.images:.2f}",
         "external": f"{100 * radius.robust.value:.2f}",
-        "footnote": f"{record.images} images; {threat}; worst case over {names}; audited by ironclip{reason}",
+        "footnote": f"{record.images} images; {threat}; worst case over {names}; {how} by ironclip{reason}",
         "unreliable": report.unreliable,
     }
 

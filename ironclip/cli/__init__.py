@@ -19,6 +19,7 @@ from ironclip.cli import (  # noqa: F401 - each adds its verbs
     evaluate,
     export,
     grid,
+    leaderboard,
     merge,
     pretrain,
     report,

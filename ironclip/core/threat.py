@@ -91,10 +91,15 @@ class Threat:
         parse_eps(self.eps, self.norm)
 
     def __str__(self) -> str:
+        made = f", made on {self.source}" if self.source else ""
+        return f"{self.knowledge} {self.change}{made}"
+
+    @property
+    def change(self) -> str:
+        """What may be changed, without what the attacker knows: "linf 4/255 at 64 px"."""
         where = f" at {self.resolution} px" if self.resolution else ""
         rounded = " quantised" if self.quantised else ""
-        made = f", made on {self.source}" if self.source else ""
-        return f"{self.knowledge} {self.norm} {format_eps(self.eps, self.norm)}{where}{rounded}{made}"
+        return f"{self.norm} {format_eps(self.eps, self.norm)}{where}{rounded}"
 
     @property
     def radius(self) -> str:

@@ -29,6 +29,7 @@ from ironclip.backbones.loading import check_device, load
 from ironclip.core.errors import UsageError
 from ironclip.core.types import Adaptation, Classifier
 from ironclip.data import Dataset, open_dataset
+from ironclip.protocols import methods
 from ironclip.protocols.distinct import check_distinct
 from ironclip.protocols.experiment import Experiment, open_experiment
 from ironclip.protocols.few_shot import open_run
@@ -36,6 +37,7 @@ from ironclip.protocols.frozen import moved_weights
 from ironclip.protocols.resolve import resolve
 from ironclip.protocols.sources import zero_shot
 from ironclip.records.folder import is_run
+from ironclip.records.learned import fingerprint
 from ironclip.records.record import BackboneFacts
 
 
@@ -126,10 +128,13 @@ def of_experiment(name: str, experiment: Experiment) -> AuditTarget:
     classifier = experiment.classifier
     surrogates, sources, base = _beside(experiment, classifier)
     config, spec = experiment.config, experiment.backbone.spec
+    learned = experiment.defense.learned()
     facts = {
-        "method": config.method,
+        "method": methods.full(config.method),
         "options": config.options,
         "backbone": BackboneFacts(name=spec.name, sha256=spec.sha256),
+        "learned_sha256": fingerprint(learned),
+        "trained_on": experiment.trained_on if learned else "",
         "shots": config.shots if experiment.defense.learns else None,
         "split_seed": config.split_seed if experiment.defense.learns else None,
     }

@@ -14,6 +14,8 @@ READERS = {
     "matrix": ["report", "run", "--matrix", "--csv", "r.csv"],
     "compare": ["compare", "run", "run"],
     "published": ["compare", "run", "--published"],
+    "leaderboard": ["leaderboard", "run", "--html", "site"],
+    "leaderboard of audits": ["leaderboard", "run", "--audits", "run", "--html", "site"],
     "card": ["save", "run", "saved"],
     "resume": ["evaluate", "run", "--attack", "pgd", "--limit", "12", "--set", "steps=1"],
     "verify": ["verify", "run"],

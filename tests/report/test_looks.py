@@ -10,6 +10,7 @@ from ironclip.audit.results import AuditReport, Radius, Verdict
 from ironclip.records.record import BackboneFacts
 from ironclip.report import RunView, curve, page
 from ironclip.report.audit_page import audit_page
+from ironclip.report.leaderboard import Measured, lines, site
 from ironclip.report.matrix import Entry, matrices
 from ironclip.report.matrix_page import matrix_page
 
@@ -50,6 +51,16 @@ def matrix() -> str:
     return matrix_page(matrices(found))
 
 
+def board() -> str:
+    found = [
+        record("zero_shot", 82, 3),
+        record("nap", 78, 61, knowledge="static"),
+        record("nap", 78, 41),
+        record("apt", eps=1 / 255),
+    ]
+    return str(site(lines(map(Measured, found)))["index.html"])
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator:
     with sync.sync_playwright() as play:
@@ -60,7 +71,7 @@ def browser() -> Iterator:
 
 @pytest.mark.parametrize("colors", ["light", "dark"])
 @pytest.mark.parametrize("width", WIDTHS)
-@pytest.mark.parametrize("made", [report_page, audit, matrix], ids=lambda made: made.__name__)
+@pytest.mark.parametrize("made", [report_page, audit, matrix, board], ids=lambda made: made.__name__)
 def test_a_page_is_whole_and_accessible(browser, made, width: str, colors: str) -> None:
     opened = browser.new_page(viewport={"width": WIDTHS[width], "height": 900}, color_scheme=colors)
     opened.set_content(made())
@@ -76,4 +87,15 @@ def test_what_a_check_means_is_on_a_phones_screen(browser) -> None:
     boxes = [cell.bounding_box() for cell in opened.query_selector_all("td.words")]
     assert boxes
     assert all(box["x"] >= 0 and box["x"] + box["width"] <= 390 for box in boxes)
+    opened.close()
+
+
+def test_a_filter_of_the_leaderboard_keeps_its_lines_by_keyboard(browser) -> None:
+    opened = browser.new_page()
+    opened.set_content(board())
+    visible = "() => [...document.querySelectorAll('tbody tr')].filter(row => row.offsetParent).length"
+    assert opened.evaluate(visible) == 3
+    opened.focus("#by-threat")
+    opened.keyboard.press("ArrowDown")
+    assert opened.evaluate(visible) == 1
     opened.close()
