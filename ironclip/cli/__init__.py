@@ -32,16 +32,19 @@ from ironclip.cli import list as _list  # noqa: F401
 from ironclip.cli.common import app
 from ironclip.cli.terminal import forgiving, tell
 from ironclip.core.errors import IronclipError
-from ironclip.core.signals import leaving_in_order
+from ironclip.core.signals import LATER, Leaving, finishing, leaving_in_order
 
 
 def main() -> None:
-    """Exit status 0: good; 1: a requirement failed; 2: wrong usage or bad input, said in one line; 130: interrupted."""
+    """Exit status 0: good; 1: a requirement failed; 2: wrong usage or bad input, said in one line; 130: interrupted;
+    75: left as a scheduler asked it to before a time limit."""
     forgiving(sys.stdout, sys.stderr)
     arguments = sys.argv[1:]
     try:
-        with leaving_in_order():
+        with leaving_in_order(), finishing():
             code = app([*arguments], prog_name="ironclip", standalone_mode=False)
+    except Leaving:
+        code = _say("left after what it was at, as asked by SIGUSR1; the same command goes on where it stopped", LATER)
     except (typer.Abort, KeyboardInterrupt):
         code = _say("interrupted; the same command goes on where it stopped", 130)
     except IronclipError as error:

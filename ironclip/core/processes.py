@@ -1,6 +1,10 @@
 """What each of several worker processes on one machine gets: a device of its own, and its part of the processor's cores."""
 
 import os
+import subprocess
+from collections.abc import Sequence
+
+from ironclip.core.signals import SOON
 
 
 def worker_environment(number: int, workers: int, device: str, each: int = 1) -> dict[str, str]:
@@ -24,3 +28,12 @@ def _gpus() -> list[str]:
     import torch
 
     return [str(number) for number in range(max(1, torch.cuda.device_count()))]
+
+
+def let_finish(running: "Sequence[subprocess.Popen[bytes]]") -> None:
+    """Ask these processes to leave once what they are at is on the disk, and wait until they have."""
+    for worker in running:
+        for number in SOON:
+            worker.send_signal(number)
+    for worker in running:
+        worker.wait()

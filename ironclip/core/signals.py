@@ -1,9 +1,24 @@
-"""What the operating system tells a process to do, as the exception that Python raises for Ctrl-C."""
+"""What the operating system and a scheduler tell a process to do, as the exception that Python raises for Ctrl-C."""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
+
+SOON = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
+"""What a scheduler is asked to send before a time limit (`sbatch --signal=USR1@300`)."""
+LATER = 75
+"""Exit status of a command that left when it was asked to: nothing is wrong, and the same command goes on (EX_TEMPFAIL)."""
+_noted: list[int] = []
+
+
+class Leaving(BaseException):
+    """A process was asked to leave soon, and is where everything that it has done is on the disk.
+
+    No Exception, for nobody's `except Exception` may keep it; no KeyboardInterrupt, which parsers of command lines catch.
+    """
+
 
 LEAVE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 
@@ -23,3 +38,54 @@ def leaving_in_order() -> Iterator[None]:
     finally:
         for number in ours:
             signal.signal(number, signal.SIG_DFL)
+
+
+@contextmanager
+def finishing(numbers: Sequence[int] = SOON) -> Iterator[None]:
+    """Inside, these signals are noted, and `leave_if_asked` raises `Leaving` from then on.
+
+    After that a signal is handed on to whoever handled it before, who may want to queue the work again. Outside the main thread,
+    and for signals that are ignored, nothing changes.
+    """
+    before: dict[int, Any] = {}
+    if threading.current_thread() is threading.main_thread():
+        before = {number: signal.getsignal(number) for number in numbers}
+        before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, lambda number, frame: _noted.append(number))
+    try:
+        yield
+    except Leaving:
+        asked = _restored(before)
+        for number in asked:
+            if callable(before[number]):
+                signal.raise_signal(number)
+        raise
+    finally:
+        _restored(before)
+
+
+def _restored(before: Mapping[int, Any]) -> list[int]:
+    """Which of these signals had come, after their handlers are as before and nothing is noted of them."""
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    asked = [number for number in before if number in _noted]
+    _noted[:] = [number for number in _noted if number not in before]
+    return asked
+
+
+def asked_to_leave() -> bool:
+    return bool(_noted)
+
+
+def leave_if_asked(asked: bool | None = None) -> None:
+    """Called where everything that was done is on the disk.
+
+    Args:
+        asked: whether anybody was, where several processes leave together; default: whether this process was.
+
+    Raises:
+        Leaving: it was.
+    """
+    if asked_to_leave() if asked is None else asked:
+        raise Leaving("stopped where it could go on, as it was asked to")

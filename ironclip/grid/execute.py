@@ -8,7 +8,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ironclip.core.processes import worker_environment
+from ironclip.core.processes import let_finish, worker_environment
+from ironclip.core.signals import LATER, asked_to_leave, leave_if_asked
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import Place
 
@@ -44,13 +45,16 @@ def run_local(
     seen: set[str] = set()
     try:
         running = [_worker(arguments, number, workers, plan.grid.processes) for number in range(workers)]
-        while not _all_settled(plan, out) and any(worker.poll() != 0 for worker in running):
+        while not all_settled(plan, out) and any(worker.poll() not in (0, LATER) for worker in running):
             for number, worker in enumerate(running):
-                if worker.poll() not in (None, 0):
+                if worker.poll() not in (None, 0, LATER):
                     running[number] = _worker(arguments, number, workers, plan.grid.processes)
-            _tell(plan, out, seen, callback)
+            tell(plan, out, seen, callback)
+            if asked_to_leave():
+                let_finish(running)
+                leave_if_asked()
             time.sleep(0.5)
-        _tell(plan, out, seen, callback)
+        tell(plan, out, seen, callback)
     finally:
         for worker in running:
             worker.terminate()
@@ -64,11 +68,13 @@ def _worker(arguments: list[str], number: int, workers: int, processes: int) -> 
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 
 
-def _all_settled(plan: Plan, out: Path) -> bool:
+def all_settled(plan: Plan, out: Path) -> bool:
+    """Whether each cell is done or failed."""
     return all(Place(out, cell).settled for cell in plan.cells)
 
 
-def _tell(plan: Plan, out: Path, seen: set[str], callback: Callback | None) -> None:
+def tell(plan: Plan, out: Path, seen: set[str], callback: Callback | None) -> None:
+    """Hand each cell that is done or failed to the callback, once: `seen` has the keys of those that were."""
     for cell in plan.cells:
         place = Place(out, cell)
         if cell.key not in seen and place.settled:

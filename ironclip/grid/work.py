@@ -16,6 +16,7 @@ from typing import Any
 from ironclip.backbones import ClipBackbone
 from ironclip.core.errors import IronclipError, RunBusy
 from ironclip.core.files import write_text
+from ironclip.core.signals import Leaving, leave_if_asked
 from ironclip.data import Dataset, open_dataset
 from ironclip.grid.check import built
 from ironclip.grid.file import GridFile, Measure
@@ -60,6 +61,7 @@ def work(
             place = Place(out, cell)
             if place.settled:
                 continue
+            leave_if_asked()
             if until is not None and time.time() >= until:
                 return
             try:
@@ -72,6 +74,7 @@ def work(
                     join(cell, out, device=device, shard_above=plan.grid.shard_above)
                 continue
             say({"event": "cell", "cell": cell.name, **place.read()})
+        leave_if_asked()
         if not held:
             return
         time.sleep(pause)
@@ -84,7 +87,7 @@ def _attempt(place: Place, out: Path, device: str, grid: GridFile) -> None:
     except RunBusy:
         place.release()
         raise
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Leaving):
         place.release()
         raise
     except IronclipError as error:

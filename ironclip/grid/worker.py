@@ -7,7 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from ironclip.core.signals import leaving_in_order
+from ironclip.core.signals import LATER, Leaving, finishing, leaving_in_order
 from ironclip.grid.plan import plan
 from ironclip.grid.work import work
 
@@ -16,8 +16,10 @@ def main(file: str, out: str, device: str, choice: str = "{}") -> None:
     chosen = json.loads(choice)
     until = chosen.pop("until", None)
     try:
-        with leaving_in_order():
+        with leaving_in_order(), finishing():
             work(plan(Path(file), **chosen), Path(out), device=device, until=until)
+    except Leaving:
+        sys.exit(LATER)
     except KeyboardInterrupt:
         sys.exit(130)
 

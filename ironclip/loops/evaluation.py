@@ -22,6 +22,7 @@ import torch
 from ironclip.core import permits
 from ironclip.core.errors import DataError, RunError, UsageError
 from ironclip.core.memory import Parts, peak_bytes
+from ironclip.core.signals import leave_if_asked
 from ironclip.core.tensors import evaluating, frozen
 from ironclip.core.threat import Threat
 from ironclip.core.types import Attack, Batch, Classifier
@@ -88,6 +89,7 @@ def evaluate(
         AttackError: a picture outside the ball or the box, or of another shape.
         NonFinite: pictures or logits with NaN or infinity.
         DataError: no image, an image twice, labels outside the classes, or classes other than the classifier's.
+        Leaving: the process was asked to leave, and this batch is finished.
         UsageError: surrogates missing or too many for this knowledge; quantisation or resolution not as the threat says.
     """
     scorer = Scorer(classifier, targets(classifier, surrogates, attacks, threat), threat, quantise, stop_early, probe, callback)
@@ -131,6 +133,7 @@ def evaluate(
                 eta = seconds / fresh * (total - n) if total and fresh else None
                 part = {"done": n, "total": total, "clean": clean / n, "robust": robust / n, "seconds": seconds, "eta": eta}
                 callback({"event": "batch", **part})
+            leave_if_asked()
     if not samples:
         raise DataError("there is no image to evaluate on; the split is empty")
     ordered = tuple(samples[index] for index in sorted(samples))

@@ -48,6 +48,10 @@ class Parallel:
         """Until all processes are here."""
         self.fabric.barrier()
 
+    def anyone(self, says: bool) -> bool:
+        """Whether one of the processes says so; all of them ask at once."""
+        return bool(self.fabric.all_reduce(torch.tensor(float(says), device=self.fabric.device), reduce_op="sum") > 0)
+
     def means(self, terms: Mapping[str, float], share: float) -> dict[str, float]:
         """Loss terms of the whole batch."""
         values = torch.tensor(list(terms.values()), dtype=torch.float64, device=self.fabric.device) * share

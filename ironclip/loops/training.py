@@ -15,6 +15,7 @@ from torch import Tensor
 from ironclip.core.errors import CheckpointError, NonFinite, UsageError
 from ironclip.core.precision import computing
 from ironclip.core.schedule import Schedule
+from ironclip.core.signals import asked_to_leave, leave_if_asked
 from ironclip.core.tensors import key
 from ironclip.core.types import Attack, Backbone, Batch, Defense
 from ironclip.loops.parallel import Parallel
@@ -68,6 +69,7 @@ def fit(
         callback: called with {"event": "step" | "epoch", "epoch", "step", "steps", "lr", "terms", "diagnostics", ...}.
 
     Raises:
+        Leaving: the process, or one of those that train together, was asked to leave; it goes on after the last epoch.
         NonFinite: a loss term or a gradient is NaN or infinite; names it.
         CheckpointError: the state to go on from is of another defence.
         UsageError: an epoch without batches, or with another number of them than it or an earlier epoch said.
@@ -104,6 +106,7 @@ def fit(
                     totals[name] = totals.get(name, 0.0) + value * len(batch)
             now = {"epoch": epoch, "epochs": schedule.epochs, "steps": expected, "lr": lr}
             say({"event": "step", **now, "step": step, "terms": terms, "diagnostics": numbers})
+            leave_if_asked(parallel.anyone(asked_to_leave()) if parallel else None)
         if steps != expected:
             raise UsageError(f"epoch {epoch} has {steps} batches, but said that it has {expected}")
         means, notes = ({name: total / seen for name, total in totals.items()} for totals in (sums, noted))

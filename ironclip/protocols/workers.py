@@ -14,7 +14,8 @@ from types import TracebackType
 from typing import IO, Any
 
 from ironclip.core.errors import RunError
-from ironclip.core.processes import worker_environment
+from ironclip.core.processes import let_finish, worker_environment
+from ironclip.core.signals import LATER, asked_to_leave, leave_if_asked
 from ironclip.records.folder import EvaluationFolder
 from ironclip.records.shards import shards
 
@@ -57,9 +58,13 @@ class Workers:
         """Return when this file is there; calls `look` again and again until then, which returns how much is done.
 
         Raises:
+            Leaving: this process was asked to, and the workers have left.
             RunError: what a worker said when it gave up, or that workers die again and again.
         """
         while not finished.exists():
+            if asked_to_leave():
+                let_finish(self.running)
+                leave_if_asked()
             if not self._keep_running() and not finished.exists():
                 raise RunError(f"the workers ended, but {finished} is not there; the same command goes on")
             if (done := look()) > self.done:
@@ -77,6 +82,9 @@ class Workers:
             ended = worker.poll()
             if ended == 130:
                 raise KeyboardInterrupt
+            if ended == LATER:
+                let_finish(self.running)
+                leave_if_asked(True)
             if ended is not None and ended > 0:
                 raise RunError(f"a worker gave up: {_last_line(self.said[number])}")
             if ended is not None and ended < 0:

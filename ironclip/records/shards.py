@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ironclip.core.errors import RunBusy, RunError
+from ironclip.core.signals import leave_if_asked
 from ironclip.records.environment import environment
 from ironclip.records.folder import EvaluationFolder
 from ironclip.records.lock import locked
@@ -89,6 +90,7 @@ def take(
         result: name of the file that a finished shard has, and a finished evaluation.
 
     Raises:
+        Leaving: the process was asked to leave, and the shard that it did is finished.
         RunBusy: the one shard asked for is being done by another process.
     """
     with hold():  # who comes first says into how many shards
@@ -106,6 +108,7 @@ def take(
             try:
                 with locked(folders[0].path):
                     score(shard, folders)
+                leave_if_asked()
             except RunBusy:
                 if share.number is not None:
                     raise

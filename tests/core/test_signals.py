@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from ironclip.core.signals import LEAVE, leaving_in_order
+from ironclip.core.signals import LEAVE, SOON, Leaving, asked_to_leave, finishing, leave_if_asked, leaving_in_order
 
 
 @pytest.mark.parametrize("number", LEAVE)
@@ -37,3 +37,56 @@ def test_another_thread_changes_no_handler():
     thread.start()
     thread.join()
     assert seen == [signal.SIG_DFL]
+
+
+(USR1,) = SOON
+
+
+def test_who_is_asked_to_leave_soon_leaves_at_the_next_place_where_it_can():
+    done = []
+
+    def work():
+        with finishing():
+            for step in range(3):
+                if step == 1:
+                    signal.raise_signal(USR1)
+                done.append(step)
+                leave_if_asked()
+
+    with pytest.raises(Leaving):
+        work()
+    assert done == [0, 1]
+    assert signal.getsignal(USR1) is signal.SIG_DFL
+    assert not asked_to_leave(), "the next command is not asked"
+    leave_if_asked()
+
+
+def test_a_signal_is_handed_on_once_the_work_has_been_left():
+    heard, done = [], []
+    before = signal.signal(USR1, lambda number, frame: heard.append((number, tuple(done))))
+
+    def work():
+        with finishing():
+            signal.raise_signal(USR1)
+            done.append("batch")
+            leave_if_asked()
+
+    try:
+        with pytest.raises(Leaving):
+            work()
+        assert heard == [(USR1, ("batch",))]
+        with finishing():
+            signal.raise_signal(USR1)
+        assert len(heard) == 1, "who came to the end has nothing that could be queued again"
+    finally:
+        signal.signal(USR1, before)
+
+
+def test_nothing_is_asked_of_who_ignores_it():
+    before = signal.signal(USR1, signal.SIG_IGN)
+    try:
+        with finishing():
+            signal.raise_signal(USR1)
+            leave_if_asked()
+    finally:
+        signal.signal(USR1, before)
