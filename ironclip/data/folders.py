@@ -49,10 +49,16 @@ def open_folder(
     parts: dict[str, Pairs] = {split: [] for split in SPLITS}
     for path, inside, split in arranged.rows:
         parts[str(split)].append((FileSource(folder, path), label_of[inside]))
-    if parts["val"] and not parts["test"]:
-        parts["test"], parts["val"] = parts["val"], []
-        notes.append("there is no test folder: val serves as the test split")
+    notes += val_as_test(parts, "folder")
     return dataset_of(name, arranged.classes, parts, classes_file, templates, SPLIT_FOLDERS, notes)
+
+
+def val_as_test(parts: dict[str, Pairs], what: str) -> list[str]:
+    """Makes `val` the test split where there is none, as in ImageNet, and says so in a note."""
+    if parts["test"] or not parts["val"]:
+        return []
+    parts["test"], parts["val"] = parts["val"], []
+    return [f"there is no test {what}: val serves as the test split"]
 
 
 def own_split(

@@ -77,12 +77,16 @@ def arrange(found: Contents, where: str, layout: Layout = Layout()) -> Arranged:
 
 
 def _unwrapped(tree: Tree) -> Tree:
-    """The tree below folders that hold all pictures and are no class: `archive/images/<class>` is read at `<class>`."""
-    while len(tree.inside) == 1 and not tree.loose and not roles(tree.inside):
+    """The tree below folders that hold all class folders and are no class: `archive/images/<class>` is read at `<class>`.
+
+    Pictures beside such a folder are pictures in no class folder.
+    """
+    while len(tree.inside) == 1 and not roles(tree.inside):
         (name,) = tree.inside
         inner = tree.below(name)
         if inner.loose or not inner.inside:
             break
+        inner.loose = tree.loose
         tree = inner
     return tree
 
@@ -143,7 +147,7 @@ def _splits(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], whe
 
 def _part(tree: Tree, name: str) -> Tree:
     """The classes of a split folder: those inside it, or inside `train/train` and `train/images`."""
-    while len(tree.inside) == 1 and not tree.loose and not tree.empty:
+    while len(tree.inside) == 1 and not tree.loose:
         (only,) = tree.inside
         inner = tree.below(only)
         if not (folded(only) == folded(name) or neutral(only)) or not inner.inside:
@@ -217,8 +221,9 @@ def _refuse_doubt(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str
 
 
 def _alike(a: set[str], b: set[str]) -> bool:
-    """Whether two sets of folder names are nearly the same."""
-    return min(len(a), len(b)) >= 2 and 2 * len(a & b) >= len(a | b)
+    """Whether two sets of folder names are nearly the same, or most of the smaller one is in the other: a small test split."""
+    a, b = ({name for name in names if name.isdecimal() or not neutral(name)} for names in (a, b))
+    return len(a | b) >= 2 and 2 * len(a & b) > min(len(a), len(b)) > 0
 
 
 def _doubt(tree: Tree, where: str, why: str) -> DataError:
@@ -226,10 +231,11 @@ def _doubt(tree: Tree, where: str, why: str) -> DataError:
 
 
 def _example(tree: Tree) -> str:
+    """A layout to copy: known splits as their names say, else the folder with most pictures for training."""
     names = sorted(tree.inside)
-    guess = roles(names)
-    rest = iter([*([] if guess else ["train", "test"]), *["skip"] * len(names)])
-    shown = [f"{name}={guess.get(name) or next(rest)}" for name in names[:5]]
+    largest = sorted(names, key=lambda name: -len(tree.inside[name]))
+    guess = roles(names) or dict(zip(largest, ("train", "test")))
+    shown = [f"{name}={guess.get(name, 'skip')}" for name in names[:5]]
     return repr(",".join(shown)) + (", ..." if len(names) > 5 else "")
 
 

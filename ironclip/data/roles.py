@@ -9,13 +9,26 @@ from dataclasses import dataclass, field
 from ironclip.core.errors import UsageError, unknown
 
 KINDS = ("auto", "classes", "splits", "class/split")
+_TRAIN = (
+    "train training trn trainval trainings trainingsdaten lernen apprentissage entrainement entraînement entrenamiento treino "
+    "treinamento addestramento trening eğitim egitim обучение обучающая трейн 训练 訓練 学習 訓練用 학습 훈련"
+)
+_VAL = (
+    "val valid validation validate validating dev devel development validierung validierungsdaten validación validacion "
+    "validação validacao validazione walidacja doğrulama dogrulama валидация проверка 验证 驗證 検証 검증"
+)
+_TEST = "test testing tst tests testdaten prüfung pruefung prueba pruebas teste testes тест тестовая 测试 測試 テスト 테스트"
 WORDS = {
-    **dict.fromkeys(("train", "training", "trn", "trainval"), "train"),
-    **dict.fromkeys(("val", "valid", "validation", "validate", "validating", "dev", "devel", "development"), "val"),
-    **dict.fromkeys(("test", "testing", "tst"), "test"),
+    **dict.fromkeys(_TRAIN.split(), "train"),
+    **dict.fromkeys(_VAL.split(), "val"),
+    **dict.fromkeys(_TEST.split(), "test"),
     **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "held"),  # test, or val where there is a test
 }
-NEUTRAL = {"set", "sets", "data", "dataset", "image", "images", "img", "imgs", "pictures", "photos", "split", "folder", "samples"}
+"""What the word for a split means, in the languages that folders are often named in."""
+NEUTRAL = {
+    *("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "pictures", "photos", "split", "folder", "samples"),
+    *("daten", "bilder", "datos", "dados", "dati", "données", "данные", "集", "数据", "数据集", "データ", "用データ", "データ集"),
+}
 _GLUED = re.compile(rf"({'|'.join(sorted(WORDS, key=len, reverse=True))})({'|'.join(sorted(NEUTRAL, key=len, reverse=True))})")
 
 

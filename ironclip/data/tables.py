@@ -7,12 +7,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ironclip.core.errors import DataError
-from ironclip.data.folders import FRACTIONS, Pairs, dataset_of, own_split
+from ironclip.data.folders import FRACTIONS, Pairs, dataset_of, own_split, val_as_test
 from ironclip.data.lists import inside, read_text, shown, text_of
 from ironclip.data.records import SPLITS, CaptionedFile, Dataset, FileSource
 from ironclip.data.roles import WORDS, Layout, roles, words
 
-SPLIT_WORDS = {"split", "splits", "set", "subset", "fold", "folds", "kfold", "partition", "phase", "usage"}
+SPLIT_WORDS = {
+    *("split", "splits", "set", "subset", "fold", "folds", "kfold", "cv", "crossval", "partition", "phase", "usage"),
+    *("aufteilung", "conjunto", "partición", "particion", "partição", "particao", "divisão", "划分", "分割"),
+}
 YES, NO = {"1", "true", "t", "yes", "y", "1.0", "x"}, {"0", "false", "f", "no", "n", "0.0", ""}
 
 Row = Mapping[str, str]
@@ -74,11 +77,12 @@ def open_table(
             parts[split].append(pair)
     skipped = values.count("skip")
     notes = [f"{skipped} lines are left out, as the layout says"] if skipped else []
+    notes += val_as_test(parts, "picture")
     return dataset_of(table.stem, folders, parts, classes_file, templates, f"column {column} of {table.name}", notes)
 
 
 def read_table(table: Path) -> list[tuple[int, Row]]:
-    """(line number, {column: value}) of each line; columns in small letters without blanks, values stripped.
+    """(line number, {column: value}) of each line; columns as `is_test` for `isTest` or `Is Test`, values stripped.
 
     Raises:
         DataError: not readable as text or as a table, no line, two columns of one name, a line with too many or too few fields.
@@ -93,7 +97,8 @@ def read_table(table: Path) -> list[tuple[int, Row]]:
         raise DataError(f"cannot read the table {table}: {problem}") from problem
     if len(rows) < 2:
         raise DataError(f"{table}: no line below the header; expected columns path, label[, split]")
-    columns = [re.sub(r"[\s_-]+", "_", name.casefold()).strip("_") for name in rows[0][1]]
+    apart = [re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name) for name in rows[0][1]]
+    columns = [re.sub(r"[\s_-]+", "_", name.casefold()).strip("_") for name in apart]
     while columns and not columns[-1] and all(len(row) < len(columns) or not row[len(columns) - 1] for _, row in rows):
         columns.pop()
     twice = next((name for name in columns if columns.count(name) > 1), None)

@@ -41,6 +41,20 @@ READ = {
     "images inside": ([f"{{train,test}}/images/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
     "splits inside classes": ([f"{PAIR}/{{train,test}}/"], ("fox", "owl"), (6, 0, 6)),
     "splits inside wrapped classes": ([f"dataset/{PAIR}/{{Train,Valid,Test}}/"], ("fox", "owl"), (6, 6, 6)),
+    "Spanish": ([f"{{entrenamiento,prueba}}/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
+    "Portuguese": ([f"{{treino,validação,teste}}/{PAIR}/"], ("fox", "owl"), (6, 6, 6)),
+    "French": ([f"{{entraînement,validation,test}}/{PAIR}/"], ("fox", "owl"), (6, 6, 6)),
+    "German": ([f"{{Trainingsdaten,Testdaten}}/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
+    "Russian": ([f"{{обучение,тест}}/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
+    "Chinese": ([f"{{训练集,验证集,测试集}}/{PAIR}/"], ("fox", "owl"), (6, 6, 6)),
+    "Japanese": ([f"{{学習データ,テストデータ}}/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
+    "empty folders of labels beside the pictures": (
+        [f"{{train,test}}/images/{PAIR}/", "{train,test}/labels/fox/a.txt"],
+        ("fox", "owl"),
+        (6, 0, 6),
+    ),
+    "a picture beside the wrapping folder": ([f"set/{{train,test}}/{PAIR}/", "logo.png"], ("fox", "owl"), (6, 0, 6)),
+    "a picture beside the wrapped classes": (["set/{fox,owl,newt}/", "logo.png"], ("fox", "newt", "owl"), (6, 0, 3)),
     "only train": ([f"train/{PAIR}/"], ("fox", "owl"), (4, 0, 2)),
     "only test": ([f"test/{PAIR}/"], ("fox", "owl"), (0, 0, 6)),
     "a class called train": (["{train,bus,car}/"], ("bus", "car", "train"), (6, 0, 3)),
@@ -66,6 +80,7 @@ def test_a_folder_is_read_as_it_was_meant(tmp_path, name):
     found = open_dataset(build(tmp_path / "set", paths))
     assert classes is None or found.classes == classes
     assert tuple(len(found.splits[split]) for split in SPLITS) == counts
+    assert ("logo.png" in str(found.notes)) == ("logo.png" in paths)
     for split in SPLITS:
         for item in found.splits[split]:
             folders = {part.casefold() for part in item.source.name.split("/")[:-1]}
@@ -73,10 +88,14 @@ def test_a_folder_is_read_as_it_was_meant(tmp_path, name):
 
 
 REFUSED = {
-    "another language": ([f"{{entrenamiento,prueba}}/{PAIR}/"], "hold nearly the same folders"),
+    "another language": ([f"{{namajune,ŝtalo}}/{PAIR}/"], "hold nearly the same folders"),
+    "a small split of unknown name": ([f"alpha/{TEN}/", "beta/{a1,b2,c3}/"], "nearly the same.*alpha=train,beta=test"),
+    "the larger part is proposed for training": ([f"alpha/{PAIR}/0.png", f"beta/{PAIR}/"], "alpha=test,beta=train"),
+    "digits in two folders": (["{upper,lower}/{0,1,2}/"], "hold nearly the same folders"),
+    "years": (["2023/{a,b}/", "2024/a/"], "hold nearly the same folders"),
     "folds": ([f"{{fold1,fold2,fold3,fold4,fold5}}/{PAIR}/"], "'fold1', 'fold2' hold nearly the same folders"),
     "numbers": ([f"{{1,2}}/{TEN}/"], "hold nearly the same folders"),
-    "a split of unknown name lacks classes": ([f"lernen/{TEN}/", "pruefen/{a1,b2,c3,d4,e5,f6,g7}/"], "nearly the same"),
+    "a split of unknown name lacks classes": ([f"unua/{TEN}/", "dua/{a1,b2,c3,d4,e5,f6,g7}/"], "nearly the same"),
     "a third split of unknown name": ([f"{{train,test,extra}}/{PAIR}/"], "'extra' lies beside them"),
     "a split folder beside classes": ([f"train/{PAIR}/", f"{PAIR}/"], "'train' looks like a split folder beside others"),
     "splits beside classes": ([f"{{train,test}}/{PAIR}/", "fox/"], "'fox' lies beside them"),
@@ -106,7 +125,7 @@ def test_a_folder_that_may_be_meant_in_two_ways_is_refused(tmp_path, name):
 SAID = {
     "classes": ([f"{{1,2}}/{PAIR}/"], "classes", ("1", "2"), (6, 2, 4)),
     "splits are classes": (["{train,test}/"], "classes", ("test", "train"), (4, 0, 2)),
-    "another language": ([f"{{entrenamiento,prueba}}/{PAIR}/"], "entrenamiento=train,prueba=test", ("fox", "owl"), (6, 0, 6)),
+    "another language": ([f"{{namajune,ŝtalo}}/{PAIR}/"], "namajune=train,ŝtalo=test", ("fox", "owl"), (6, 0, 6)),
     "folds": ([f"{{f1,f2,f3}}/{PAIR}/"], "f1=train,f2=train,f3=test", ("fox", "owl"), (12, 0, 6)),
     "left out": ([f"train/{PAIR}/", "test/"], "train=train,test=skip", ("fox", "owl"), (4, 0, 2)),
     "inside classes": ([f"{PAIR}/{{lernen,pruefen}}/"], "lernen=train,pruefen=test", ("fox", "owl"), (6, 0, 6)),

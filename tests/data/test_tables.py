@@ -34,6 +34,12 @@ READ = {
     "any name": ("path,label,what_for", ["train", "train", "test"] * 2, (4, 0, 2)),
     "is_test": ("path,label,is_test", ["0", "0", "1"] * 2, (4, 0, 2)),
     "is_train": ("path,label,Is Train", ["True", "true", "False"] * 2, (4, 0, 2)),
+    "test, with words": ("path,label,test", ["train", "train", "test"] * 2, (4, 0, 2)),
+    "isTest": ("path,label,isTest", ["no", "no", "yes"] * 2, (4, 0, 2)),
+    "TrainTest": ("path,label,TrainTest", ["train", "train", "test"] * 2, (4, 0, 2)),
+    "is_valid alone": ("path,label,is_valid", ["False", "False", "True"] * 2, (4, 0, 2)),
+    "train and val": ("path,label,split", ["train", "train", "val"] * 2, (4, 0, 2)),
+    "Spanish": ("path,label,conjunto", ["entrenamiento", "validación", "prueba"] * 2, (2, 2, 2)),
     "two flags": ("path,label,is_val,is_test", ["0,0", "1,0", "0,1"] * 2, (2, 2, 2)),
     "one flag for each": ("path,label,train,val,test", ["1,0,0", "0,1,0", "0,0,1"] * 2, (2, 2, 2)),
     "other columns": ("path,label,width,photographer", ["3,ann", "3,bob", "3,ann"] * 2, (4, 0, 2)),
@@ -46,11 +52,13 @@ def test_a_split_is_read_whatever_its_column_is_called(tmp_path, name):
     header, splits, expected = READ[name]
     found = open_dataset(table(tmp_path, header, splits))
     assert (found.classes, counts(found)) == (("fox", "owl"), expected)
+    assert found.origin.startswith("own split" if name in ("other columns", "no split") else "column ")
 
 
 REFUSED = {
     "folds": ("path,label,fold", ["1", "2", "3"] * 2, r"line 2: split '1'; expected .* --layout 1=train,.*column 'fold'"),
     "letters": ("path,label,Set", ["a", "b", "b"] * 2, "split 'a'; expected .*rename the column 'set'"),
+    "cross-validation": ("path,label,CV", ["1", "2", "3"] * 2, r"line 2: split '1'; .*column 'cv'"),
     "half": ("path,label,split", ["train", "test", ""] * 2, "line 4: split ''"),
     "fer2013": ("path,label,Usage", ["Training", "PublicTest", "PrivateTest"] * 2, "--layout P"),
     "two": ("path,label,split,subset", ["train,test", "train,test", "test,train"] * 2, "2 columns give a split: split, subset"),
