@@ -16,22 +16,25 @@ from ironclip.core.shown import number_of
 
 @app.command()
 def compare(
-    targets: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs; without --published exactly two runs.")],
+    targets: Annotated[
+        list[Path],
+        typer.Argument(help="Runs, or folders of runs; without --published the first is compared with each other one."),
+    ],
     published: Annotated[
         bool, typer.Option("--published", help="Beside the papers' numbers: those of the same protocol first, then the nearest.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare runs with the papers, or two runs picture by picture (McNemar's test)."""
+    """Compare runs with the papers, or a run with others picture by picture (McNemar's test, Holm's correction)."""
     from ironclip.records.folder import RunFolder
 
     runs = [RunFolder.open(folder) for folder in run_paths(targets)]
     if published:
         _published(runs, as_json)
         return
-    if len(runs) != 2:
-        raise UsageError(f"two runs are compared picture by picture; got {len(runs)}. For the papers' numbers add --published")
-    _paired(runs[0], runs[1], as_json)
+    if len(runs) < 2:
+        raise UsageError(f"runs are compared picture by picture; got {len(runs)}. For the papers' numbers add --published")
+    _paired(runs[0], runs[1:], as_json)
 
 
 def _published(runs: list[Any], as_json: bool) -> None:
@@ -79,7 +82,52 @@ def _published(runs: list[Any], as_json: bool) -> None:
     say(f"{words}, {len(found) - len(kept)} not shown (--json lists all)")
 
 
-def _paired(first: Any, second: Any, as_json: bool) -> None:
+def _paired(first: Any, others: list[Any], as_json: bool) -> None:
+    """The first run against each other one; p values are corrected for all tests of the same kind that are shown."""
+    from ironclip.records.statistics import holm
+
+    results, apart = [], dict[str, None]()
+    for other in others:
+        found, lines = _pairs(first, other)
+        results += found
+        apart |= lines
+    if not results:
+        reason = f"; {next(iter(apart))}" if apart else ""
+        raise UsageError(f"these runs have no evaluation on the same pictures under the same threat model and attacks{reason}")
+    for what in ("clean", "robust"):
+        rows = [row for row in results if row["what"] == what]
+        for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):
+            row["p_holm"] = p
+    for line in apart:
+        tell(line)
+    if as_json:
+        emit(results)
+        return
+    columns = ["second", "threat", "what", "images", "first", "second", "only first", "only second", "p (McNemar)", "p (Holm)",
+               "difference [95 %]"]  # fmt: skip
+    cells = [
+        [
+            row["run"], row["threat"], row["what"], str(row["images"]), f"{row['first']:.1%}", f"{row['second']:.1%}",
+            str(row["only_first"]), str(row["only_second"]), f"{row['p']:.3g}", f"{row['p_holm']:.3g}",
+            f"{row['difference']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]",
+        ]
+        for row in results
+    ]  # fmt: skip
+    if len(others) == 1:
+        columns, cells = [c for c in columns[1:] if c != "p (Holm)"], [[*row[1:9], row[10]] for row in cells]
+        show_table(table(f"first: {first.path.name}, second: {others[0].path.name}", columns, cells))
+    else:
+        show_table(table(f"first: {first.path.name}", columns, cells))
+    for threat, attacks in {
+        json.dumps([row["threat"], row["attacks"]]): (row["threat"], row["attacks"]) for row in results
+    }.values():
+        for name, constants in attacks.items():
+            said = ", ".join(f"{key} {value}" for key, value in constants.items() if key not in ("attack", "derived"))
+            say(f"{threat}: {name} ({said})")
+
+
+def _pairs(first: Any, second: Any) -> tuple[list[dict[str, Any]], dict[str, None]]:
+    """The tests of two runs, and a line for each pair of records on the same pictures that cannot be tested."""
     from ironclip.records.statistics import paired
     from ironclip.report.views import trained_at
 
@@ -95,33 +143,11 @@ def _paired(first: Any, second: Any, as_json: bool) -> None:
         for what in ("right", "robust"):
             a = {sample.index: getattr(sample, what) for sample in samples}
             b = {sample.index: getattr(sample, what) for sample in others}
-            same = {"threat": record.threat_words, "attacks": _attacks(record)}
+            same = {"run": second.path.name, "threat": record.threat_words, "attacks": _attacks(record)}
             results.append({**same, "what": "clean" if what == "right" else what, **paired(a, b)})
-    if not results:
-        reason = f"; {next(iter(apart))}" if apart else ""
-        raise UsageError(f"the two runs have no evaluation on the same pictures under the same threat model and attacks{reason}")
-    if len(radii := {trained for record, _ in (*ours, *theirs) if (trained := trained_at(record))}) > 1:
-        tell(f"trained at different radii: {' and '.join(sorted(radii))}")
-    for line in apart:
-        tell(line)
-    if as_json:
-        emit(results)
-        return
-    columns = ["threat", "what", "images", "first", "second", "only first", "only second", "p (McNemar)", "difference [95 %]"]
-    cells = [
-        [
-            row["threat"], row["what"], str(row["images"]), f"{row['first']:.1%}", f"{row['second']:.1%}", str(row["only_first"]),
-            str(row["only_second"]), f"{row['p']:.3g}", f"{row['difference']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]",
-        ]
-        for row in results
-    ]  # fmt: skip
-    show_table(table(f"first: {first.path.name}, second: {second.path.name}", columns, cells))
-    for threat, attacks in {
-        json.dumps([row["threat"], row["attacks"]]): (row["threat"], row["attacks"]) for row in results
-    }.values():
-        for name, constants in attacks.items():
-            said = ", ".join(f"{key} {value}" for key, value in constants.items() if key not in ("attack", "derived"))
-            say(f"{threat}: {name} ({said})")
+    if results and len(radii := {trained for record, _ in (*ours, *theirs) if (trained := trained_at(record))}) > 1:
+        apart[f"trained at different radii: {' and '.join(sorted(radii))}"] = None
+    return results, apart
 
 
 def _pictures(record: Any) -> tuple[Any, ...]:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from statistics import NormalDist
 
 from ironclip.core.errors import UsageError
@@ -46,6 +46,19 @@ def mcnemar(only_first: int, only_second: int) -> float:
     n, low = only_first + only_second, min(only_first, only_second)
     log_choose = (math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) for k in range(low + 1))
     return min(1.0, 2 * math.fsum(math.exp(value - n * math.log(2)) for value in log_choose))
+
+
+def holm(values: Sequence[float]) -> list[float]:
+    """p values corrected for the number of tests by Holm's step-down procedure (1979), in the order given.
+
+    The smallest of m is multiplied by m, the next by m - 1, and so on; none is below one before it, none above 1.
+    """
+    order = sorted(range(len(values)), key=values.__getitem__)
+    corrected, worst = [0.0] * len(values), 0.0
+    for rank, at in enumerate(order):
+        worst = max(worst, min(1.0, (len(values) - rank) * values[at]))
+        corrected[at] = worst
+    return corrected
 
 
 def paired(first: Mapping[int, bool], second: Mapping[int, bool], *, draws: int = 2000, seed: int = 0) -> dict[str, float]:

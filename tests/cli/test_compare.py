@@ -2,6 +2,8 @@
 
 import json
 
+from ironclip.records.statistics import holm
+
 EVALUATE = ("--attack", "pgd", "--limit", "4", "--device", "cpu", "--json")
 
 
@@ -25,3 +27,22 @@ def test_one_constant_or_another_norm_keeps_records_apart(ironclip):
     assert {row["threat"].partition(" at ")[0] for row in json.loads(shown)} == {"white-box linf 4/255"}
     assert "pgd steps 1 and 2" in said
     assert "norm linf and l2" in said
+
+
+def test_the_first_run_is_compared_with_each_other_one_and_p_is_corrected_for_all_of_them(ironclip):
+    for seed in ("1", "2", "3"):
+        code, _, said = ironclip("train", "zero_shot", "--data", "shapes", "--seed", seed, "--out", seed, "--device", "cpu")
+        assert code == 0, said
+        assert ironclip("evaluate", seed, *EVALUATE, "--set", "steps=1")[0] == 0
+    code, shown, _ = ironclip("compare", "1", "2", "3", "--json")
+    rows = json.loads(shown)
+    assert code == 0
+    assert [(row["run"], row["what"]) for row in rows] == [(run, what) for run in ("2", "3") for what in ("clean", "robust")]
+    for what in ("clean", "robust"):
+        p = [row["p"] for row in rows if row["what"] == what]
+        assert [row["p_holm"] for row in rows if row["what"] == what] == holm(p)
+    code, shown, _ = ironclip("compare", "1", "2", "3")
+    assert code == 0
+    assert "p (Holm)" in shown
+    assert "p (Holm)" not in ironclip("compare", "1", "2")[1]
+    assert ironclip("compare", "1")[0] == 2

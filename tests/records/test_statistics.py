@@ -4,7 +4,7 @@ import pytest
 from scipy import stats
 
 from ironclip.core.errors import UsageError
-from ironclip.records.statistics import harmonic, mcnemar, paired, wilson
+from ironclip.records.statistics import harmonic, holm, mcnemar, paired, wilson
 
 
 @pytest.mark.parametrize(("count", "of"), [(0, 1), (1, 1), (0, 50), (50, 50), (3, 7), (512, 1000), (49_999, 50_000)])
@@ -56,3 +56,11 @@ def test_a_paired_difference_is_the_firsts_advantage_with_its_bootstrap_interval
     assert found["high"] == pytest.approx(0.2 + 1.96 * error, abs=0.01)
     turned = paired(second, first)
     assert (turned["difference"], turned["p"]) == (pytest.approx(-0.2), found["p"])
+
+
+def test_holms_correction_is_the_textbooks():
+    """p = 0.01, 0.04, 0.03, 0.005: the smallest times 4, the next times 3, and none below one before it."""
+    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert holm([0.5, 0.9]) == [1.0, 1.0]
+    assert holm([0.2]) == [0.2]
+    assert holm([]) == []
