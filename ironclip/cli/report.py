@@ -24,9 +24,29 @@ def report(
     figures: Annotated[
         Path | None, typer.Option("--figures", help="With --matrix: a folder for every figure as an SVG file.")
     ] = None,
+    static_adaptive: Annotated[
+        Path | None,
+        typer.Option(
+            "--static-adaptive",
+            help="Draw what defences report (static) beside what an attack on them leaves; also from --csv tables.",
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """A table of runs, on the terminal and in the formats asked for."""
+    if static_adaptive is not None:
+        others = {
+            "--html": html,
+            "--latex": latex,
+            "--markdown": markdown,
+            "--csv": as_csv,
+            "--figures": figures,
+            "--matrix": matrix,
+        }
+        if given := [name for name, value in others.items() if value]:
+            raise UsageError(f"--static-adaptive draws one picture; leave out {', '.join(given)}")
+        _static_adaptive(targets, static_adaptive, as_json)
+        return
     from ironclip.core.files import write_text
     from ironclip.records.folder import RunFolder
     from ironclip.report import formats, views
@@ -57,6 +77,30 @@ def report(
         print(formats.as_json(table))
     else:
         show_table(formats.terminal(table))
+
+
+def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
+    """The picture of runs and of tables that --csv wrote."""
+    from ironclip.core.files import write_text
+    from ironclip.core.texts import plain_bytes
+    from ironclip.records.folder import RunFolder
+    from ironclip.report.static_adaptive import of_csv, of_rows, pairs, picture
+    from ironclip.report.tables import rows
+
+    if file.suffix != ".svg":
+        raise UsageError(f"--static-adaptive writes an .svg file; got {file.name!r}")
+    tables = [target for target in targets if target.suffix == ".csv"]
+    runs = [RunFolder.open(path) for path in run_paths([target for target in targets if target not in tables])]
+    records = [record for run in runs for place in run.evaluations() if (record := place.record()) is not None]
+    found = of_rows(rows(records))
+    for table in tables:
+        found += of_csv(plain_bytes(table).decode(errors="replace"), str(table))
+    shown = pairs(found)
+    write_text(file, picture(shown))
+    tell(f"wrote {file}")
+    if as_json:
+        emit([{"method": pair.method, "setting": pair.setting, "data": pair.data,
+               "static": pair.static.model_dump(), "attacked": pair.attacked.model_dump()} for pair in shown])  # fmt: skip
 
 
 def _matrix(

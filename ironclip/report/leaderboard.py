@@ -151,7 +151,7 @@ def file_name(record: Record) -> str:
 
 def _line(members: tuple[Measured, ...]) -> Line:
     record = members[0].record
-    trusted = [each.record for each in members if each.record.threat.knowledge in SEEN and not standing(each.record)]
+    trusted = [each.record for each in members if not standing(each.record)]
     static = [each.record for each in members if standing(each.record) == "static-only"]
     data = [record.data.name, *(part for part in (record.data.split, record.data.subset) if part not in ("test", "all"))]
     data += [f"(trained on {record.trained_on})"] if record.trained_on else []

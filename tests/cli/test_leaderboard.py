@@ -42,3 +42,9 @@ def test_what_no_audit_measured_leaves_no_site(ironclip, submitted, tmp_path):
     code, _, said = ironclip("leaderboard", "submissions", "--html", "submissions/a/config.yaml")
     assert (code, said.count("\n")) == (2, 1)
     assert "is no folder" in said
+    stray = submitted / "evaluations" / "x"
+    stray.mkdir(parents=True)
+    (stray / "record.json").write_text("{}")
+    code, _, said = ironclip("leaderboard", "submissions", "--html", "other")
+    assert (code, said.count("\n"), (tmp_path / "other").exists()) == (2, 1, False)
+    assert "results without their settings.json" in said
