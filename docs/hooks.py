@@ -95,11 +95,11 @@ def attack_options() -> str:
     from ironclip import attacks
 
     parts = ["# Options of the attacks", "Set with `--set name=value`, or as arguments of the class in `ironclip.attacks`."]
-    for name, (kind, line) in attacks.CATALOGUE.items():
-        found = getattr(attacks, kind)
+    for name, entry in attacks.CATALOGUE.items():
+        found = attacks.kind(name)
         said = {**SHARED, **arguments_of(found)}
         rows = [[f"`{field.name}`", said.get(field.name, ""), initial(field)] for field in dataclasses.fields(found)]
-        parts += [f"## {name}", f"`{kind}`: {line}", table(["option", "meaning", "default"], rows)]
+        parts += [f"## {name}", f"`{entry.kind}`: {entry.line}", table(["option", "meaning", "default"], rows)]
     return "\n\n".join(parts) + "\n"
 
 

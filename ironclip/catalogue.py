@@ -27,7 +27,7 @@ def methods() -> dict[str, str]:
 def attacks() -> dict[str, str]:
     from ironclip.attacks import CATALOGUE
 
-    return {name: line for name, (_, line) in CATALOGUE.items()}
+    return {name: entry.line for name, entry in CATALOGUE.items()}
 
 
 def grids() -> dict[str, str]:

@@ -1,7 +1,10 @@
 """The pages of docs/extend: their code runs as it stands, and does what the page says."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,14 +12,48 @@ import torch
 
 from ironclip.core.types import Batch
 
-FOLDER = Path(__file__).resolve().parents[1] / "docs" / "extend"
+HOME = Path(__file__).resolve().parents[1]
+FOLDER = HOME / "docs" / "extend"
+
+
+def code(page: str) -> str:
+    (block,) = re.findall(r"```python\n(.*?)```", (FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    return block
 
 
 def executed(page: str) -> dict:
-    (block,) = re.findall(r"```python\n(.*?)```", (FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
     space: dict = {"__name__": page}
-    exec(compile(block, f"{page}.md", "exec"), space)
+    exec(compile(code(page), f"{page}.md", "exec"), space)
     return space
+
+
+def with_one_file_more(home: Path, place: str, page: str) -> Path:
+    """A package in `home` that is ours, by links, and holds the page's code as one more file at `place`."""
+    target = home / "ironclip"
+    ours = HOME / "ironclip"
+    target.mkdir(parents=True)
+    for folder in [Path(), *reversed(Path(place).parents[:-1])]:
+        (target / folder).mkdir(exist_ok=True)
+        for path in (ours / folder).iterdir():
+            if path.name != "__pycache__" and not Path(place).is_relative_to(folder / path.name):
+                (target / folder / path.name).symlink_to(path)
+    (target / place).write_text(code(page), encoding="utf-8")
+    return home
+
+
+def run(home: Path, *command: str) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(home), "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run([sys.executable, *command], cwd=home, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_one_file_is_all_that_an_attack_takes(tmp_path: Path) -> None:
+    home = with_one_file_more(tmp_path, "attacks/corners.py", "attack")
+    assert "the worst of some random corners" in run(home, "-m", "ironclip", "list", "attacks")
+    assert re.search(r"draws +10 +.*corners tried", run(home, "-m", "ironclip", "list", "options", "corners"))
+    said = "from ironclip import attacks as a; print(a.Corners(eps=0.5), 'corners' in a.without_gradients(), a.usual('corners'))"
+    assert run(home, "-c", said) == "Corners(eps=0.5, draws=10, seed=0) True {'draws': 10}\n"
 
 
 def test_every_page_is_executed() -> None:

@@ -1,7 +1,7 @@
 """Attacks: (function, images, labels) -> images in the ball.
 
-Each attack is a function in a file of its own and a frozen dataclass that holds its options; the file registers itself by
-one line in `_catalogue.CATALOGUE`. Classes are loaded on first use, so that listing names loads no torch.
+A file `<name>.py` that sets ATTACK to a frozen dataclass is the attack `<name>` (with - for _); nothing else to register. The
+fields are its options. Classes are loaded on first use, so that listing names loads no torch.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -10,14 +10,16 @@ from ironclip.attacks._catalogue import ADAPTIVE as ADAPTIVE
 from ironclip.attacks._catalogue import CATALOGUE as CATALOGUE
 from ironclip.attacks._catalogue import DEFAULT as DEFAULT
 from ironclip.attacks._catalogue import FIXED as FIXED
+from ironclip.attacks._catalogue import FREE as FREE
 from ironclip.attacks._catalogue import MEMBERS as MEMBERS
 from ironclip.attacks._catalogue import STANDARD_FAST as STANDARD_FAST
-from ironclip.attacks._catalogue import WITHOUT_GRADIENTS as WITHOUT_GRADIENTS
-from ironclip.attacks._catalogue import _load
 from ironclip.attacks._catalogue import build as build
 from ironclip.attacks._catalogue import default as default
 from ironclip.attacks._catalogue import describe as describe
+from ironclip.attacks._catalogue import kind as kind
 from ironclip.attacks._catalogue import rebuild as rebuild
+from ironclip.attacks._catalogue import usual as usual
+from ironclip.attacks._catalogue import without_gradients as without_gradients
 
 if TYPE_CHECKING:
     from ironclip.attacks.adaptive import Adaptive as Adaptive
@@ -37,8 +39,8 @@ if TYPE_CHECKING:
 
 def __getattr__(name: str) -> Any:
     if name == "ATTACKS":
-        return {attack: _load(attack) for attack in CATALOGUE}
-    for attack, (kind, _) in CATALOGUE.items():
-        if kind == name:
-            return _load(attack)
+        return {attack: kind(attack) for attack in CATALOGUE}
+    for attack, entry in CATALOGUE.items():
+        if entry.kind == name:
+            return kind(attack)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,8 +1,11 @@
-"""What there is to attack with, by name: the catalogue, and attacks built, described and rebuilt from options."""
+"""All attacks by name, read from their files; attacks built, described and rebuilt from options."""
 
+import ast
+import re
 from dataclasses import fields
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ironclip.core.errors import UsageError, unknown
 
@@ -10,25 +13,39 @@ if TYPE_CHECKING:
     from ironclip.core.types import Attack
 
 
-CATALOGUE = {
-    "adaptive": (
-        "Adaptive",
-        "for defences that adapt at test time: momentum towards common wrong classes, judged by the defence",
-    ),
-    "apgd": ("APGD", "Auto-PGD: momentum and steps that halve by themselves; untargeted or towards several classes"),
-    "autoattack": ("AutoAttack", "apgd-ce, apgd-t, fab-t and square in turn; nothing to tune"),
-    "cw": ("CW", "projected ascent on the margin between the true and the largest wrong logit"),
-    "di": ("DI", "ascent on randomly resized and padded copies, so that pictures fool other models too"),
-    "feature": ("Feature", "label-free: moves the image embedding as far as the radius allows (FARE, AdvPT)"),
-    "fab": ("FAB", "nearest misclassified point by projections onto the linearised decision boundary"),
-    "fgsm": ("FGSM", "one step along the sign of the gradient; a sanity check"),
-    "mim": ("MIM", "sign steps along an accumulated gradient, for pictures that are handed to other models"),
-    "pgd": ("PGD", "projected gradient ascent with restarts; keeps the best or the last point"),
-    "square": ("Square", "random squares of +-eps that are kept where they lower the margin; needs scores only"),
-    "standard-fast": ("StandardFast", "the default: pgd on two losses, then apgd towards other classes; fixed, nothing to set"),
-    "transfer": ("Transfer", "pictures made on another backbone with the same class names"),
-}
-"""name of the attack and of its file (with _ for -) -> (class, one line for listings)."""
+class Entry(NamedTuple):
+    """An attack as its file describes it: the class's name, one line for listings, and the defaults of its options."""
+
+    kind: str
+    line: str
+    defaults: dict[str, Any]
+
+
+def found(folder: Path) -> dict[str, Entry]:
+    """Name -> entry, of every public file of the folder that sets ATTACK; read, not imported, so that listing loads no torch.
+
+    The name is the file's, with - for _; the line is the first paragraph of its docstring.
+    """
+    entries = {}
+    for path in sorted(folder.glob("[!_]*.py")):
+        text = path.read_text(encoding="utf-8")
+        if (kind := re.search(r"^ATTACK = (\w+)$", text, re.MULTILINE)) is None:
+            continue
+        tree = ast.parse(text)
+        line = " ".join((ast.get_docstring(tree) or "").split("\n\n")[0].split())
+        (body,) = (node.body for node in tree.body if isinstance(node, ast.ClassDef) and node.name == kind[1])
+        options = {
+            node.target.id: ast.literal_eval(node.value)
+            for node in body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value is not None
+            if "ClassVar" not in ast.unparse(node.annotation)
+        }
+        entries[path.stem.replace("_", "-")] = Entry(kind[1], line, options)
+    return entries
+
+
+CATALOGUE = found(Path(__file__).parent)
+"""name of the attack -> what its file says."""
 
 DEFAULT = "standard-fast"
 """What is run where nobody names an attack."""
@@ -46,11 +63,11 @@ def default(knowledge: str, *, test_time: bool) -> str:
     return ADAPTIVE if knowledge == "adaptive" and test_time else DEFAULT
 
 
-FIXED = ("standard-fast",)
-"""Attacks of which no option can be set: their name stands for one set of constants."""
+FREE = ("eps", "norm", "seed", "mode", "eval_mode")
+"""Options that say at what, how far and on which images an attack works; all others are its constants."""
 
-WITHOUT_GRADIENTS = ("square", "transfer")
-"""Attacks that never differentiate the function they are handed; the classes of a score-only target can be attacked by these."""
+FIXED = tuple(name for name, entry in CATALOGUE.items() if not entry.defaults.keys() - {*FREE})
+"""Attacks of which no constant can be set: their name stands for one set of constants."""
 
 MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "apgd-ce": ("apgd", {"loss": "ce", "mode": "compact"}),
@@ -70,14 +87,37 @@ STANDARD_FAST: dict[str, tuple[str, dict[str, Any]]] = {
 """The members of `standard-fast` in the order in which they run -> (attack, its constants). Nothing here can be set."""
 
 
+def kind(name: str) -> Any:
+    """The class of this name.
+
+    Raises:
+        UsageError: no such attack; names the nearest one.
+    """
+    if name not in CATALOGUE:
+        raise unknown("attack", name, CATALOGUE)
+    return getattr(import_module(f"ironclip.attacks.{name.replace('-', '_')}"), CATALOGUE[name].kind)
+
+
+def without_gradients() -> tuple[str, ...]:
+    """Attacks that take no gradient of the function they are handed, so that a target with scores only can be attacked."""
+    return tuple(name for name in CATALOGUE if not kind(name).gradients)
+
+
+def usual(name: str) -> dict[str, Any]:
+    """The constants of an attack, or of a member of AutoAttack or standard-fast, where nobody sets them; {} for other names."""
+    attack, changed = {**MEMBERS, **STANDARD_FAST}.get(name, (name, {}))
+    defaults = CATALOGUE[attack].defaults if attack in CATALOGUE else {}
+    return {key: value for key, value in {**defaults, **changed}.items() if key not in FREE}
+
+
 def build(name: str, /, **options: Any) -> "Attack":
     """The attack of this name with these options.
 
     Raises:
         UsageError: no such attack or option, a missing option, or a value that cannot be right.
     """
-    kind = _load(name)
-    known = [field.name for field in fields(kind)]
+    made_of = kind(name)
+    known = [field.name for field in fields(made_of)]
     if "norm" in options and "norm" not in known:
         raise UsageError(f"{name} is an attack in linf only; got norm={options['norm']!r}")
     for option in options:
@@ -85,13 +125,13 @@ def build(name: str, /, **options: Any) -> "Attack":
             raise unknown(f"option of {name}", option, known)
     if "eps" in known and "eps" not in options:
         raise UsageError(f"{name} needs eps, the radius in the unit of the images, for example eps=4/255")
-    attack: Attack = kind(**options)
+    attack: Attack = made_of(**options)
     return attack
 
 
 def describe(attack: "Attack") -> dict[str, Any]:
     """Name and all constants of an attack, for JSON: its options, and under "derived" what follows from them."""
-    name = next((name for name, (kind, _) in CATALOGUE.items() if kind == type(attack).__name__), None)
+    name = next((name for name, entry in CATALOGUE.items() if entry.kind == type(attack).__name__), None)
     if name is None:
         raise UsageError(f"{type(attack).__name__} is not an attack of the catalogue; known: {', '.join(CATALOGUE)}")
     options = {field.name: _plain(getattr(attack, field.name)) for field in fields(attack)}  # type: ignore[arg-type]
@@ -106,9 +146,3 @@ def rebuild(description: dict[str, Any]) -> "Attack":
 
 def _plain(value: Any) -> Any:
     return f"{value.__module__}:{value.__qualname__}" if callable(value) else value
-
-
-def _load(name: str) -> Any:
-    if name not in CATALOGUE:
-        raise unknown("attack", name, CATALOGUE)
-    return getattr(import_module(f"ironclip.attacks.{name.replace('-', '_')}"), CATALOGUE[name][0])

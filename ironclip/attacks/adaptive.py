@@ -131,3 +131,6 @@ class Adaptive(AttackOptions):
 
     def _looks(self, step: int) -> bool:
         return (step + 1) % max(1, self.steps // LOOKS) == 0 or step + 1 == self.steps
+
+
+ATTACK = Adaptive

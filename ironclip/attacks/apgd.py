@@ -139,3 +139,6 @@ def start(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: in
             noise = torch.erfinv(noise.clamp(-1 + 1e-6, 1 - 1e-6))
     length = per_image(tensors.norm(noise, norm).clamp_min(1e-12), noise)
     return project(images + eps * noise / length, images, eps, norm)
+
+
+ATTACK = APGD

@@ -81,3 +81,6 @@ class AutoAttack(InTurn):
             length = "queries" if kind == "square" else "steps"
             made[name] = build(kind, eps=self.eps, **settings | options | shared | {length: own[length]})
         return made
+
+
+ATTACK = AutoAttack

@@ -84,3 +84,6 @@ class _Hinged:
 
     def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
         return torch.clamp_max(margin_each(outputs, labels), self.hinge)
+
+
+ATTACK = CW

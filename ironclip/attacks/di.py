@@ -94,3 +94,6 @@ def resized(image: Tensor, least: float, probability: float, draw: torch.Generat
     small = F.interpolate(image, size=(h, w), mode="bilinear", align_corners=False)
     y, x = int(top * (height - h + 1)), int(left * (width - w + 1))
     return F.pad(small, (x, width - w - x, y, height - h - y))
+
+
+ATTACK = DI

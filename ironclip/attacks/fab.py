@@ -197,3 +197,6 @@ def _boundary(
 def _uphill(function: Images, images: Tensor, labels: Tensor, names: Tensor) -> Tensor:
     """The direction in which the margin of images that are misclassified already rises."""
     return value_and_slope(function, lambda logits: margin_each(logits, labels), images, names)[2].sign()
+
+
+ATTACK = FAB

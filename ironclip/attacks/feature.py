@@ -78,3 +78,6 @@ class Feature(AttackOptions):
 
             shared = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "distance"}
             return PGD(loss=far, **shared).perturb(encode, images, rank, positions, noise=noise)
+
+
+ATTACK = Feature

@@ -54,3 +54,6 @@ class FGSM(AttackOptions):
             norm=self.norm, eval_mode=self.eval_mode, seed=self.seed,
         )  # fmt: skip
         return step.perturb(function, images, labels, positions, noise=noise)
+
+
+ATTACK = FGSM

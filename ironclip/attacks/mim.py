@@ -99,3 +99,6 @@ def accumulated(decay: float, norm: Norm) -> Callable[[Tensor], Tensor]:
         return steepest(memory[0], norm)
 
     return direction
+
+
+ATTACK = MIM

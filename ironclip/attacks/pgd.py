@@ -135,3 +135,6 @@ class PGD(AttackOptions):
         else:
             delta = self.eps * noise
         return project(images + delta, images, self.eps, self.norm, box=self.box == "project")
+
+
+ATTACK = PGD

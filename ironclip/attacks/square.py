@@ -184,3 +184,6 @@ def search(
         window = (inside_rows[:, None, :, None] & inside_columns[:, None, None, :]).to(images)
         query(best.adv[rows] + 2 * eps * draws.signs[rows, number, :, None, None] * window)
     return best, spent
+
+
+ATTACK = Square

@@ -44,3 +44,6 @@ class StandardFast(InTurn):
         """The attacks by name, in the order in which they run."""
         shared: dict[str, Any] = {"norm": self.norm, "mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
         return {name: build(kind, eps=self.eps, **own, **shared) for name, (kind, own) in STANDARD_FAST.items()}
+
+
+ATTACK = StandardFast

@@ -73,3 +73,6 @@ class Transfer(AttackOptions):
 @lru_cache(maxsize=4)
 def _backbone(name: str, device: str) -> ClipBackbone:
     return load(name, device=device)
+
+
+ATTACK = Transfer

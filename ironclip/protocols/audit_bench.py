@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from ironclip.attacks import WITHOUT_GRADIENTS
+from ironclip.attacks import without_gradients
 from ironclip.attacks.eot import Averaged
 from ironclip.audit.faults import External, check_target
 from ironclip.audit.forward import RANDOM, spread
@@ -111,10 +111,10 @@ def bench(
         for context in (evaluating(*everyone), full_precision()):
             stack.enter_context(context)
         gradients = check_target(classifier, first.images, first.labels, classes)
-        needing = [] if gradients else [name for name in names if name not in WITHOUT_GRADIENTS]
+        needing = [] if gradients else [name for name in names if name not in without_gradients()]
         if needing:
             raise UsageError(
-                f"the target gives no gradients, which {', '.join(needing)} needs; use {' or '.join(WITHOUT_GRADIENTS)}, "
+                f"the target gives no gradients, which {', '.join(needing)} needs; use {' or '.join(without_gradients())}, "
                 "or wrap the part that cannot be differentiated in ironclip.attacks.bpda.BPDA"
             )
         stack.enter_context(frozen(*everyone))

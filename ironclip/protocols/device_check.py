@@ -182,7 +182,7 @@ def _same_answer(name: str, here: ClipBackbone, there: ClipBackbone, batch: Batc
 
 def _same_outcomes(name: str, here: ClipBackbone, there: ClipBackbone, batch: Batch) -> tuple[bool, str]:
     labels = assemble(here, CLASSES)(batch.images).argmax(1).detach()
-    known = set(getattr(attacks, attacks.CATALOGUE[name][0]).__dataclass_fields__) if name not in attacks.FIXED else set()
+    known = set(attacks.kind(name).__dataclass_fields__) if name not in attacks.FIXED else set()
     short = {option: value for option, value in (("steps", 5), ("queries", 20)) if option in known}
     right: list[list[bool]] = []
     for backbone in (here, there):

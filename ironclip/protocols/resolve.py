@@ -76,7 +76,7 @@ def named_attacks(
         base, settings = (name, {}) if name in attacks.CATALOGUE else attacks.MEMBERS.get(name, ("", {}))
         if not base:
             raise unknown("attack", name, [*attacks.CATALOGUE, *attacks.MEMBERS])
-        known = {field.name for field in fields(getattr(attacks, attacks.CATALOGUE[base][0]))}
+        known = {field.name for field in fields(attacks.kind(base))}
         settable = set() if base in attacks.FIXED else known
         every |= settable
         mine = {key: value for key, value in options.items() if key in settable}

@@ -67,7 +67,7 @@ def order(
     check_choice("target", target, tuple(model.functions))
     if label is not None and label not in model.classes:
         raise unknown("class", label[:100], model.classes)
-    known = {field.name for field in fields(getattr(attacks, attacks.CATALOGUE[attack][0]))}
+    known = {field.name for field in fields(attacks.kind(attack))}
     options: dict[str, Any] = {"norm": kind} | ({"seed": seed} if "seed" in known else {})
     if attack not in FIXED:
         options["steps" if "steps" in known else "queries"] = steps

@@ -81,7 +81,7 @@ def test_an_answer_stays_on_its_device(name, monkeypatch):
 
 @pytest.mark.parametrize("name", some([name for name in attacks.CATALOGUE if name != "transfer"]))
 def test_an_attack_stays_on_its_device(name, monkeypatch):
-    known = set(getattr(attacks, attacks.CATALOGUE[name][0]).__dataclass_fields__) if name not in attacks.FIXED else set()
+    known = set(attacks.kind(name).__dataclass_fields__) if name not in attacks.FIXED else set()
     short = {option: value for option, value in (("steps", 3), ("queries", 10)) if option in known}
 
     def attacked(backbone: ClipBackbone, given: Batch) -> Tensor:

@@ -169,7 +169,7 @@ def test_no_part_of_an_attack_or_of_the_scores_takes_an_unknown_norm_for_one_it_
 
 @pytest.mark.parametrize("name", sorted(CATALOGUE))
 def test_every_attack_refuses_an_unknown_norm(name):
-    kind = getattr(attacks, CATALOGUE[name][0])
+    kind = attacks.kind(name)
     for wrong in ("l1", "L2", "", None, 2):
         with pytest.raises((UsageError, TypeError), match="norm"):
             kind(0.1, norm=wrong)
