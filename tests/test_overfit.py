@@ -2,7 +2,7 @@
 
 Two pictures of each of five classes, so chance is 2 of 10. `LEARNED` holds how many withstood PGD when it was measured
 (2026-11-30, seed 1), and one less is asked for. `SLOW_START` are presets with which a random tower is not clearly above chance
-after 30 steps (words alone cannot repair it, and SGD at 0.01 is slow): there the training loss must fall, by a quarter less than
+after 30 steps (words alone cannot repair it): there the training loss must fall, by a quarter less than
 it did.
 """
 
@@ -17,11 +17,11 @@ from ironclip.protocols.few_shot import train
 from ironclip.protocols.resolve import resolve
 
 LEARNED = {
-    "adapt": 4, "advmask": 4, "advvlp": 4, "avp_pixel": 6, "capt": 4, "comp_tga": 4, "defeat": 4, "nap": 6, "paft": 5,
-    "tga_zsr": 4, "saft": 4,
+    "adapt": 4, "advmask": 4, "advvlp": 5, "avp_pixel": 6, "comp_tga": 4, "defeat": 4, "fap": 4, "nap": 6, "paft": 5,
+    "tga_zsr": 4, "saft": 4, "tecoa": 8,
 }  # fmt: skip
 SLOW_START = {
-    "adv_vpt": 0.52, "advmaple": 0.70, "advpt": 0.44, "apd": 0.56, "apt": 0.43, "fap": 0.51, "pmg_aft": 0.49, "tecoa": 0.66,
+    "adv_vpt": 0.52, "advmaple": 0.70, "advpt": 0.44, "apd": 0.51, "apt": 0.47, "capt": 0.54, "pmg_aft": 0.49,
     "fare": 0.31, "advflyp": 0.41, "qt_aft": 0.38,
 }  # fmt: skip
 NOT_BY_LABEL = {"agft", "simclip"}

@@ -1,10 +1,16 @@
 """The search for presets is fair: as many tries for every method, pictures that no shot and no test uses, one rule of choice."""
 
+import csv
+from pathlib import Path
+
 import pytest
 import torch
 
 from benchmarks.preset_search import COLUMNS, LINES, Size, chosen, harmonic, held_out, measured, table, tries
 from ironclip.data import few_shot, open_dataset
+from ironclip.protocols.resolve import resolve
+
+ROOT = Path(__file__).parents[1]
 
 
 def row(method, data, optimizer, lr, clean, robust):
@@ -51,3 +57,16 @@ def test_an_image_is_robust_where_both_losses_fail():
     assert measured(firm, images, labels, Size(eps=0.01, steps=3)) == (3, 3)
     weak = lambda x: torch.stack([x.mean((1, 2, 3)) - 0.495, 0 * x.mean((1, 2, 3))], dim=1)  # noqa: E731
     assert measured(weak, images, labels, Size(eps=0.01, steps=10)) == (3, 0)
+
+
+def test_the_quick_presets_are_what_the_stored_search_chose():
+    rows = [
+        row | {"lr": float(row["lr"]), **{name: int(row[name]) for name in ("clean", "robust", "images")}}
+        for row in csv.DictReader((ROOT / "docs/results/preset-search.csv").read_text(encoding="utf-8").splitlines())
+    ]
+    found = chosen(rows)
+    assert len(found) >= 9
+    for method, (optimizer, lr, _) in found.items():
+        assert sum(row["method"] == method for row in rows) % len(LINES[method]) == 0
+        schedule = resolve(method, "shapes", preset=f"{method}/quick", given={}).schedule
+        assert (schedule.optimizer, schedule.lr) == (optimizer, lr), method
