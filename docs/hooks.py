@@ -210,6 +210,17 @@ def rooms() -> str:
     return table(["room", "imports"], rows)
 
 
+def diagnostics() -> str:
+    """The diagnostics of the audit: number, first line of its file, alarm."""
+    from ironclip.audit.diagnose import CHECKS
+
+    checks = sorted(CHECKS.values(), key=lambda check: check.number)
+    rows = [[check.id, first(inspect.getmodule(check.measure)).rstrip("."), check.alarm] for check in checks]
+    return table(["", "check", "alarm"], rows)
+
+
+TABLES = {"<!-- rooms -->": rooms, "<!-- diagnostics -->": diagnostics}
+"""What a page writes where a table is to stand -> the function that writes the table."""
 PAGES = {
     "reference/command-line.md": command_line,
     "reference/methods.md": method_options,
@@ -228,9 +239,12 @@ def on_startup(**_: Any) -> None:
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
-    """Draw the rooms where a page asks for them, and keep marks of source from being read as links (called by MkDocs)."""
+    """Write the tables that a page asks for, and keep marks of source from being read as links (called by MkDocs)."""
     markdown = re.sub(r"\] \[(paper|code|inferred)\]", r"] \\[\1]", markdown)
-    return markdown.replace("<!-- rooms -->", rooms()) if "<!-- rooms -->" in markdown else markdown
+    for mark, write in TABLES.items():
+        if mark in markdown:
+            markdown = markdown.replace(mark, write())
+    return markdown
 
 
 def on_files(files: Any, config: Any) -> Any:

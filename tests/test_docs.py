@@ -8,6 +8,7 @@ import pytest
 import yaml
 
 from ironclip import attacks, catalogue
+from ironclip.audit.diagnose import CHECKS
 from ironclip.records import record
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -66,6 +67,13 @@ def test_the_rooms_are_drawn_from_the_imports_and_nothing_points_down(hooks) -> 
     assert {"attacks", "cli", "api"} <= set(order)
     for place, (name, below) in enumerate(rows):
         assert set(filter(None, below.split(", "))) <= set(order[:place]), name
+
+
+def test_the_page_of_the_audit_has_a_row_per_diagnostic_with_its_alarm(hooks) -> None:
+    page = hooks.on_page_markdown((DOCS / "audit.md").read_text(encoding="utf-8"))
+    rows = [[cell.strip() for cell in line.split(" | ")] for line in page.splitlines() if re.match(r"\| D\d+ \|", line)]
+    assert [row[0] for row in rows] == [f"| D{number}" for number in range(1, len(CHECKS) + 1)]
+    assert all(len(row) == 3 and len(row[1]) > 15 and re.match("fail|warn|none", row[2]) for row in rows)
 
 
 def test_marks_side_by_side_are_no_links(hooks) -> None:

@@ -91,10 +91,15 @@ def test_the_data_set_of_the_page_is_one(tmp_path: Path, monkeypatch: pytest.Mon
 def test_the_diagnostic_gives_a_verdict() -> None:
     import masked
 
-    verdict = executed("diagnostic")["grey"](masked.lab(masked.Plain(), steps=3, many=8))
-    assert verdict.id == "D20"
+    verdict = executed("diagnostic")["CHECK"](masked.lab(masked.Plain(), steps=3, many=8))
+    assert (verdict.id, verdict.title) == ("D20", "grey copies")
     assert verdict.level in ("pass", "warn")
     assert set(verdict.numbers) == {"colour", "grey"}
+
+
+def test_one_file_is_all_that_a_diagnostic_takes(tmp_path: Path) -> None:
+    home = with_one_file_more(tmp_path, "audit/checks/grey.py", "diagnostic")
+    assert run(home, "-c", "from ironclip.audit.diagnose import CHECKS as c; print(*c)").endswith(" D19 D20 D15\n")
 
 
 def test_the_format_holds_the_numbers_and_the_caption() -> None:

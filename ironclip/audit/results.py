@@ -14,24 +14,32 @@ LEVELS: tuple[Level, ...] = ("fail", "warn", "pass", "not applicable")
 """The worst first."""
 
 
-class Verdict(Part):
-    """One diagnostic: what was measured, against which threshold, and what that means.
+class Finding(Part):
+    """What one diagnostic measured, against which threshold, and what that means.
 
     Args:
-        id: D1, D2 ..: a name in `diagnose.CHECKS`.
         value: the number that is compared; None where the check does not apply.
         threshold: the alarm in words.
         numbers: everything else that was measured.
-        missing: the check would apply, but cannot be run without gradients.
     """
 
-    id: str
-    title: str
     level: Level
     value: float | None = None
     threshold: str = ""
     text: str
     numbers: dict[str, float] = Field(default_factory=dict)
+
+
+class Verdict(Finding):
+    """A finding under the name of its diagnostic.
+
+    Args:
+        id: D1, D2 ..: a name in `diagnose.CHECKS`.
+        missing: the check would apply, but cannot be run without gradients.
+    """
+
+    id: str
+    title: str
     missing: bool = False
 
     def __str__(self) -> str:

@@ -1,11 +1,14 @@
 """Masked classifiers are flagged by the check made for their mask; a plain one raises no alarm."""
 
+from pathlib import Path
+
 import masked
 import pytest
 import torch
 from masked import lab
 
 from ironclip.attacks.eot import EOT
+from ironclip.audit import diagnose as diagnose_module
 from ironclip.audit.diagnose import CHECKS, diagnose
 from ironclip.core.types import Classifier
 
@@ -18,6 +21,15 @@ def test_a_plain_classifier_raises_no_alarm():
     assert [verdict.id for verdict in verdicts] == [f"D{number}" for number in range(1, len(CHECKS) + 1)]
     assert {verdict.level for verdict in verdicts} <= {"pass", "not applicable"}, [str(verdict) for verdict in verdicts]
     assert {verdict.id for verdict in verdicts if verdict.level == "not applicable"} <= {"D10", "D16", "D17"}
+
+
+def test_a_diagnostic_is_found_by_its_file_and_its_number_is_its_own(monkeypatch):
+    files = {path.stem for path in (Path(diagnose_module.__file__).parent / "checks").glob("[!_]*.py")}
+    assert {check.measure.__name__ for check in CHECKS.values()} == files
+    assert [*CHECKS][-1] == "D15", "the budget is checked over the pictures of all others"
+    monkeypatch.setattr("ironclip.audit.checks.noise.CHECK", CHECKS["D9"])
+    with pytest.raises(ValueError, match="a number of its own"):
+        diagnose_module.found()
 
 
 MASKED = {

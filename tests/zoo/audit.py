@@ -13,10 +13,11 @@ from ironclip.core.tensors import evaluating, frozen
 from ironclip.loops.scoring import full_precision
 from zoo.base import Bench, lab_of
 
-CHEAP_FIRST = (
+ORDER = (
     "D2", "D3", "D1", "D13", "D18", "D4", "D14", "D16", "D19",
     "D9", "D6", "D12", "D10", "D7", "D8", "D11", "D17", "D5", "D15",
 )  # fmt: skip
+CHEAP_FIRST = (*ORDER, *(name for name in CHECKS if name not in ORDER))
 """All checks; the order decides only how soon a masked kind is seen."""
 WITHOUT_AUTOATTACK = CHEAP_FIRST[: CHEAP_FIRST.index("D9")]
 

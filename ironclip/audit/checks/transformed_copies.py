@@ -1,12 +1,19 @@
-"""Diagnostic with pictures that nobody can know by heart: the test pictures, slightly transformed (D19)."""
+"""Shifted, darker or mirrored copies resist as often as the pictures; half a gray level of noise changes nothing.
+
+A classifier that knows the test pictures by heart (a table, the nearest stored picture) is robust on them alone. Each
+picture is attacked and each copy that is still right, by PGD with cross-entropy and margin. What counts is the drop of
+robust accuracy over pairs in which both are right unattacked, for the kind of copy that loses least. Besides, no answer
+may change with noise of half a gray level, which writing a picture to a file brings.
+"""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from ironclip.audit.diagnostic import Diagnostic
 from ironclip.audit.lab import Lab
-from ironclip.audit.results import Verdict
+from ironclip.audit.results import Finding
 from ironclip.core.tensors import keyed_uniform
 
 HALF_A_LEVEL = 0.5 / 255
@@ -32,14 +39,7 @@ def mirrored(images: Tensor) -> Tensor:
 COPIES: dict[str, Callable[[Tensor], Tensor]] = {"shifted": shifted, "darker": darker, "mirrored": mirrored}
 
 
-def transformed_copies(lab: Lab) -> Verdict:
-    """D19: a copy of a test picture resists the attack as often as the picture itself.
-
-    A classifier that knows the test pictures by heart (a table, the nearest stored picture) is robust on them alone. Each
-    picture is attacked and each copy that is still right, by PGD with cross-entropy and margin. What counts is the drop of
-    robust accuracy over pairs in which both are right unattacked, for the kind of copy that loses least. Besides, no answer
-    may change with noise of half a gray level, which writing a picture to a file brings.
-    """
+def transformed_copies(lab: Lab) -> Finding:
     noise = keyed_uniform(lab.images.shape[1:], lab.seed, lab.indices.tolist(), 4000).to(lab.images)
     noisy = (lab.images + HALF_A_LEVEL * noise).clamp(0, 1)
     flipped = float((~lab.right(noisy, lab.labels)).double().mean())
@@ -73,8 +73,17 @@ def transformed_copies(lab: Lab) -> Verdict:
     else:
         text = f"{', '.join(drops)} copies resist about as often as the pictures themselves"
     level = "fail" if bad or bytewise else "pass" if drops else "warn"
-    return Verdict.model_validate(
-        {"id": "D19", "title": "transformed copies", "level": level, "value": value, "text": text, "numbers": numbers,
+    return Finding.model_validate(
+        {"level": level, "value": value, "text": text, "numbers": numbers,
          "threshold": f"every kind of copy loses > {DROP:.0%} (three standard deviations); or half a gray level of noise "
          "turns > 5 % wrong; warn: no copy is right"}
     )  # fmt: skip
+
+
+CHECK = Diagnostic(
+    19,
+    "transformed copies",
+    transformed_copies,
+    alarm="fail: every kind of copy loses > 20 points (and three standard deviations), or > 5 % turn wrong; warn: no copy"
+    " is right",
+)
