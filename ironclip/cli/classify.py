@@ -68,8 +68,9 @@ def classify(
 ) -> None:
     """Label pictures with a trained run, or zero-shot with class names."""
     from ironclip import testtime
+    from ironclip.data.class_lists import class_list
     from ironclip.data.layouts import left_out
-    from ironclip.data.names import class_list, doubts
+    from ironclip.data.names import doubts
     from ironclip.data.walk import contents
     from ironclip.protocols.classify import classifier_of, found, predict
     from ironclip.protocols.config import values_of

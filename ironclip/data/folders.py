@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ironclip.data.class_lists import read_classes
 from ironclip.data.layouts import arrange, left_out
-from ironclip.data.names import prompt_name, read_classes
+from ironclip.data.names import prompt_name
 from ironclip.data.records import SPLITS, TEMPLATE, Dataset, FileSource, Source, enumerate_items
 from ironclip.data.roles import Layout
 from ironclip.data.sampling import stratified_split

@@ -70,10 +70,10 @@ def parse_json(text: str, file: Path) -> Any:
     """The JSON value of a text.
 
     Raises:
-        DataError: not JSON, a number that JSON has not (NaN), or nested too deeply.
+        DataError: not JSON, a number that JSON has not (NaN), one key twice in an object, or nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_no_number)
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
     except RecursionError:
         raise DataError(f"{file}: not JSON that can be read: nested too deeply") from None
     except ValueError as problem:
@@ -82,6 +82,15 @@ def parse_json(text: str, file: Path) -> Any:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The object, in which no key stands twice: readers would disagree about which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} stands twice in one object")
+    return found
 
 
 def text_of(value: Any, where: str, what: str) -> str:

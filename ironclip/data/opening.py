@@ -7,10 +7,10 @@ from pathlib import Path
 from ironclip.core.errors import DataError, IronclipError, UsageError, unknown
 from ironclip.data.archives import archive_classes, is_archive, open_archive
 from ironclip.data.catalogue import Entry, catalogue, choose_templates
+from ironclip.data.class_lists import read_classes
 from ironclip.data.coop import image_folder, open_aircraft, open_coop, open_lists
 from ironclip.data.folders import FRACTIONS, SPLIT_FOLDERS, open_folder
 from ironclip.data.given import given_split, labelled_table
-from ironclip.data.names import read_classes
 from ironclip.data.records import Dataset
 from ironclip.data.remarks import remarks
 from ironclip.data.roles import Layout, parse_layout
@@ -59,7 +59,7 @@ def open_dataset(
         split_file: CoOp's split file, if it does not lie beside the pictures.
         layout: what the folders mean where that is not clear: `classes`, `splits`, `class/split`, or `NAME=train,NAME=test`
             (folders, or values of a table's column).
-        classes_file: a file with names for the classes, or "imagenet" for folders named by WordNet ids; see `names.read_classes`.
+        classes_file: a file with names for the classes, or "imagenet" for folders named by WordNet ids; see `class_list`.
         templates: one or several prompts with {}, or a kind: `single` (default), `ensemble`, `tecoa`.
         seed, fractions: of a split made here, where the set has none.
         allow_own_split: for a benchmark whose official lists are missing.

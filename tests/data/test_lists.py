@@ -9,8 +9,8 @@ from folders_by_code import build
 
 from ironclip.core.errors import DataError, IronclipError
 from ironclip.data import open_dataset
+from ironclip.data.class_lists import class_list
 from ironclip.data.lists import inside, label_of, path_of, shown, text_of
-from ironclip.data.names import class_list
 
 ODD = [None, True, 0, -1, 1.5, 10**30, "", " ", "\ud800", "a\0b", "..", "/etc/passwd", "x" * 5000, "\u202e"]
 ODD += [[], {}, [[]], {"a": 1}]
