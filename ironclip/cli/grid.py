@@ -73,12 +73,16 @@ def plan_grid(
 def run_grid(
     file: File,
     out_folder: Out = None,
-    executor: Annotated[str, typer.Option(help="local (processes) or ray.")] = "local",
-    workers: Annotated[int, typer.Option(help="Cells at a time.")] = 1,
+    executor: Annotated[str, typer.Option(help="local (processes), ray or slurm.")] = "local",
+    workers: Annotated[int, typer.Option(help="Cells at a time; with slurm: tasks of the array.")] = 1,
     address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
     gpus: Annotated[
         float, typer.Option("--gpus-per-cell", help="With ray, where the cluster has GPUs: 0.25 lets four cells share one.")
     ] = 1.0,
+    batch: Annotated[
+        list[str] | None,
+        typer.Option("--slurm", help="With slurm, for sbatch: partition=gpu, time=600 (minutes), gres=gpu:1 ... (extra: slurm)."),
+    ] = None,
     processes: Annotated[
         int | None,
         typer.Option(
@@ -93,8 +97,10 @@ def run_grid(
     as_json: Json = False,
 ) -> None:
     """Train and measure all cells. The same command goes on after an interruption. Exit status 1 if a cell failed."""
-    if executor not in ("local", "ray"):
-        raise UsageError(f"--executor is local or ray; got {executor!r}")
+    if executor not in ("local", "ray", "slurm"):
+        raise UsageError(f"--executor is local, ray or slurm; got {executor!r}")
+    if batch and executor != "slurm":
+        raise UsageError("--slurm goes with --executor slurm alone")
     if workers < 1:
         raise UsageError(f"--workers is at least 1; got {workers}")
     if processes is not None and not 1 <= processes <= 1024:
@@ -137,6 +143,12 @@ def run_grid(
         if not as_json:
             tell("starting Ray" if address is None else f"connecting to Ray at {address}")
         run_ray(file, made, folder, address=address, gpus=gpus, device=device, **options)
+    elif executor == "slurm":
+        from ironclip.grid.slurm import run_slurm
+
+        if not as_json:
+            tell(f"an array of {workers} for Slurm; who interrupts this leaves it at work, and the same command goes on watching")
+        run_slurm(file, made, folder, device=device, options=batch or [], **options)
     else:
         from ironclip.grid.execute import run_local
 

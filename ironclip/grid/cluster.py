@@ -17,8 +17,8 @@ from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import helpers
 
-CARRIED = ("IRONCLIP_DATA", "IRONCLIP_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS")
-"""Variables of the driver that say where data and weights lie; every task gets them."""
+CARRIED = ("IRONCLIP_DATA", "IRONCLIP_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS", "IRONCLIP_LOCKS")
+"""Variables of the driver that say where data and weights lie and how folders are locked; every task gets them."""
 Callback = Callable[[dict[str, Any]], None]
 
 

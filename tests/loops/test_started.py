@@ -40,7 +40,7 @@ def test_a_task_of_srun_is_one_of_several_and_knows_its_place():
 
 def test_a_batch_script_is_one_process_although_its_job_has_several_tasks():
     assert started(JOB) == 1
-    assert started(STEP | {"SLURM_STEP_NUM_TASKS": "1"}) == 1
+    assert group(STEP | {"SLURM_STEP_NUM_TASKS": "1"}) == {}
 
 
 def test_torchrun_inside_srun_counts_and_not_srun():

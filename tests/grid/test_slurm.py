@@ -1,0 +1,168 @@
+"""Grids as an array job: submitit's stand-ins for Slurm, a task that is told to leave, and what is handed to sbatch."""
+
+import os
+import signal
+import sys
+
+import pytest
+from outcomes import outcomes
+
+from ironclip.core.errors import RunError, UsageError
+from ironclip.grid import slurm
+from ironclip.grid.plan import plan
+from ironclip.grid.slurm import NOTICE, Task, run_slurm
+from ironclip.grid.state import Place
+from ironclip.grid.work import work
+
+submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
+GRID = """
+name: array
+defaults: {backbone: mini, dataset: shapes, eps: 4/255, augment: none, set: {epochs: 1, attack.steps: 1}}
+runs: [{method: zero_shot}]
+evaluate: [{attacks: [fgsm], limit: 6, batch_size: 2}]
+"""
+
+
+@pytest.fixture
+def grid(tmp_path):
+    path = tmp_path / "grid.yaml"
+    path.write_text(GRID)
+    return path, plan(path), tmp_path / "out"
+
+
+@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
+def test_a_task_does_the_grid(grid):
+    """By submitit's debug executor, which leaves its own log files open."""
+    path, made, out = grid
+    events = []
+    run_slurm(path, made, out, cluster="debug", device="cpu", callback=events.append, pause=0)
+    assert [event["state"] for event in events] == ["done"]
+
+
+def test_a_task_that_is_told_to_leave_finishes_its_batch_and_is_queued_again(grid, monkeypatch):
+    """As in a job: submitit's handler is there before the task begins, and gets the signal once the batch is on the disk."""
+    path, made, out = grid
+    monkeypatch.setenv("SUBMITIT_DEBUG_JOB_ID", "7")
+    seen = []
+
+    class Queued(Exception):
+        pass
+
+    def requeue(number, frame):
+        seen.append(len(next(out.glob("*/samples.jsonl")).read_text().splitlines()))
+        raise Queued
+
+    from ironclip.records.folder import EvaluationFolder
+
+    append = EvaluationFolder.append
+
+    def told(self, samples):
+        append(self, samples)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, requeue)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr(EvaluationFolder, "append", told)
+            with pytest.raises(Queued):
+                Task(str(path), str(out), "cpu")()
+    finally:
+        signal.signal(signal.SIGUSR2, before)
+    assert seen == [2], "one batch, whole"
+    place = Place(out, made.cells[0])
+    assert place.state == "open"
+    again = Task(str(path), str(out), "cpu").checkpoint()
+    again.result()
+    assert place.state == "done"
+
+
+class Array:
+    """What submitit is asked to do."""
+
+    def __init__(self, *given, **options):
+        self.asked, self.jobs = [], []
+        Array.last = self
+
+    def update_parameters(self, **options):
+        self.asked.append(options)
+
+    def submit_array(self, tasks):
+        self.jobs = [Job(f"1_{number}") for number in range(len(tasks))]
+        self.tasks = tasks
+        return self.jobs
+
+
+class Job:
+    states: dict = {}  # noqa: RUF012
+
+    def __init__(self, job_id):
+        self.job_id = job_id
+
+    def done(self):
+        return True
+
+    def stderr(self):
+        return "much\nslurmstepd: error: out of memory\n"
+
+
+def test_tasks_that_are_still_queued_are_not_submitted_again(grid, monkeypatch):
+    path, made, out = grid
+    monkeypatch.setattr(submitit, "AutoExecutor", Array)
+    states = {"1_0": "PENDING", "1_1": "CANCELLED by 0", "1_2": "RUNNING"}
+    with pytest.raises(RunError, match=r"all 3 tasks have ended and cells are left \(slurmstepd: error: out of memory\)"):
+        run_slurm(path, made, out, workers=3, options=["partition=gpu", "time=600"], pause=0)
+    assert Array.last.asked == [
+        {"slurm_job_name": "array", "slurm_signal_delay_s": NOTICE, "slurm_partition": "gpu", "slurm_time": 600}
+    ]
+
+    class Known(Job):
+        def __init__(self, folder, job_id):
+            super().__init__(job_id)
+            self.state = states[job_id]
+
+    monkeypatch.setattr(submitit, "SlurmJob", Known)
+    with pytest.raises(RunError, match="all 3 tasks"):
+        run_slurm(path, made, out, workers=3, pause=0)
+    assert len(Array.last.tasks) == 1
+
+
+def test_an_array_is_what_sbatch_is_asked_for(grid, monkeypatch, tmp_path):
+    """Slurm itself is not here: stand-ins for its commands keep what they were given."""
+    path, made, out = grid
+    commands = tmp_path / "bin"
+    commands.mkdir()
+    for name, body in (("srun", ""), ("sacct", ""), ("sbatch", f'cp "$1" {tmp_path}/asked.sh; echo "Submitted batch job 12"')):
+        (commands / name).write_text(f"#!/bin/sh\n{body}\n")
+        (commands / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
+    executor = slurm._executor(tmp_path / "jobs", made, ["gres=gpu:1", "time=600"], "slurm")
+    jobs = executor.submit_array([Task(str(path), str(out), "auto")] * 3)
+    assert [job.job_id for job in jobs] == ["12_0", "12_1", "12_2"]
+    lines = (tmp_path / "asked.sh").read_text().splitlines()
+    for line in ("array=0-2%3", "gres=gpu:1", "time=600", f"signal=USR2@{NOTICE}", "open-mode=append", "job-name=array"):
+        assert f"#SBATCH --{line}" in lines
+    with pytest.raises(UsageError, match=r"^Slurm: Unknown argument 'partitoin'"):
+        slurm._executor(tmp_path / "jobs", made, ["partitoin=gpu"], "slurm")
+
+
+@pytest.mark.parametrize("option", ["partition", "=gpu", "a b=c"])
+def test_an_option_that_is_none_is_refused(grid, option):
+    path, made, out = grid
+    with pytest.raises(UsageError, match="--slurm takes key=value"):
+        run_slurm(path, made, out, options=[option])
+
+
+def test_without_slurm_it_is_one_line(grid, monkeypatch, tmp_path):
+    path, made, out = grid
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(UsageError, match='Slurm: Could not detect "srun"'):
+        run_slurm(path, made, out)
+
+
+@pytest.mark.slow
+def test_two_processes_of_the_local_executor_do_a_grid_as_one_does(grid, tmp_path, monkeypatch):
+    path, made, out = grid
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(each for each in sys.path if each))
+    run_slurm(path, made, out, workers=2, cluster="local", device="cpu", pause=0.2)
+    work(made, tmp_path / "calm")
+    assert outcomes(out) == outcomes(tmp_path / "calm")
