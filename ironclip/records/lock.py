@@ -1,17 +1,35 @@
-"""One writer per folder."""
+"""One writer per folder.
 
+The operating system's lock (flock) is let go when its process ends, however it ends. A file system without it gets a lease of
+filelock instead: a file that its holder touches again and again. Others take it over once it was left alone for `LEASE` seconds
+of their own clock, or at once where its process was of this machine and is dead.
+"""
+
+import _thread
+import errno
 import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ironclip.core.descriptors import OWNER, lock, to_change
 from ironclip.core.errors import RunBusy
 from ironclip.core.files import disk_errors
 
+if TYPE_CHECKING:
+    from filelock import SoftFileLease
+
 PAUSE = 0.05
+LEASE = 120.0
+"""Longer than NFS keeps the times of a file in its cache (60 s), for a holder must not seem dead to another node."""
+WITHOUT = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOLCK)
+"""What file systems without flock answer."""
+SOFT = "IRONCLIP_LOCKS"
+"""Set to "soft": no flock at all, for a mount where it holds on one node alone (Lustre's localflock, NFS's local_lock)."""
 _held: set[int] = set()
+_leases: "dict[Path, SoftFileLease]" = {}
 
 
 def _let_go() -> None:
@@ -27,32 +45,73 @@ if hasattr(os, "register_at_fork"):
 
 @contextmanager
 def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
-    """Hold the folder alone; the operating system lets go when the process ends, however it ends.
+    """Hold the folder alone.
 
     Args:
         wait: seconds to wait for whoever holds it.
 
     Raises:
         RunBusy: another process, or another place in this one, holds it. RunError: it cannot be written.
+        KeyboardInterrupt: in the main thread, where another machine took the lease of a process that had stood still for long.
     """
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         descriptor = to_change(folder / ".lock")
     try:
         with disk_errors(folder):
-            until = time.monotonic() + wait
-            while not lock(descriptor):
-                if time.monotonic() >= until:
-                    os.lseek(descriptor, OWNER, os.SEEK_SET)
-                    owner = os.read(descriptor, 20).decode(errors="replace").strip() or "unknown"
-                    raise RunBusy(f"{folder} is in use by process {owner}; wait for it, or choose another --out")
-                time.sleep(PAUSE)
-            os.lseek(descriptor, OWNER, os.SEEK_SET)
-            os.ftruncate(descriptor, 0)
-            os.write(descriptor, str(os.getpid()).encode())
-        _held.add(descriptor)
-        yield
+            hard = os.environ.get(SOFT) != "soft" and _locked(descriptor, folder, wait)
+        if hard:
+            _held.add(descriptor)
+            yield
+        else:
+            with _leased(folder, wait):
+                yield
     finally:
         _held.discard(descriptor)
         with suppress(OSError):
             os.close(descriptor)
+
+
+def _locked(descriptor: int, folder: Path, wait: float) -> bool:
+    """Whether this descriptor holds the folder; False where the file system has no locks."""
+    until = time.monotonic() + wait
+    try:
+        while not lock(descriptor):
+            if time.monotonic() >= until:
+                os.lseek(descriptor, OWNER, os.SEEK_SET)
+                raise _busy(folder, os.read(descriptor, 20).decode(errors="replace").strip())
+            time.sleep(PAUSE)
+    except OSError as error:
+        if error.errno in WITHOUT:
+            return False
+        raise
+    os.lseek(descriptor, OWNER, os.SEEK_SET)
+    os.ftruncate(descriptor, 0)
+    os.write(descriptor, str(os.getpid()).encode())
+    return True
+
+
+@contextmanager
+def _leased(folder: Path, wait: float) -> Iterator[None]:
+    from filelock import SoftFileLease, Timeout
+
+    path = folder.resolve() / ".lease"
+    if path not in _leases:  # kept, for it remembers since when it has seen a lease of another machine left alone
+        _leases[path] = SoftFileLease(path, lease_duration=LEASE, on_compromise=lambda _: _thread.interrupt_main())
+    lease = _leases[path]
+    if lease.is_locked:  # by another place of this thread
+        raise _busy(folder, str(os.getpid()))
+    with disk_errors(folder):
+        try:
+            lease.acquire(timeout=wait, poll_interval=PAUSE)
+        except Timeout:  # an OSError as well
+            raise _busy(folder, str(lease.pid or "")) from None
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            lease.release()
+
+
+def _busy(folder: Path, owner: str) -> RunBusy:
+    return RunBusy(f"{folder} is in use by process {owner or 'unknown'}; wait for it, or choose another --out")

@@ -105,7 +105,9 @@ def test_merged_shards_are_the_whole_in_any_order_and_after_an_interruption(tmp_
     assert merge(run, place) == record, "what is merged is read"
 
 
-def test_any_does_what_nobody_holds_and_waits_for_the_rest(tmp_path, whole):
+@pytest.mark.parametrize("locks", ["", "soft"])
+def test_any_does_what_nobody_holds_and_waits_for_the_rest(tmp_path, whole, locks, monkeypatch):
+    monkeypatch.setenv("IRONCLIP_LOCKS", locks)
     run, place = begun(tmp_path)
     assert do(run, place, "2/4") == [2]
     held = Part.of(place, setup(), batch_size=SIZE, keep_examples=KEPT).folder(Share.parse("3/4").shards(7, 4)[0])
