@@ -99,7 +99,7 @@ class Adaptive(AttackOptions):
             best.offer(rows, positions[rows], adv, outputs, margin_each(outputs, labels[rows]))
 
         def moved(rows: Tensor, by: float, of: Tensor, number: int) -> Tensor:
-            drawn = keyed_uniform(images.shape[1:], self.seed, positions[rows].tolist(), number).to(images)
+            drawn = keyed_uniform(images.shape[1:], self.seed, positions[rows].tolist(), number, device=images.device).to(images)
             return project(of + by * drawn, images[rows], self.eps, self.norm)
 
         with inputs.borrowed(function, self.eval_mode), inputs.borrowed(judge, self.eval_mode):

@@ -134,7 +134,7 @@ def start(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: in
         noise: [B, ...] given direction; default: uniform in the cube for l-infinity, in the sphere for l2.
     """
     if noise is None:
-        noise = keyed_uniform(images.shape[1:], seed, positions.tolist(), restart).to(images)
+        noise = keyed_uniform(images.shape[1:], seed, positions.tolist(), restart, device=images.device).to(images)
         if norm == "l2":
             noise = torch.erfinv(noise.clamp(-1 + 1e-6, 1 - 1e-6))
     length = per_image(tensors.norm(noise, norm).clamp_min(1e-12), noise)

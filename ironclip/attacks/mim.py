@@ -85,7 +85,7 @@ class MIM(AttackOptions):
 
 def begin(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: int, positions: Tensor) -> Tensor:
     """A uniform start in the ball and in [0, 1]."""
-    drawn = keyed_uniform(images.shape[1:], seed, positions.tolist()).to(images) if noise is None else noise
+    drawn = keyed_uniform(images.shape[1:], seed, positions.tolist(), device=images.device).to(images) if noise is None else noise
     return project(images + eps * drawn, images, eps, norm)
 
 

@@ -127,7 +127,7 @@ class PGD(AttackOptions):
         if self.start == "zero":
             return images
         if noise is None:
-            noise = keyed_uniform(images.shape[1:], self.seed, indices, restart).to(images)
+            noise = keyed_uniform(images.shape[1:], self.seed, indices, restart, device=images.device).to(images)
         if self.start == "one_sided":
             delta = self.eps * (noise + 1) / 2
         elif self.start == "gaussian":

@@ -43,7 +43,7 @@ def directions(lab: Lab) -> list[Tensor]:
 
 
 def _noise(lab: Lab, restart: int) -> Tensor:
-    return keyed_uniform(lab.images.shape[1:], lab.seed, lab.indices.tolist(), restart).to(lab.images)
+    return keyed_uniform(lab.images.shape[1:], lab.seed, lab.indices.tolist(), restart, device=lab.images.device).to(lab.images)
 
 
 def point_and_slope(lab: Lab, room: float) -> tuple[Tensor, Tensor]:

@@ -91,7 +91,9 @@ class Lab:
         return self.logits(adv).argmax(1) == labels
 
     def random_start(self, restart: int = 0) -> Tensor:
-        noise = keyed_uniform(self.images.shape[1:], self.seed, self.indices.tolist(), restart).to(self.images)
+        noise = keyed_uniform(self.images.shape[1:], self.seed, self.indices.tolist(), restart, device=self.images.device).to(
+            self.images
+        )
         return project(self.images + self.eps * noise, self.images, self.eps, self.norm)
 
     @property

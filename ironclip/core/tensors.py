@@ -1,6 +1,7 @@
 """Norms, projection, keyed randomness and ascent on any objective: what every attack is made of."""
 
 import hashlib
+import math
 import struct
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,6 +9,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from ironclip.core import philox
 from ironclip.core.errors import NonFinite, UsageError
 from ironclip.core.options import check_choice
 from ironclip.core.threat import NORMS
@@ -30,10 +32,14 @@ def generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(key(*parts))
 
 
-def keyed_uniform(shape: Sequence[int], seed: int, indices: Sequence[int], restart: int = 0) -> Tensor:
-    """[len(indices), *shape] uniform in [-1, 1), each row from its own generator (seed, index, restart), on the CPU."""
-    rows = [torch.rand(tuple(shape), generator=generator(seed, int(index), restart)) for index in indices]
-    return torch.stack(rows).mul_(2).sub_(1) if rows else torch.empty(0, *shape)
+def keyed_uniform(
+    shape: Sequence[int], seed: int, indices: Sequence[int], restart: int = 0, device: torch.device | str = "cpu"
+) -> Tensor:
+    """[len(indices), *shape] uniform in [-1, 1), each row from its own key (seed, index, restart); the same on every device."""
+    if not len(indices):
+        return torch.empty(0, *shape, device=device)
+    rows = philox.uniform([key(seed, int(index), restart) for index in indices], math.prod(shape), device)
+    return rows.view(-1, *shape)
 
 
 def per_image(values: Tensor, like: Tensor) -> Tensor:

@@ -270,8 +270,14 @@ class Batch:
     texts: tuple[str, ...] = ()
 
     def to(self, device: torch.device | str) -> "Batch":
-        move = lambda tensor: tensor.to(device, non_blocking=True)  # noqa: E731
-        return replace(self, images=move(self.images), labels=move(self.labels), indices=move(self.indices))
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pinned(self) -> "Batch":
+        """In memory from which a copy to a CUDA device does not hold up the processor."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
+        return replace(self, images=change(self.images), labels=change(self.labels), indices=change(self.indices))
 
     def rows(self, rows: slice) -> "Batch":
         """Some of its images, in their order."""

@@ -20,9 +20,10 @@ from ironclip.core.errors import DataError, UsageError, unknown
 from ironclip.core.tensors import generator
 from ironclip.core.types import Batch
 from ironclip.data.augmentation import AREA, random_resized_crop_flip
-from ironclip.data.images import MAX_PIXELS, Bad, Preprocess, bound, fit
+from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, Preprocess, bound, decode_into, fit
 from ironclip.data.packing import Cache, Progress, pack
 from ironclip.data.records import Dataset, Item, caption_of
+from ironclip.data.room import LARGEST
 from ironclip.data.sampling import subset
 
 Augment = Literal["rrc_flip", "none", "squash"]
@@ -71,6 +72,7 @@ def load_images(
     packed = pack(items, transform, ["fit", resolution, preprocess], cache=cache, max_pixels=max_pixels, progress=progress)
     _accept(packed.dropped, bad)
     labels, indices = _positions([items[k] for k in packed.kept])
+    assert packed.data is not None
     images = torch.from_numpy(packed.data.reshape(-1, resolution, resolution, 3)).permute(0, 3, 1, 2)
     return Pictures(images, labels, indices, packed.dropped)
 
@@ -149,8 +151,11 @@ class EvalSet:
 class TrainSet:
     """The training pictures of a data set, decoded once, augmented anew in each epoch.
 
-    Pictures are kept with a shorter side of at most `short_side` pixels (default twice the resolution), so crops of large
-    photos are resized twice; None keeps them as they are [deviation from CoOp, which crops the file's own pixels].
+    Where they would take more than `largest` bytes, or more than the disk has, they are decoded anew in each epoch by the threads
+    that augment them; batches are the same.
+
+    Pictures are kept with a shorter side of at most `short_side` pixels (default twice the resolution), so crops of large photos
+    are resized twice; None keeps them as they are [deviation from CoOp, which crops the file's own pixels].
     """
 
     def __init__(
@@ -164,6 +169,7 @@ class TrainSet:
         cache: Cache = None,
         max_pixels: int = MAX_PIXELS,
         progress: Progress | None = None,
+        largest: int = LARGEST,
     ) -> None:
         if resolution < 1:
             raise UsageError(f"resolution is a number of pixels, at least 1; got {resolution}")
@@ -172,19 +178,35 @@ class TrainSet:
         items = dataset.items(split)
         side = 2 * resolution if short_side == "auto" else short_side
         transform = partial(bound, short_side=side)
-        packed = pack(items, transform, ["bound", side], cache=cache, max_pixels=max_pixels, progress=progress)
+        packed = pack(
+            items, transform, ["bound", side], cache=cache, max_pixels=max_pixels, progress=progress, largest=largest
+        )  # fmt: skip
         _accept(packed.dropped, bad)
         self.dropped = packed.dropped
         self.labels, self.indices = _positions([items[k] for k in packed.kept])
         texts = tuple(caption_of(items[k]) for k in packed.kept)
         self.texts = texts if all(texts) else ()
         self._data, self._sizes, self._offsets = packed.data, packed.sizes, packed.offsets()
+        self._decode = partial(decode_into, use=transform, max_pixels=max_pixels)
+        self._sources = [items[k].source for k in packed.kept]
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def picture(self, row: int) -> Image.Image:
-        """The decoded picture at one row."""
+        """The decoded picture at one row.
+
+        Raises:
+            DataError: pictures are decoded anew, and this one cannot be used any more.
+        """
+        if self._data is None:
+            try:
+                return self._decode(self._sources[row])
+            except BadPicture as problem:
+                raise DataError(
+                    f"{problem.name}: {problem.reason}, though it could be used when the training was prepared; "
+                    "put it back, and the same command goes on"
+                ) from None
         height, width = self._sizes[row]
         pixels = self._data[self._offsets[row] : self._offsets[row + 1]].reshape(height, width, 3)
         return Image.fromarray(np.asarray(pixels))

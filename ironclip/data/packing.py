@@ -2,13 +2,15 @@
 
 A pack is a file of raw RGB bytes, one picture after the other, and a JSON file with their sizes and with the pictures that
 could not be used. Its name is the hash of everything it depends on: names, sizes and times of the files, the transform.
-Bad pictures are therefore known, and named, before a run begins.
+Bad pictures are therefore known, and named, before a run begins. Where a pack would be too large, every picture is decoded once
+to know that, and again whenever it is used.
 """
 
 import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import accumulate
@@ -24,7 +26,7 @@ from ironclip.core.errors import DataError
 from ironclip.core.files import write_json, write_whole
 from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_into
 from ironclip.data.records import Item, digest
-from ironclip.data.room import make_room, used
+from ironclip.data.room import can_hold, estimate, make_room, used
 
 Cache = Path | str | Literal[False] | None
 """A folder; None for IRONCLIP_CACHE or the user's cache folder; False to keep pictures in memory only."""
@@ -35,9 +37,12 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class Packed:
-    """Decoded pictures. data: [bytes] uint8; sizes: (height, width) of each; kept: positions of the usable items."""
+    """Decoded pictures. data: [bytes] uint8; sizes: (height, width) of each; kept: positions of the usable items.
 
-    data: np.ndarray
+    Without data they have to be decoded where they are used.
+    """
+
+    data: np.ndarray | None
     sizes: tuple[tuple[int, int], ...]
     kept: tuple[int, ...]
     dropped: tuple[Bad, ...]
@@ -67,11 +72,13 @@ def pack(
     cache: Cache = None,
     max_pixels: int = MAX_PIXELS,
     progress: Progress | None = None,
+    largest: int | None = None,
 ) -> Packed:
     """The items' pictures, decoded and transformed, from the cache if they are there.
 
     Args:
         recipe: what the transform does, as JSON values; part of the name of the cache file.
+        largest: bytes of pictures above which none are kept, as where the disk is too small; None: a small disk is an error.
 
     Raises:
         DataError: the cache folder cannot be written, or no picture at all can be used.
@@ -82,26 +89,41 @@ def pack(
         return _packed(np.frombuffer(bytearray(b"".join(chunks)), np.uint8), decoded, items)
     key = digest([FORMAT, PIL.__version__, list(recipe), max_pixels, [[item.source.name, item.source.stamp()] for item in items]])
     folder = cache_folder(cache)
-    pixels, description = folder / f"{key[:32]}.rgb", folder / f"{key[:32]}.json"
+    pixels, description, seen = (folder / f"{key[:32]}{end}" for end in (".rgb", ".json", ".seen.json"))
     facts = _read(description, pixels)
-    if facts is None:
-        make_room(folder, items, partial(_size, transform=transform, max_pixels=max_pixels))
-        try:
-            found: list[dict] = []
-            write_whole(pixels, lambda file: found.append(_fill(file, items, transform, max_pixels, progress)))
-            write_json(description, found[0])
-        except OSError as problem:
-            raise DataError(
-                f"cannot write decoded pictures to the cache folder {folder}: {problem.strerror or problem}; "
-                "name another folder with IRONCLIP_CACHE"
-            ) from problem
-        facts = found[0]
-    else:
+    if facts is not None:
         used(pixels)
-    size = pixels.stat().st_size
-    # copy-on-write, because torch refuses read-only memory; an empty file cannot be mapped
-    data = np.memmap(pixels, np.uint8, "c") if size else np.empty(0, np.uint8)
-    return _packed(data, facts, items)
+        return _packed(_mapped(pixels), facts, items)
+    fill = partial(_decode_all, items, transform, max_pixels, progress=progress)
+    if largest is not None and (facts := _json(seen)) is not None:
+        return _packed(None, facts, items)
+    needed = estimate(items, partial(_size, transform=transform, max_pixels=max_pixels))
+    with _writing(folder):
+        if largest is not None and (needed > largest or not can_hold(folder, needed)):
+            facts = fill(lambda _: None)
+            write_json(seen, facts)
+            return _packed(None, facts, items)
+        make_room(folder, items, needed)
+        found: list[dict] = []
+        write_whole(pixels, lambda file: found.append(_fill(file, fill)))
+        write_json(description, found[0])
+    return _packed(_mapped(pixels), found[0], items)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as problem:
+        raise DataError(
+            f"cannot write decoded pictures to the cache folder {folder}: {problem.strerror or problem}; "
+            "name another folder with IRONCLIP_CACHE"
+        ) from problem
+
+
+def _mapped(pixels: Path) -> np.ndarray:
+    """The bytes of a pack: copy-on-write, because torch refuses read-only memory; an empty file cannot be mapped."""
+    return np.memmap(pixels, np.uint8, "c") if pixels.stat().st_size else np.empty(0, np.uint8)
 
 
 def _size(item: Item, *, transform: Callable[[Image.Image], Image.Image], max_pixels: int) -> int:
@@ -112,7 +134,7 @@ def _size(item: Item, *, transform: Callable[[Image.Image], Image.Image], max_pi
         return 0
 
 
-def _packed(data: np.ndarray, facts: dict, items: Sequence[Item]) -> Packed:
+def _packed(data: np.ndarray | None, facts: dict, items: Sequence[Item]) -> Packed:
     dropped = tuple(Bad(**bad) for bad in facts["dropped"])
     if not facts["kept"]:
         reason = f"; the first: {dropped[0].name}: {dropped[0].reason}" if dropped else ""
@@ -120,25 +142,24 @@ def _packed(data: np.ndarray, facts: dict, items: Sequence[Item]) -> Packed:
     return Packed(data, tuple((h, w) for h, w in facts["sizes"]), tuple(facts["kept"]), dropped)
 
 
-def _read(description: Path, pixels: Path) -> dict | None:
-    """The facts of a complete pack, or None."""
+def _json(file: Path) -> dict | None:
+    """What a file holds, or None where it is not there or damaged."""
     try:
-        facts = loads(description.read_text(encoding="utf-8"))
-        size = pixels.stat().st_size
+        return dict(loads(file.read_text(encoding="utf-8")))
     except (OSError, JSONDecodeError):
         return None
-    return facts if size == sum(3 * h * w for h, w in facts["sizes"]) else None
 
 
-def _fill(
-    file: Path,
-    items: Sequence[Item],
-    transform: Callable[[Image.Image], Image.Image],
-    max_pixels: int,
-    progress: Progress | None,
-) -> dict:
+def _read(description: Path, pixels: Path) -> dict | None:
+    """The facts of a complete pack, or None."""
+    facts = _json(description)
+    complete = facts is not None and pixels.is_file() and pixels.stat().st_size == sum(3 * h * w for h, w in facts["sizes"])
+    return facts if complete else None
+
+
+def _fill(file: Path, fill: Callable[[Callable[[bytes], object]], dict]) -> dict:
     with file.open("wb") as out:
-        return _decode_all(items, transform, max_pixels, out.write, progress)
+        return fill(out.write)
 
 
 def _decode_all(

@@ -4,46 +4,62 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from ironclip.core.errors import DataError
 
+T = TypeVar("T")
 MANY = 256  # fewer pictures are packed without a question
 SAMPLE = 16
+LARGEST = 50_000_000_000
+"""Bytes of decoded training pictures that are kept; more are decoded anew in each epoch."""
 SPARE = 500_000_000  # bytes that stay free on the disk
 
 
-def make_room(folder: Path, items: Sequence[object], size_of: Callable[[object], int]) -> int:
-    """About how many bytes these pictures will take in the folder, with so much free on its disk; 0 for few pictures.
-
-    Old packs, those not used for longest, are deleted where that makes the room; if it cannot, nothing is deleted.
+def estimate(items: Sequence[T], size_of: Callable[[T], int]) -> int:
+    """About how many bytes these pictures take decoded; 0 for few pictures.
 
     Args:
         size_of: item -> bytes of its decoded picture; asked for a few, spread over all.
-
-    Raises:
-        DataError: the disk is too small; the message states the size.
     """
     if len(items) < MANY:
         return 0
     chosen = items[:: max(1, len(items) // SAMPLE)][:SAMPLE]
-    needed = sum(map(size_of, chosen)) * len(items) // len(chosen)
-    there = folder
-    while not there.exists():
-        there = there.parent
-    free = shutil.disk_usage(there).free - SPARE
-    old = sorted(folder.glob("*.rgb"), key=lambda pack: pack.stat().st_mtime) if free < needed else []
-    if free + sum(pack.stat().st_size for pack in old) < needed:
+    return sum(map(size_of, chosen)) * len(items) // len(chosen)
+
+
+def can_hold(folder: Path, needed: int) -> bool:
+    """Whether the folder's disk has so many bytes free, or would without the packs in the folder."""
+    return not needed or free_bytes(folder) + sum(pack.stat().st_size for pack in folder.glob("*.rgb")) >= needed
+
+
+def free_bytes(folder: Path) -> int:
+    """Bytes on the disk of a folder, which may not be there yet, that packs may take."""
+    while not folder.exists():
+        folder = folder.parent
+    return max(0, shutil.disk_usage(folder).free - SPARE)
+
+
+def make_room(folder: Path, items: Sequence[object], needed: int) -> None:
+    """See that `needed` bytes for these pictures are free on the folder's disk.
+
+    Old packs, those not used for longest, are deleted where that makes the room; if it cannot, nothing is deleted.
+
+    Raises:
+        DataError: the disk is too small; the message states the size.
+    """
+    free = free_bytes(folder)
+    if not can_hold(folder, needed):
         raise DataError(
-            f"{len(items):,} decoded pictures take about {needed / 1e9:.1f} GB, and {max(0, free) / 1e9:.1f} GB can be used in "
+            f"{len(items):,} decoded pictures take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be used in "
             f"the cache folder {folder}; name another one with IRONCLIP_CACHE, or take fewer pictures (--shots, --limit)"
         )
-    for pack in old:
+    for pack in sorted(folder.glob("*.rgb"), key=lambda pack: pack.stat().st_mtime):
         if free >= needed:
             break
         free += pack.stat().st_size
         pack.unlink(missing_ok=True)
         pack.with_suffix(".json").unlink(missing_ok=True)
-    return needed
 
 
 def used(pack: Path) -> None:

@@ -18,6 +18,7 @@ from ironclip.core.schedule import Schedule
 from ironclip.core.signals import asked_to_leave, leave_if_asked
 from ironclip.core.tensors import key
 from ironclip.core.types import Attack, Backbone, Batch, Defense
+from ironclip.loops.ahead import ahead
 from ironclip.loops.parallel import Parallel
 
 Callback = Callable[[dict[str, Any]], None]
@@ -93,11 +94,11 @@ def fit(
         sums: dict[str, float] = {}
         noted: dict[str, float] = {}
         seen = steps = constant = 0
-        for step, batch in enumerate(given, start=1):
+        for step, batch in enumerate(ahead(given, backbone.device), start=1):
             lr = schedule.rate(epoch, step, expected)
             for group, ratio in zip(optimizer.param_groups, relative, strict=True):
                 group["lr"] = lr * ratio
-            terms = _step(defense, backbone, batch.to(backbone.device), inner, optimizer, schedule.clip_norm, parallel, precision)
+            terms = _step(defense, backbone, batch, inner, optimizer, schedule.clip_norm, parallel, precision)
             seen, steps = seen + len(batch), step
             constant += collapsed(terms, len(batch.classes))
             numbers = defense.diagnostics()

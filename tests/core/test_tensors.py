@@ -1,6 +1,8 @@
 """Projection, keyed randomness, ascent and the context managers."""
 
+import numpy as np
 import pytest
+import tagged
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +10,7 @@ from torch import nn
 from torch.testing import assert_close
 from toys import convnet, linear, pictures
 
+from ironclip.core import philox
 from ironclip.core.errors import NonFinite, UsageError
 from ironclip.core.tensors import (
     ascend,
@@ -102,6 +105,24 @@ def test_keyed_noise_is_uniform_and_leaves_the_global_generator():
     assert abs(noise.mean()) < 0.02
     assert abs(noise.var() - 1 / 3) < 0.02
     assert torch.rand(3, generator=generator(1, 2)).equal(torch.rand(3, generator=generator(1, 2)))
+
+
+def test_words_are_those_of_the_published_generator():
+    """The first known answer of Random123's `philox4x64 10`, and numpy's words under large and small keys."""
+    answer = [0x16554D9ECA36314C, 0xDB20FE9D672D0FDC, 0xD7E772CEE186176B, 0x7E68B68AEC7BA23B]
+    assert np.random.Philox(key=0, counter=2**256 - 1).random_raw(4).tolist() == answer
+    keys = [0, 1, 2**63 - 1, key(3, 4, 5)]
+    words = philox.random_words(keys, 1000, "cpu").numpy().view(np.uint64)
+    for each, row in zip(keys, words, strict=True):
+        assert row.tolist() == np.random.Philox(key=each).random_raw(4000).tolist()
+
+
+@pytest.mark.parametrize("count", [1, 7, 8, 1001])
+def test_noise_of_another_device_has_the_same_bits(count, monkeypatch):
+    here = keyed_uniform((count,), 3, [5, 0, 2**40], restart=2)
+    with tagged.second_device(monkeypatch):
+        there = keyed_uniform((count,), 3, [5, 0, 2**40], restart=2, device="meta")
+    assert there.inner.equal(here)
 
 
 def test_slope_equals_the_plain_gradient_and_touches_no_other():

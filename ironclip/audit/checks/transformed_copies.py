@@ -40,7 +40,7 @@ COPIES: dict[str, Callable[[Tensor], Tensor]] = {"shifted": shifted, "darker": d
 
 
 def transformed_copies(lab: Lab) -> Finding:
-    noise = keyed_uniform(lab.images.shape[1:], lab.seed, lab.indices.tolist(), 4000).to(lab.images)
+    noise = keyed_uniform(lab.images.shape[1:], lab.seed, lab.indices.tolist(), 4000, device=lab.images.device).to(lab.images)
     noisy = (lab.images + HALF_A_LEVEL * noise).clamp(0, 1)
     flipped = float((~lab.right(noisy, lab.labels)).double().mean())
     numbers = {"wrong after noise of half a gray level": flipped}
