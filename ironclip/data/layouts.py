@@ -29,25 +29,34 @@ class Arranged:
 
 
 class Tree:
-    """Folders below `top` that hold pictures, from lists of paths."""
+    """Folders below `top` that hold pictures, from lists of paths. Each level reads only what lies below it.
 
-    def __init__(self, found: Contents, top: str = "") -> None:
+    Args:
+        pictures, folders: those of `found` below `top`, in their order; default: all.
+    """
+
+    def __init__(
+        self, found: Contents, top: str = "", pictures: Sequence[str] | None = None, folders: Sequence[str] | None = None
+    ) -> None:
         self.top, self.found = top, found
         self.inside: dict[str, list[str]] = defaultdict(list)  # folder -> pictures below it, of each folder directly inside
         self.loose: list[str] = []  # pictures that lie in no folder
-        start = f"{top}/" if top else ""
-        for path in found.pictures:
-            if path.startswith(start):
-                head, slash, _ = path[len(start) :].partition("/")
-                self.inside[head].append(path) if slash else self.loose.append(path)
-        self.empty = [
-            name[len(start) :]
-            for name in found.folders
-            if name.startswith(start) and "/" not in name[len(start) :] and name[len(start) :] not in self.inside
-        ]
+        self.empty: list[str] = []  # folders directly inside without a picture below them
+        self._folders: dict[str, list[str]] = defaultdict(list)  # folder -> folders below it
+        start = len(top) + 1 if top else 0
+        for path in found.pictures if pictures is None else pictures:
+            head, slash, _ = path[start:].partition("/")
+            self.inside[head].append(path) if slash else self.loose.append(path)
+        for path in found.folders if folders is None else folders:
+            head, slash, _ = path[start:].partition("/")
+            if slash:
+                self._folders[head].append(path)
+            elif head not in self.inside:
+                self.empty.append(head)
 
     def below(self, name: str) -> "Tree":
-        return Tree(self.found, f"{self.top}/{name}" if self.top else name)
+        top = f"{self.top}/{name}" if self.top else name
+        return Tree(self.found, top, self.inside.get(name, ()), self._folders.get(name, ()))
 
 
 def arrange(found: Contents, where: str, layout: Layout = Layout()) -> Arranged:  # noqa: B008
