@@ -102,6 +102,13 @@ def test_one_file_is_all_that_a_diagnostic_takes(tmp_path: Path) -> None:
     assert run(home, "-c", "from ironclip.audit.diagnose import CHECKS as c; print(*c)").endswith(" D19 D20 D15\n")
 
 
+def test_one_file_is_all_that_a_table_format_takes(tmp_path: Path) -> None:
+    home = with_one_file_more(tmp_path, "report/formats/typst.py", "format")
+    assert re.search(r"--typst +<path> +Write a Typst table", run(home, "-m", "ironclip", "report", "--help"))
+    said = "from ironclip.report import formats as f, rows; print(f.NAMES, f.written('typst', 2 * [rows([])]).count('#figure'))"
+    assert run(home, "-c", said) == "('latex', 'markdown', 'typst') 2\n"
+
+
 def test_the_format_holds_the_numbers_and_the_caption() -> None:
     from reporting import record
 

@@ -8,7 +8,9 @@ from ironclip.core.errors import UsageError
 from ironclip.core.shown import number_of
 from ironclip.records.record import Record
 from ironclip.report import web
-from ironclip.report.formats import as_csv, latex, markdown, plain
+from ironclip.report.cells import as_csv, plain
+from ironclip.report.formats.latex import latex
+from ironclip.report.formats.markdown import markdown
 from ironclip.report.tables import rows
 
 if TYPE_CHECKING:

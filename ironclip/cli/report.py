@@ -1,21 +1,39 @@
 """The verb `report`: tables, pages and figures of runs."""
 
+import inspect
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ironclip.catalogue import first_lines
 from ironclip.cli.common import Json, app, emit, run_paths
 from ironclip.cli.terminal import show_table, tell
 from ironclip.core.errors import UsageError
 
 
+def with_formats(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with an option `--NAME FILE` for every table format that is there, in place of its `**files`."""
+    options = {
+        name: Annotated[Path | None, typer.Option(f"--{name}", help=line)] for name, line in first_lines("report/formats").items()
+    }
+    signature = inspect.signature(verb)
+    own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
+    offered = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+        for name, option in options.items()
+    ]
+    verb.__signature__ = signature.replace(parameters=[*own, *offered])  # type: ignore[attr-defined]
+    verb.__annotations__ |= options
+    return verb
+
+
 @app.command()
+@with_formats
 def report(
     targets: Annotated[list[Path], typer.Argument(help="Runs, or folders of runs.")],
     html: Annotated[Path | None, typer.Option("--html", help="Write one self-contained page.")] = None,
-    latex: Annotated[Path | None, typer.Option("--latex", help="Write a booktabs table.")] = None,
-    markdown: Annotated[Path | None, typer.Option("--markdown", help="Write a Markdown table.")] = None,
     as_csv: Annotated[Path | None, typer.Option("--csv", help="Write the numbers.")] = None,
     title: Annotated[str, typer.Option(help="Title of the page.")] = "ironclip report",
     matrix: Annotated[
@@ -32,13 +50,13 @@ def report(
         ),
     ] = None,
     as_json: Json = False,
+    **files: Path | None,
 ) -> None:
     """A table of runs, on the terminal and in the formats asked for."""
     if static_adaptive is not None:
         others = {
             "--html": html,
-            "--latex": latex,
-            "--markdown": markdown,
+            **{f"--{name}": path for name, path in files.items()},
             "--csv": as_csv,
             "--figures": figures,
             "--matrix": matrix,
@@ -47,15 +65,15 @@ def report(
             raise UsageError(f"--static-adaptive draws one picture; leave out {', '.join(given)}")
         _static_adaptive(targets, static_adaptive, as_json)
         return
-    from ironclip.core.files import write_text
     from ironclip.records.folder import RunFolder
-    from ironclip.report import formats, views
+    from ironclip.report import cells, formats, views
     from ironclip.report import page as report_page
     from ironclip.report.tables import rows
 
+    wanted = {path: name for name, path in files.items() if path is not None}
     folders = run_paths(targets)
     if matrix:
-        _matrix([RunFolder.open(folder) for folder in folders], latex, markdown, as_csv, html, figures, title, as_json)
+        _matrix([RunFolder.open(folder) for folder in folders], wanted, as_csv, html, figures, title, as_json)
         return
     if figures is not None:
         raise UsageError("--figures draws the tables of --matrix; add --matrix, or use --html for the figures of single runs")
@@ -63,20 +81,16 @@ def report(
     if not shown:
         raise UsageError(f"nothing is evaluated yet in {', '.join(map(str, targets))}; run `ironclip evaluate` first")
     table = rows([view.record for view in shown])
-    writers: dict[Path | None, Any] = {
-        html: lambda: report_page(shown, title=title),
-        latex: lambda: formats.latex(table),
-        markdown: lambda: formats.markdown(table),
-        as_csv: lambda: formats.as_csv(table),
-    }
-    for path, text in writers.items():
-        if path is not None:
-            write_text(path, text())
-            tell(f"wrote {path}")
+    texts = {path: formats.written(name, [table]) for path, name in wanted.items()}
+    if html is not None:
+        texts[html] = report_page(shown, title=title)
+    if as_csv is not None:
+        texts[as_csv] = cells.as_csv(table)
+    _write(texts)
     if as_json:
-        print(formats.as_json(table))
+        print(cells.as_json(table))
     else:
-        show_table(formats.terminal(table))
+        show_table(cells.terminal(table))
 
 
 def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
@@ -105,8 +119,7 @@ def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
 
 def _matrix(
     runs: list[Any],
-    latex: Path | None,
-    markdown: Path | None,
+    wanted: Mapping[Path, str],
     as_csv: Path | None,
     html: Path | None,
     figures: Path | None,
@@ -114,9 +127,9 @@ def _matrix(
     as_json: bool,
 ) -> None:
     """Tables of all evaluations of these runs."""
-    from ironclip.core.files import write_text
     from ironclip.records.folder import slug
     from ironclip.report import formats
+    from ironclip.report.cells import terminal
     from ironclip.report.labels import Entry
     from ironclip.report.matrix import matrices
     from ironclip.report.matrix_figures import figures as drawn
@@ -130,20 +143,24 @@ def _matrix(
     if not tables:
         raise UsageError("nothing is evaluated yet in these folders; run `ironclip evaluate` or `ironclip grid run` first")
     grids = [cells(matrix) for matrix in tables]
-    texts = {
-        latex: "\n".join(formats.latex(each, label=f"tab:ironclip{number}") for number, each in enumerate(grids, 1)),
-        markdown: "\n".join(formats.markdown(each) for each in grids),
-        as_csv: long(tables),
-        html: matrix_page(tables, title=title) if html else "",
-    }
+    texts = {path: formats.written(name, grids) for path, name in wanted.items()}
+    if as_csv is not None:
+        texts[as_csv] = long(tables)
+    if html is not None:
+        texts[html] = matrix_page(tables, title=title)
     if figures is not None:
         texts |= {figures / f"{n:02d}-{slug(one.title)[:100]}.svg": alone([one.svg]) for n, one in enumerate(drawn(tables), 1)}
-    for path, text in texts.items():
-        if path is not None:
-            write_text(path, text)
-            tell(f"wrote {path}")
+    _write(texts)
     if as_json:
         emit(listed(tables))
         return
     for each in grids:
-        show_table(formats.terminal(each))
+        show_table(terminal(each))
+
+
+def _write(texts: Mapping[Path, str]) -> None:
+    from ironclip.core.files import write_text
+
+    for path, text in texts.items():
+        write_text(path, text)
+        tell(f"wrote {path}")

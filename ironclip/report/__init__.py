@@ -4,7 +4,9 @@
 `latex`, `as_csv` and `as_json` write. Everything here is a pure function but `read`; writing files is the caller's.
 """
 
-from ironclip.report.formats import as_csv, as_json, latex, markdown, terminal
+from ironclip.report.cells import as_csv, as_json, terminal
+from ironclip.report.formats.latex import latex
+from ironclip.report.formats.markdown import markdown
 from ironclip.report.page import page
 from ironclip.report.tables import Row, caption, rows
 from ironclip.report.views import Panel, Point, RunView, curve, panels, read

@@ -5,7 +5,7 @@ from importlib.resources import files
 
 from ironclip.core.escapes import html
 from ironclip.report import web
-from ironclip.report.formats import Grid
+from ironclip.report.cells import Grid
 from ironclip.report.matrix import Matrix
 from ironclip.report.matrix_figures import Figure, cost, over_eps, over_shots, scatter
 from ironclip.report.matrix_tables import cells

@@ -10,7 +10,7 @@ from ironclip.core import escapes
 from ironclip.core.shown import number_of
 from ironclip.records.bounds import BOUND, LEGEND, mark
 from ironclip.records.statistics import harmonic, wilson
-from ironclip.report.formats import Cell, Grid
+from ironclip.report.cells import Cell, Grid
 from ironclip.report.matrix import BASE_TO_NEW, Matrix, Score
 from ironclip.report.tables import DASH, percent
 

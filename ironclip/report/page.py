@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ironclip.core.errors import UsageError
 from ironclip.records.record import ClassResult, Record
-from ironclip.report import figures, formats, pictures, words
+from ironclip.report import cells, figures, pictures, words
 from ironclip.report.tables import answer_words, attack_words, columns, interval, percent, rows, targeted_words
 from ironclip.report.templating import render
 from ironclip.report.views import Panel, RunView, radius
@@ -75,7 +75,7 @@ def page(views: Iterable[RunView], *, title: str = "Robustness report", notes: S
         notes=notes,
         headline=words.headline(records),
         several=len({record.data.name for record in records}) > 1,
-        grid=formats.grid(rows(records)),
+        grid=cells.grid(rows(records)),
         curves=_curves(shown),
         remarks=words.remarks(shown, called),
         sections=[_section(view, name) for view, name in zip(shown, called, strict=True)],

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ironclip.core.escapes import bdi, html
-from ironclip.report.formats import Grid, grid
+from ironclip.report.cells import Grid, grid
 from ironclip.report.tables import Row
 
 STYLES = {1: " class='best' style='font-weight:bold'", 2: " class='second' style='text-decoration:underline'"}

@@ -7,7 +7,7 @@ from ironclip.backbones.registry import ROBUST, license_of
 from ironclip.core.escapes import code, markdown
 from ironclip.core.shown import number_of, plain
 from ironclip.records.record import Record
-from ironclip.report.formats import markdown as table
+from ironclip.report.formats.markdown import markdown as table
 from ironclip.report.tables import rows
 from ironclip.report.words import limits
 from ironclip.serve.facts import Facts, Training, names

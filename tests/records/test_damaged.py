@@ -19,7 +19,9 @@ from ironclip.records.learned import Learned, fingerprint
 from ironclip.records.summary import summarise
 from ironclip.records.verify import verify
 from ironclip.report import views
-from ironclip.report.formats import as_csv, latex, markdown
+from ironclip.report.cells import as_csv
+from ironclip.report.formats.latex import latex
+from ironclip.report.formats.markdown import markdown
 from ironclip.report.tables import rows
 
 TENSORS = {"context": torch.ones(2, 3), "gate": torch.zeros(1)}

@@ -8,7 +8,7 @@ from reporting import record
 
 from ironclip.records.record import AttackResult, DataFacts, Flag
 from ironclip.records.statistics import harmonic, wilson
-from ironclip.report import formats
+from ironclip.report.formats.markdown import markdown
 from ironclip.report.labels import Entry
 from ironclip.report.matrix import matrices
 from ironclip.report.matrix_figures import figures
@@ -39,7 +39,7 @@ def test_means_over_seeds_then_data_sets_and_h_of_the_means():
     average = matrix.average("nap")
     assert (average.clean, average.robust) == (pytest.approx((0.6,)), pytest.approx((0.2,)))
     assert average.harmonic == pytest.approx(2 * 0.6 * 0.2 / 0.8)
-    text = formats.markdown(cells(matrix))
+    text = markdown(cells(matrix))
     assert "| nap | 70.0 ±10.0 | **≤ 30.0** ±10.0 |" in text
     assert "≤: one loss: upper bound." in text
     assert "1 to 2 seeds" in text
@@ -219,11 +219,11 @@ def test_runs_of_several_presets_are_told_apart_by_their_names():
 def test_a_collapsed_or_static_row_is_marked_and_never_bold():
     collapse = Flag(id="collapse", level="warn", text="training collapsed")
     (matrix,) = matrices([entry("nap", 90, 80, flags=(collapse,)), entry("apt", 70, 30), entry("fap", 60, 20)])
-    text = formats.markdown(cells(matrix))
+    text = markdown(cells(matrix))
     assert "80.0 (collapsed)" in text
     assert "**≤ 30.0**" in text
     static = matrices([entry("nap", 90, 80, knowledge="static")])
-    assert "static-only" in formats.markdown(cells(static[0]))
+    assert "static-only" in markdown(cells(static[0]))
 
 
 def test_the_csv_holds_every_number():
@@ -281,11 +281,11 @@ def test_figures_of_tables_and_which_lines_they_have():
 
 def test_methods_of_different_training_radii_are_marked_and_one_radius_stands_in_the_caption():
     far, near = ({"training_attack": {"attack": "pgd", "eps": eps}} for eps in (4 / 255, 1 / 255))
-    text = formats.markdown(cells(matrices([entry("nap", **far), entry("fap", **near), entry("zero_shot")])[0]))
+    text = markdown(cells(matrices([entry("nap", **far), entry("fap", **near), entry("zero_shot")])[0]))
     assert "| nap (trained at 4/255) |" in text
     assert "| fap (trained at 1/255) |" in text
     assert "| zero\\_shot |" in text
     assert "Training radii differ" in text
-    text = formats.markdown(cells(matrices([entry("nap", **near), entry("fap", **near), entry("zero_shot")])[0]))
+    text = markdown(cells(matrices([entry("nap", **near), entry("fap", **near), entry("zero_shot")])[0]))
     assert "Trained at 1/255." in text
     assert "(trained at" not in text

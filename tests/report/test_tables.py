@@ -4,18 +4,40 @@ import csv
 import io
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from reporting import record
 from rich.console import Console
+from typer.testing import CliRunner
 
 from ironclip.attacks import STANDARD_FAST
+from ironclip.cli import app
+from ironclip.core.errors import UsageError
+from ironclip.core.escapes import tex
 from ironclip.records.record import AttackResult, Cost, DataFacts, Flag, Proportion, Timing
-from ironclip.report import RunView, as_csv, as_json, caption, latex, markdown, page, rows, terminal
-from ironclip.report.formats import grid, tex
+from ironclip.report import RunView, as_csv, as_json, caption, formats, latex, markdown, page, rows, terminal
+from ironclip.report.cells import grid
 from ironclip.report.tables import percent, rank
 
 BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
+
+
+def test_several_tables_have_labels_of_their_own_and_every_format_is_offered(tmp_path, monkeypatch):
+    table = rows([record("nap", 80, 40)])
+    assert [r"\label{tab:ironclip}" in formats.written("latex", [table] * count) for count in (1, 2)] == [True, False]
+    assert r"\label{tab:ironclip2}" in formats.written("latex", [table, table])
+    with pytest.raises(UsageError, match="unknown table format 'latx'; did you mean 'latex'"):
+        formats.written("latx", [table])
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ironclip.cli.report.run_paths", lambda targets: [tmp_path])
+    monkeypatch.setattr("ironclip.report.views.read", lambda run: [SimpleNamespace(record=record("nap", 80, 40))])
+    monkeypatch.setattr("ironclip.records.folder.RunFolder.open", lambda folder: folder)
+    wanted = [word for name in formats.NAMES for word in (f"--{name}", name)]
+    done = CliRunner().invoke(app, ["report", "run", *wanted])
+    assert done.exit_code == 0, done.output
+    for name in formats.NAMES:
+        assert (tmp_path / name).read_text(encoding="utf-8") == formats.written(name, [table])
 
 
 def test_the_undefended_model_comes_first_in_each_group():
@@ -73,11 +95,11 @@ def test_the_default_attack_is_called_by_its_name():
 
 
 def test_latex_is_exactly_this():
-    lines = latex(rows([record("nap"), record("zero_shot", 82, 2)]), label="tab:x").splitlines()
+    lines = latex(rows([record("nap"), record("zero_shot", 82, 2)]), number=3).splitlines()
     assert lines[:2] == [r"\begin{table}", r"\centering"]
     assert r"95 \% Wilson interval" in lines[2]
     assert lines[3:] == [
-        r"\label{tab:x}",
+        r"\label{tab:ironclip3}",
         r"\begin{tabular}{lrrrr}",
         r"\toprule",
         r"Method & Clean & Robust & H & Learned \\",

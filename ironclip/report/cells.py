@@ -1,4 +1,4 @@
-"""Rows as terminal text, Markdown, LaTeX (booktabs), CSV and JSON.
+"""Rows as the cells that all printed tables share, as terminal text, CSV and JSON; `formats` writes the cells for papers.
 
 Printed tables show per cent, leave out what all rows share and say it in the caption; best bold, second underlined.
 CSV and JSON hold every column, accuracies as fractions.
@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ironclip.core import escapes
-from ironclip.core.escapes import tex
 from ironclip.core.shown import plain as plain_text
 from ironclip.records.bounds import mark
 from ironclip.report.tables import DASH, Row, caption, columns, interval, percent, rank
@@ -46,8 +45,10 @@ class Grid:
     starts: frozenset[int]
 
 
-def grid(table: Sequence[Row]) -> Grid:
-    """The cells that every printed form of the table shares."""
+def grid(table: Sequence[Row] | Grid) -> Grid:
+    """The cells that every printed form of the table shares; cells are returned as they are."""
+    if isinstance(table, Grid):
+        return table
     shown = columns(table)
     ranks = [rank(table, value) for value in (_clean, _robust, lambda row: row.harmonic)]
     adapting = any(row.forward_passes for row in table)
@@ -81,7 +82,7 @@ def terminal(table: Sequence[Row] | Grid) -> "Table":
     from rich.table import Table
     from rich.text import Text
 
-    cells = table if isinstance(table, Grid) else grid(table)
+    cells = grid(table)
     made = Table(caption=Text(plain_text(cells.caption)), caption_justify="left", caption_style="dim")
     for place, title in enumerate(cells.head):
         made.add_column(Text(plain_text(title)), justify="left" if place < cells.words else "right", overflow="fold")
@@ -97,44 +98,6 @@ def terminal(table: Sequence[Row] | Grid) -> "Table":
             written.append(text)
         made.add_row(*written)
     return made
-
-
-def markdown(table: Sequence[Row] | Grid) -> str:
-    """A pipe table with its caption below."""
-    marks = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
-
-    def write(cell: Cell) -> str:
-        extra = (cell.interval, f"({escapes.markdown(cell.note)})" if cell.note else "")
-        parts = (marks[cell.rank].format(escapes.markdown(cell.text)), *extra)
-        return " ".join(part for part in parts if part)
-
-    cells = table if isinstance(table, Grid) else grid(table)
-    lines = [
-        [escapes.markdown(title) for title in cells.head],
-        [":--" if place < cells.words else "--:" for place in range(len(cells.head))],
-    ]
-    lines += [[write(cell) for cell in line] for line in cells.body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines) + f"\n\n{escapes.markdown(cells.caption)}\n"
-
-
-def latex(table: Sequence[Row] | Grid, label: str = "tab:ironclip") -> str:
-    """A `table` environment; needs \\usepackage{booktabs} and, for names that are not ASCII, a UTF-8 engine."""
-    marks = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
-
-    def write(cell: Cell) -> str:
-        extra = " ".join(part for part in (cell.interval, f"({cell.note})" if cell.note else "") if part)
-        option = "{}" if cell.text.lstrip().startswith(("[", "*")) else ""  # or the \\ before would take it for its own
-        return option + marks[cell.rank].format(tex(cell.text)) + (rf" {{\scriptsize {tex(extra)}}}" if extra else "")
-
-    cells = table if isinstance(table, Grid) else grid(table)
-    lines = [r"\begin{table}", r"\centering", rf"\caption{{{tex(cells.caption)}}}", rf"\label{{{label}}}"]
-    lines += [rf"\begin{{tabular}}{{{'l' * cells.words}{'r' * (len(cells.head) - cells.words)}}}", r"\toprule"]
-    lines += [" & ".join(tex(title) for title in cells.head) + r" \\", r"\midrule"]
-    for number, line in enumerate(cells.body):
-        if number in cells.starts:
-            lines.append(r"\midrule")
-        lines.append(" & ".join(write(cell) for cell in line) + r" \\")
-    return "\n".join([*lines, r"\bottomrule", r"\end{tabular}", r"\end{table}"]) + "\n"
 
 
 def plain(row: Row) -> dict[str, Any]:
