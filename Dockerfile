@@ -5,6 +5,8 @@ FROM python:3.12-slim
 
 # The channel of PyTorch's wheels: cpu, or a CUDA version such as cu126. The wheels bring the CUDA libraries with them.
 ARG TORCH=cpu
+# Extras of the package; with `cluster` it is an image for Ray, whose Kubernetes operator asks for wget.
+ARG EXTRAS=serve,export
 ENV PYTHONUNBUFFERED=1 PIP_NO_CACHE_DIR=1 IRONCLIP_CACHE=/home/ironclip/cache
 
 RUN useradd --create-home --uid 1000 ironclip
@@ -14,7 +16,8 @@ COPY ironclip ironclip
 COPY grids grids
 COPY examples examples
 RUN pip install --index-url "https://download.pytorch.org/whl/${TORCH}" torch torchvision \
- && pip install ".[serve,export]" \
+ && pip install ".[${EXTRAS}]" \
+ && case "${EXTRAS}" in *cluster*) apt-get update && apt-get install -y --no-install-recommends wget && rm -rf /var/lib/apt/lists/*;; esac \
  && rm -rf /src/*
 
 USER ironclip
