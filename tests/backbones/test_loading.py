@@ -1,68 +1,25 @@
 """Every format in which weights arrive, written here in miniature, loads to the same numbers; every wrong file says why."""
 
-import hashlib
 import json
 import re
-import warnings
 from pathlib import Path
 
 import huggingface_hub
-import numpy as np
 import open_clip
 import pytest
 import torch
+from loaded import ARCHITECTURES, RESNET, VIT, assert_same, base_note, openai_archive, write
 from open_clip import pretrained
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.testing import assert_close
+from torch import nn
 
 from ironclip.backbones import list_backbones, load
 from ironclip.backbones.checkpoints import read_checkpoint
-from ironclip.backbones.probe import make_probe
 from ironclip.backbones.registry import ROBUST, tag_activation
-from ironclip.backbones.wrapping import build, tokenizer_for
+from ironclip.backbones.wrapping import build
 from ironclip.core.errors import CheckpointError, IronclipError, UsageError
 
-VIT = {
-    "embed_dim": 32,
-    "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 2},
-}
-OTHER = {**VIT, "vision_cfg": {**VIT["vision_cfg"], "patch_size": 16}}
-RESNET = {**VIT, "vision_cfg": {"image_size": 64, "layers": [1, 1, 1, 1], "width": 8}}
-ARCHITECTURES = {"Tiny": VIT, "Tiny-quickgelu": {**VIT, "quick_gelu": True}, "TinyPatch16": OTHER, "TinyRN": RESNET}
-TEXTS = ["a photo of a cat.", "a dog"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def architectures():
-    """Architectures of open_clip's own classes that take milliseconds, with one published tag."""
-    patch = pytest.MonkeyPatch()
-    for name, config in ARCHITECTURES.items():
-        patch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
-        tag = {"mean": (0.4, 0.4, 0.4), "std": (0.3, 0.3, 0.3), "hf_hub": f"somebody/{name}/"}
-        patch.setitem(pretrained._PRETRAINED, name, {"openai": {**tag, "quick_gelu": True}, "laion2b": tag})
-    yield
-    patch.undo()
-
-
-@pytest.fixture(scope="module")
-def model() -> open_clip.CLIP:
-    torch.manual_seed(0)
-    return shaken(build(VIT, "quick_gelu"))
-
-
-def shaken(model: nn.Module) -> nn.Module:
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.2 * torch.randn_like(parameter) * parameter.abs().mean().clamp(min=0.05)
-    return model.requires_grad_(False)
-
-
-@pytest.fixture(scope="module")
-def resnet() -> open_clip.CLIP:
-    torch.manual_seed(0)
-    return shaken(build(RESNET, "quick_gelu"))
+pytestmark = pytest.mark.usefixtures("architectures")
 
 
 @pytest.fixture
@@ -78,25 +35,6 @@ def hub(monkeypatch):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
     monkeypatch.setattr("ironclip.backbones.downloads.reachable", lambda host: True)
     return files
-
-
-def write(path: Path, value: object) -> Path:
-    if path.suffix == ".safetensors":
-        save_file({name: tensor.contiguous() for name, tensor in value.items()}, path)
-    else:
-        torch.save(value, path)
-    return path
-
-
-def assert_same(backbone, model, tolerance: float = 1e-5) -> None:
-    images = torch.rand(2, 3, backbone.spec.resolution, backbone.spec.resolution, generator=torch.Generator().manual_seed(0))
-    normal = (images - torch.tensor(backbone.spec.mean).view(3, 1, 1)) / torch.tensor(backbone.spec.std).view(3, 1, 1)
-    assert_close(backbone.encode_image(images), model.encode_image(normal), atol=tolerance, rtol=0)
-    words = model.encode_text(tokenizer_for("", VIT)(TEXTS))
-    assert_close(backbone.encode_text(backbone.embed_text(TEXTS)), words, atol=tolerance, rtol=0)
-
-
-# --- the package's own -------------------------------------------------------------------------------------------------------
 
 
 def test_mini_loads_frozen_in_evaluation_mode_and_float32():
@@ -133,190 +71,6 @@ def test_the_list_of_backbones_has_every_robust_checkpoint_and_its_file():
     for name, robust in ROBUST.items():
         assert robust.file in entries[name].weights
         assert robust.architecture in open_clip.list_models()
-
-
-# --- formats ------------------------------------------------------------------------------------------------------------------
-
-
-def openai_archive(model: open_clip.CLIP, path: Path) -> Path:
-    """A TorchScript archive with half-precision weights and the three numbers, as OpenAI publishes them."""
-
-    class Archived(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for name, child in model.named_children():
-                setattr(self, name, child)
-            for name in ("positional_embedding", "text_projection", "logit_scale"):
-                setattr(self, name, getattr(model, name))
-            for name in ("input_resolution", "context_length", "vocab_size"):
-                self.register_buffer(name, torch.tensor(1))
-
-        def forward(self, image: Tensor) -> Tensor:
-            return self.visual(image) + 0 * (self.logit_scale + self.positional_embedding.sum() + self.text_projection.sum())
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript, and tracing it warns at every shape
-        archive = torch.jit.trace(Archived().eval(), torch.zeros(1, 3, model.visual.image_size[0], model.visual.image_size[0]))
-        torch.jit.save(archive, path)
-    return path
-
-
-def test_openai_archives_need_no_more_than_their_path(model, tmp_path):
-    path = openai_archive(model, tmp_path / "ViT-Tiny.pt")
-    backbone = load(str(path))
-    assert_same(backbone, model)
-    assert (backbone.spec.activation, backbone.spec.name) == ("quick_gelu", "ViT-Tiny")
-    assert_same(load("Tiny", weights=path), model)
-    with pytest.raises(CheckpointError, match="was trained with quick_gelu \\(OpenAI's format\\); activation='gelu'"):
-        load(f"Tiny@{path}", activation="gelu")
-
-
-@pytest.mark.parametrize("which", ["model", "resnet"])
-def test_openai_state_dicts_are_recognised_by_their_numbers(which, request, tmp_path):
-    model = request.getfixturevalue(which)
-    numbers = {name: torch.tensor(32) for name in ("input_resolution", "context_length", "vocab_size")}
-    half = {name: tensor.half() if tensor.is_floating_point() else tensor for name, tensor in model.state_dict().items()}
-    path = write(tmp_path / "openai.pt", {**half, **numbers})
-    backbone = load(str(path))
-    assert_same(backbone, model, tolerance=2e-2)
-    assert backbone.spec.activation == "quick_gelu"
-    assert backbone.spec.kind == ("resnet" if which == "resnet" else "vit")
-
-
-def test_every_container_gives_the_same_backbone_and_hash(model, tmp_path):
-    state = model.state_dict()
-    files = [
-        write(tmp_path / "a.safetensors", state),
-        write(tmp_path / "b.pt", state),
-        write(tmp_path / "c.bin", {"state_dict": state, "epoch": 3}),
-        write(tmp_path / "d.pth", {"state_dict": {f"module.{name}": tensor for name, tensor in state.items()}}),
-    ]
-    hashes = set()
-    for file in files:
-        backbone = load(f"Tiny@{file}", activation="quick_gelu")
-        assert_same(backbone, model)
-        hashes.add(backbone.spec.sha256)
-    assert len(hashes) == 1
-    changed = {**state, "logit_scale": state["logit_scale"] + 1e-6}
-    assert load(f"Tiny@{write(tmp_path / 'e.pt', changed)}", activation="quick_gelu").spec.sha256 not in hashes
-
-
-def test_safetensors_metadata_says_activation_and_architecture(model, tmp_path):
-    path = tmp_path / "mine.safetensors"
-    save_file(model.state_dict(), path, metadata={"activation": "quick_gelu", "architecture": "Tiny"})
-    for backbone in (load(str(path)), load(f"Tiny@{path}"), load("Tiny", weights=path)):
-        assert_same(backbone, model)
-        assert backbone.spec.activation == "quick_gelu"
-    with pytest.raises(CheckpointError, match=r"was trained with quick_gelu \(its metadata\); activation='gelu'"):
-        load(str(path), activation="gelu")
-
-
-def test_the_activation_must_be_known(model, tmp_path):
-    path = write(tmp_path / "unknown.pt", model.state_dict())
-    with pytest.raises(CheckpointError, match="does not say whether it was trained with QuickGELU or GELU; say --activation"):
-        load(f"Tiny@{path}")
-    assert load(f"Tiny-quickgelu@{path}").spec.activation == "quick_gelu"
-    gelu = load(f"Tiny@{path}", activation="gelu")
-    quick = load(f"Tiny@{path}", activation="quick_gelu")
-    images = torch.rand(1, 3, 32, 32)
-    assert (gelu.encode_image(images) - quick.encode_image(images)).abs().max() > 1e-3
-
-
-def test_tecoa_files_keep_the_text_tower_of_their_base(model, tmp_path, monkeypatch):
-    torch.manual_seed(1)
-    robust = shaken(build(VIT, "quick_gelu"))
-    base = openai_archive(model, tmp_path / "base.pt")
-    path = tmp_path / "vitb32_eps4.pth.tar"
-    rest = {
-        "epoch": 9,
-        "state_dict": {},
-        "best_acc1": np.float64(31.2),
-        "optimizer": torch.optim.SGD([torch.zeros(1)]).state_dict(),
-    }
-    torch.save({**rest, "vision_encoder_state_dict": robust.visual.state_dict()}, path)
-    monkeypatch.setitem(ROBUST, "tecoa-tiny-eps4", ROBUST["tecoa-vitb32-eps4"].__class__("Tiny", f"Tiny@{base}", path.name, "us"))
-    expected = build(VIT, "quick_gelu").requires_grad_(False)
-    expected.load_state_dict({**model.state_dict(), **{f"visual.{n}": t for n, t in robust.visual.state_dict().items()}})
-    backbone = load("tecoa-tiny-eps4", weights=path)
-    assert_same(backbone, expected)
-    assert (backbone.spec.name, backbone.spec.activation) == ("tecoa-tiny-eps4", "quick_gelu")
-    monkeypatch.setenv("IRONCLIP_WEIGHTS", str(tmp_path))
-    assert load("tecoa-tiny-eps4").spec == backbone.spec
-    assert load("Tiny", weights="tecoa-eps4").spec == backbone.spec
-
-
-@pytest.mark.parametrize("prefix", ["", "visual.", "model.", "module.visual."])
-def test_fare_files_are_a_bare_image_tower_with_or_without_a_prefix(model, tmp_path, prefix):
-    torch.manual_seed(1)
-    robust = shaken(build(VIT, "gelu"))
-    base = tmp_path / "base.safetensors"
-    save_file(model.state_dict(), base, metadata={"activation": "gelu"})
-    path = write(tmp_path / "fare_eps_4.pt", {prefix + name: tensor for name, tensor in robust.visual.state_dict().items()})
-    backbone = load("Tiny", weights=path, base=f"Tiny@{base}")
-    assert backbone.spec.activation == "gelu", "an image tower has the activation of the model it was tuned from"
-    images = torch.rand(2, 3, 32, 32)
-    normal = (images - backbone.mean) / backbone.std
-    assert_close(backbone.encode_image(images), robust.encode_image(normal), atol=1e-5, rtol=0)
-    with pytest.raises(CheckpointError, match="was trained with gelu \\(as its base Tiny@"):
-        load("Tiny", weights=path, base=f"Tiny@{base}", activation="quick_gelu")
-
-
-def test_a_resnet_image_tower_loads_without_batch_counters(resnet, tmp_path):
-    base = write(tmp_path / "base.pt", resnet.state_dict())
-    tower = {name: tensor for name, tensor in resnet.visual.state_dict().items() if not name.endswith("num_batches_tracked")}
-    backbone = load(
-        "TinyRN", weights=write(tmp_path / "rn.pth.tar", {"vision_encoder_state_dict": tower}), base=str(base_note(base))
-    )
-    assert_same(backbone, resnet)
-
-
-def base_note(path: Path, config: dict = RESNET, **more: object) -> Path:
-    """A JSON description beside a weights file."""
-    note = {
-        "name": path.stem,
-        "architecture": {**config, "quick_gelu": True},
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
-    }
-    path.with_suffix(".json").write_text(json.dumps({**note, **more}))
-    return path
-
-
-def test_a_description_beside_the_file_is_checked(model, tmp_path):
-    path = base_note(write(tmp_path / "described.safetensors", model.state_dict()), VIT, mean=[0.1, 0.2, 0.3])
-    backbone = load(str(path))
-    assert_same(backbone, model)
-    assert backbone.spec.mean == (0.1, 0.2, 0.3)
-    probe = make_probe(backbone)
-    base_note(path, VIT, probe=probe, mean=[0.1, 0.2, 0.3])
-    load(str(path))
-    base_note(path, {**VIT, "quick_gelu": True}, probe={**probe, "logits": [[9.0, 9.0], [9.0, 9.0]]})
-    with pytest.raises(CheckpointError, match=r"probe logits are off by up to .* wrong activation or damaged weights"):
-        load(str(path))
-    base_note(path, VIT, sha256="0" * 64)
-    with pytest.raises(CheckpointError, match=r"is not the file that described\.json describes"):
-        load(str(path))
-    path.with_suffix(".json").write_text("{")
-    with pytest.raises(CheckpointError, match=r"should describe described\.safetensors"):
-        load(str(path))
-
-
-def test_an_image_tower_with_a_description_names_its_text_tower(tmp_path):
-    mini = load("mini")
-    tower = {f"visual.{name}": tensor.clone() for name, tensor in mini.image.net.state_dict().items()}
-    tower["visual.proj"] *= 2
-    path = write(tmp_path / "sister.safetensors", tower)
-    config = json.loads((Path(open_clip.__file__).parent / "model_configs" / "ViT-B-32.json").read_text())
-    path.with_suffix(".json").write_text(
-        json.dumps({"name": "sister", "architecture": {**config, "quick_gelu": False}, "text_tower": "mini"})
-    )
-    sister, images = load(str(path)), torch.rand(1, 3, 64, 64)
-    assert_close(sister.encode_image(images), 2 * mini.encode_image(images), atol=1e-5, rtol=0)
-    assert_close(sister.encode_text(sister.embed_text(TEXTS)), mini.encode_text(mini.embed_text(TEXTS)))
-    assert sister.spec.name == "sister"
-    assert sister.spec.sha256 != mini.spec.sha256
-
-
-# --- tags and hub -------------------------------------------------------------------------------------------------------------
 
 
 def test_tags_take_their_activation_and_statistics_from_the_table(model, tmp_path, hub):
@@ -375,9 +129,6 @@ def test_without_a_connection_one_line_says_what_to_do(monkeypatch):
         CheckpointError, match=r"^ViT-B-32/openai is not in the local cache and there is no connection to [\w.]+; connect"
     ):
         load("ViT-B-32/openai")
-
-
-# --- wrong names and files ----------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -1,45 +1,20 @@
 """What is counted, whom the attack is handed, and that neither batches nor interruptions change the outcome."""
 
-import os
 import random
-import signal
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor, nn
+from halfspaces import EPS, WHITE, HalfSpace, batches, setup
+from torch import Tensor
 
 from ironclip.attacks import FGSM, PGD
-from ironclip.core.errors import AttackError, DataError, NonFinite, RunError, UsageError
+from ironclip.core.errors import AttackError, DataError, NonFinite, UsageError
 from ironclip.core.threat import Threat
 from ironclip.core.types import Batch
-from ironclip.loops.evaluation import Example, constants, evaluate, evaluate_into, settings
-from ironclip.records.folder import RunFolder
-from ironclip.records.record import BackboneFacts, DataFacts, Record, Sample, Setup
+from ironclip.loops.evaluation import constants, evaluate
+from ironclip.records.record import DataFacts, Record
 from ironclip.records.summary import summarise
-
-EPS = 8 / 255
-WHITE = Threat(eps=EPS)
-
-
-class HalfSpace(nn.Module):
-    """Two classes on either side of mean(x) = 1/2. The mean of an image is moved by eps at most, and by any attack worth it."""
-
-    classes = ("dark", "light")
-
-    def __init__(self, slope: float = 20.0) -> None:
-        super().__init__()
-        self.slope = nn.Parameter(torch.tensor(slope))
-
-    def forward(self, images: Tensor) -> Tensor:
-        light = self.slope * (images.flatten(1).mean(1) - 0.5)
-        return torch.stack([-light, light], 1)
 
 
 class Stairs(HalfSpace):
@@ -47,22 +22,6 @@ class Stairs(HalfSpace):
 
     def forward(self, images: Tensor) -> Tensor:
         return super().forward(images).sign()
-
-
-MEANS = (0.2, 0.46, 0.48, 0.49, 0.51, 0.52, 0.54, 0.8)
-"""Four images, those within 8/255 = 0.0314 of one half, can be broken."""
-
-
-def batches(size: int = 3, order: list[int] | None = None, wrong: tuple[int, ...] = (0,)) -> list[Batch]:
-    generator = torch.Generator().manual_seed(0)
-    noise = 0.1 * torch.rand(len(MEANS), 3, 4, 4, generator=generator)
-    images = noise - noise.mean((1, 2, 3), keepdim=True) + torch.tensor(MEANS).view(-1, 1, 1, 1)
-    labels = (torch.tensor(MEANS) > 0.5).long()
-    for index in wrong:
-        labels[index] = 1 - labels[index]
-    order = order or list(range(len(MEANS)))
-    parts = [torch.tensor(order[start : start + size]) for start in range(0, len(order), size)]
-    return [Batch(images[part], labels[part], part, HalfSpace.classes) for part in parts]
 
 
 @dataclass(frozen=True)
@@ -79,11 +38,6 @@ class Shift:
 class Still:
     def __call__(self, function, images, labels, *, indices=None, loss=None):
         return images
-
-
-def setup(**changes) -> Setup:
-    data = DataFacts(name="toy", classes=HalfSpace.classes)
-    return Setup(**{"method": "zero_shot", "backbone": BackboneFacts(name="toy"), "data": data, "threat": WHITE} | changes)
 
 
 def recorded(classifier, attacks, threat=WHITE, surrogates=(), **options) -> Record:
@@ -326,26 +280,6 @@ def test_the_first_broken_pictures_can_be_kept():
             assert int(HalfSpace()(picture[None]).argmax()) == prediction
 
 
-def test_what_is_done_is_not_scored_again():
-    attacks = {"pgd": PGD(EPS, steps=2, step_size=EPS / 3, keep="last")}
-    whole = evaluate(HalfSpace(), attacks, batches(), WHITE)
-    for count in (0, 1, 5, 8):
-        fresh: list[Sample] = []
-        again = evaluate(HalfSpace(), attacks, batches(), WHITE, done=whole.samples[:count], on_batch=partial(keep, fresh))
-        assert again.samples == whole.samples
-        assert [sample.index for sample in fresh] == list(range(count, 8))
-
-
-def keep(place: list[Sample], samples: Sequence[Sample], examples: Sequence[Example]) -> None:
-    place += samples
-
-
-def test_samples_of_another_split_are_refused():
-    done = evaluate(HalfSpace(), {}, batches(), WHITE).samples
-    with pytest.raises(DataError, match="image 3 had label 0 before and has 1 now"):
-        evaluate(HalfSpace(), {}, batches(wrong=(0, 3)), WHITE, done=done)
-
-
 def test_flags_of_numbers_not_to_be_trusted():
     everything_wrong = tuple(range(8))
     found = evaluate(HalfSpace(), {}, batches(wrong=everything_wrong), WHITE)
@@ -370,128 +304,3 @@ def test_a_record_names_each_class():
     record = recorded(HalfSpace(), {"fgsm": FGSM(EPS)})
     assert [(c.name, c.images, c.clean, c.robust) for c in record.per_class] == [("dark", 3, 3, 1), ("light", 5, 4, 2)]
     assert record.harmonic == pytest.approx(2 * 7 * 3 / (7 + 3) / 8)
-
-
-CONFIG = {"method": "zero_shot", "dataset": "toy", "backbone": "toy", "shots": 0, "seed": 1}
-ATTACKS = {"pgd": PGD(EPS, steps=3, step_size=EPS / 3, keep="last"), "fgsm": FGSM(EPS)}
-
-
-def record_into(root: Path, pause: float = 0.0) -> Record:
-    """One evaluation in a run folder, one image a batch; the classifier takes its time."""
-
-    class Slow(HalfSpace):
-        def forward(self, images: Tensor) -> Tensor:
-            time.sleep(pause)
-            return super().forward(images)
-
-    run = RunFolder.create(CONFIG, root=root)
-    with run.lock():
-        place = run.evaluation(settings(setup(), ATTACKS))
-        record, _ = evaluate_into(place, setup(), Slow(), ATTACKS, batches(2), keep_examples=2)
-    return record
-
-
-def test_a_finished_evaluation_is_read(tmp_path):
-    record = record_into(tmp_path)
-    run = RunFolder.create(CONFIG, root=tmp_path)
-    stamp = (run.path / "record.json").stat().st_mtime_ns
-    assert record_into(tmp_path) == record == run.record()
-    assert (run.path / "record.json").stat().st_mtime_ns == stamp
-    assert record.threat.resolution == 4
-    assert record.timing.evaluate_seconds > 0
-
-
-def test_an_interrupted_evaluation_attacks_only_what_is_missing(tmp_path):
-    attacked: list[int] = []
-
-    @dataclass(frozen=True)
-    class Counting:
-        until: int
-
-        def __call__(self, function, images, labels, *, indices=None, loss=None):
-            if len(attacked) >= self.until:
-                raise KeyboardInterrupt
-            attacked.extend(indices.tolist())
-            return images
-
-    run = RunFolder.create(CONFIG, root=tmp_path)
-    place = run.evaluation(settings(setup(), ATTACKS))
-    with run.lock():
-        with pytest.raises(KeyboardInterrupt):
-            evaluate_into(place, setup(), HalfSpace(), {"counting": Counting(3)}, batches(2))
-        record, _ = evaluate_into(place, setup(), HalfSpace(), {"counting": Counting(100)}, batches(2))
-    assert sorted(attacked) == list(range(1, 8))  # image 0 is wrong without an attack
-    assert record.images == 8
-    assert [sample.index for sample in place.samples()] == list(range(8))
-
-
-def test_a_part_of_the_split_is_another_evaluation(tmp_path):
-    record_into(tmp_path)
-    run = RunFolder.create(CONFIG, root=tmp_path)
-    with pytest.raises(RunError, match="holds a record of 8 images, not of 3"):
-        evaluate_into(run, setup(), HalfSpace(), ATTACKS, batches(3)[:1], total=3)
-    part = run.evaluation(settings(setup(), ATTACKS, images=3), "part")
-    record, _ = evaluate_into(part, setup(), HalfSpace(), ATTACKS, batches(3)[:1], total=3)
-    assert record.images == 3
-    assert len(run.evaluations()) == 2
-
-
-def kill_again_and_again(root: Path, kills: int) -> None:
-    """The evaluation in children that are killed at random moments, until one comes through."""
-    for attempt in range(kills + 1):
-        child = os.fork()
-        if child == 0:
-            torch.set_num_threads(1)
-            record_into(root, pause=0.01)
-            os._exit(0)
-        if attempt < kills:
-            time.sleep(random.uniform(0, 0.1))
-            os.kill(child, signal.SIGKILL)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
-
-
-def test_a_run_killed_again_and_again_ends_with_the_identical_record(tmp_path):
-    expected = record_into(tmp_path / "calm")
-    # A process of its own: it forks before torch has started any thread.
-    script = f"""
-import sys
-from pathlib import Path
-sys.path.insert(0, {str(Path(__file__).parents[1])!r})
-from loops import test_evaluation
-test_evaluation.kill_again_and_again(Path({str(tmp_path / "killed")!r}), kills=8)
-"""
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
-    statuses = [int(line) for line in done.stdout.split()]
-    assert statuses.count(-signal.SIGKILL) >= 3, done
-    assert statuses[-1] == 0, done
-    run = RunFolder.create(CONFIG, root=tmp_path / "killed")
-    record = run.record()
-    assert record is not None
-    assert record.outcome() == expected.outcome()
-    assert sorted(sample.index for sample in run.samples()) == list(range(8))
-    assert not list(run.path.rglob("*.tmp"))
-
-
-@pytest.mark.parametrize("exact", [False, True])
-def test_an_evaluation_that_runs_out_of_memory_goes_on_in_parts_with_the_same_outcomes(exact):
-    images, labels = torch.rand(12, 3, 4, 4, generator=torch.Generator().manual_seed(0)), torch.arange(12) % 2
-    batch = Batch(images, labels, torch.arange(12), ("a", "b"))
-    plain = nn.Sequential(nn.Flatten(), nn.Linear(48, 2)).requires_grad_(False)
-
-    def small(images: Tensor) -> Tensor:
-        if len(images) > 5:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return plain(images)
-
-    def scored(classifier, **options):
-        named = {"pgd": PGD(eps=EPS, steps=2)}
-        return evaluate(classifier, named, [batch], WHITE, **options).samples
-
-    if exact:
-        with pytest.raises(RunError, match="12 images at once do not fit"):
-            scored(small, exact=True)
-        return
-    found, expected = scored(small), scored(plain)
-    assert [(s.index, s.clean, s.adversarial, s.broken_by) for s in found] == [
-        (s.index, s.clean, s.adversarial, s.broken_by) for s in expected
-    ]

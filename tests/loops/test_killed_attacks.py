@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import torch
-from loops.test_evaluation import CONFIG, EPS, HalfSpace, batches
-from loops.test_evaluation import setup as setup_of
+from halfspaces import EPS, HalfSpace, batches
+from halfspaces import setup as setup_of
+from loops.test_evaluation_resumed import CONFIG
 
 from ironclip.attacks import PGD, AutoAttack
 from ironclip.attacks._options import AttackOptions
