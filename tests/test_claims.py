@@ -1,0 +1,112 @@
+"""Figures in words are those of the stored tables: `docs/results/methods.md` against the CSV files beside it, the README's table
+against the pages of results, and every count with an interval against Wilson's formula."""
+
+import csv
+import re
+from pathlib import Path
+from statistics import fmean
+
+import pytest
+
+from ironclip.records.statistics import wilson
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "results"
+SECTIONS = dict(
+    re.findall(r"^## [^\n]+ \{#(\w+)\}\n(.*?)(?=^## |\Z)", (FOLDER / "methods.md").read_text(encoding="utf-8"), re.M | re.S)
+)
+SPREAD = r"([\d.]+) ± ([\d.]+)"
+
+
+def rows(file: str, **wanted: str) -> list[dict[str, str]]:
+    """Rows of a stored table in which every wanted column begins with the wanted text."""
+    with (FOLDER / file).open(encoding="utf-8") as stream:
+        found = [row for row in csv.DictReader(stream) if all(row[key].startswith(value) for key, value in wanted.items())]
+    assert found, f"{file} has no row with {wanted}"
+    return found
+
+
+def trained(method: str, data: str) -> dict[str, str]:
+    """The row of a prompt method on `mini` under its white-box attack."""
+    facts = "backbone mini; 16 shots; linf 1/255 white-box; pgd (100 steps)"
+    return next(row for row in rows("prompts.csv", facts=facts, data=data) if row["method"].split(" ")[0] == method)
+
+
+def per_cent(row: dict[str, str], column: str) -> float:
+    return round(100 * float(row[column]), 1)
+
+
+PROMPTS = sorted(name for name, text in SECTIONS.items() if "grids/prompts.yaml" in text)
+
+
+@pytest.mark.parametrize("name", PROMPTS)
+def test_prompts_three_seeds_on_eurosat_and_flowers(name: str) -> None:
+    text = " ".join(SECTIONS[name].split())
+    said = re.search(rf"EuroSAT, `mini`, three seeds(?:, 100 pictures)?: clean {SPREAD}, robust {SPREAD} %", text)
+    assert said is not None
+    row = trained(name, "eurosat")
+    assert [*map(float, said.groups())] == [per_cent(row, key) for key in ("clean", "clean_std", "robust", "robust_std")]
+    flowers = re.search(r"flowers5: ([\d.]+) ± ([\d.]+), ([\d.]+)(?: ± ([\d.]+))? %", text)
+    assert flowers is not None
+    row = trained(name, "flowers5")
+    expected = [per_cent(row, key) for key in ("clean", "clean_std", "robust", "robust_std")]
+    assert [float(value or 0) for value in flowers.groups()] == expected
+
+
+TEST_TIME = {
+    name: re.search(r"clean / static / adaptive: (?:TPT )?([\d.]+) / ([\d.]+) / \*\*([\d.]+)\*\*", " ".join(text.split()))
+    for name, text in SECTIONS.items()
+    if "grids/testtime.yaml" in text
+}
+
+
+@pytest.mark.parametrize("name", sorted(TEST_TIME))
+def test_test_time_means_of_four_sets(name: str) -> None:
+    said = TEST_TIME[name]
+    assert said is not None
+    method = f"zero_shot+{name}"
+    values = []
+    for column, threat in (("clean", "static"), ("robust", "static"), ("robust", "adaptive")):
+        by_set: dict[str, float] = {}
+        for row in rows("testtime.csv", method=method, threat=threat):
+            if row["method"] == method and row["backbone"] == "mini":
+                by_set.setdefault(row["data"], float(row[column]))
+        assert len(by_set) == 4
+        values.append(100 * fmean(by_set.values()))
+    assert [*map(float, said.groups())] == pytest.approx(values, abs=0.0501)
+
+
+def test_the_claims_are_found() -> None:
+    assert len(PROMPTS) >= 8
+    assert len(TEST_TIME) >= 6
+
+
+FIGURE = re.compile(r"\d+\.\d \[\d+\.\d, \d+\.\d\]")
+TABLES = {path.name: path.read_text(encoding="utf-8").splitlines() for path in sorted(FOLDER.glob("*.md"))}
+README = [line for line in (ROOT / "README.md").read_text(encoding="utf-8").splitlines() if FIGURE.search(line)]
+
+
+@pytest.mark.parametrize("line", README, ids=range(len(README)))
+def test_a_row_of_the_readme_is_a_row_of_the_results(line: str) -> None:
+    cells = {cell.strip() for cell in line.strip(" |").split("|")}
+    found = [
+        each for lines in TABLES.values() for each in lines if cells <= {cell.strip() for cell in each.strip(" |").split("|")}
+    ]
+    assert found, f"no page of docs/results has a row with {sorted(cells)}"
+
+
+def test_intervals_of_the_few_shot_page_are_those_of_their_counts() -> None:
+    checked = 0
+    for line in TABLES["few-shot.md"]:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 11 or not FIGURE.fullmatch(cells[4]):
+            continue
+        count = int(cells[9])
+        for cell in cells[4:7]:
+            share, low, high = map(float, re.findall(r"[\d.]+", cell))
+            right = round(share * count / 100)
+            assert [share, low, high] == pytest.approx([100 * x for x in (right / count, *wilson(right, count))], abs=0.0501), (
+                line
+            )
+            checked += 1
+    assert checked > 30
