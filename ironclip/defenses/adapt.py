@@ -6,6 +6,12 @@ CE(o, y) + beta KL(p(o) || p(o')), gradients through both branches. The inner at
 model under both. Deviations: the tokens stand behind the image's instead of in front of the class token, which is the same
 function, for nothing tells attention their order; a cosine with the text in place of the learned linear head [inferred: the
 paper's towers are no CLIP].
+
+Equations, z the image tower with the tokens P_1 .. P_J, o = s cos(z(x), T), x' the attacked image:
+
+    "ce":  L = CE(o, y) + beta CE(o', y)
+    "kl":  L = CE(o, y) + beta KL(softmax(o) || softmax(o'))
+    x' = argmax_{||x' - x|| <= eps} CE(o', y)
 """
 
 import math

@@ -5,6 +5,11 @@ xinwong/Multimodal-Adversarial-Prompt-Tuning (the second half of every batch att
 `prompts.maps`; 3,555,072 numbers for ViT-B in MaPLe's direction. Deviations: MaPLe's direction, text to image, where FAP's
 repository has its own [code: `direction="fap_code"`, 3,557,120 numbers], and the class name stands in the template
 [code: `literal_template`].
+
+Equations, p_j the learned prompts of layer j and h_j their linear maps, f and T the towers with both:
+
+    image prompts of layer j: h_j(p_j), text prompts: p_j
+    L = CE(s cos(f(x'), T), y),  x' = argmax_{||x' - x|| <= eps} CE(s cos(f(x'), T), y)
 """
 
 from collections.abc import Sequence

@@ -8,6 +8,11 @@ gradient, which is wiped later: same result); text features are computed once a 
 the prompt does not move there); attack and training run in float32 (there float16). `constant` prompts use class names with
 spaces [inferred]; the code keeps underscores there (`constant_names`). Contexts in the middle and in front are
 tokenised where they stand; the code moves tokens, which differs for names that end in punctuation alone.
+
+Equations, v = [v_1 .. v_M] the context and t_k(v) the text feature of class k with it:
+
+    p(k | x) = softmax_k(s cos(f(x), t_k(v)))
+    min_v E[ -log p(y | x') ],  x' = argmax_{||x' - x|| <= eps} -log p(y | x')
 """
 
 from collections.abc import Sequence

@@ -9,6 +9,11 @@ Learned: `prompts.learned`, J tensors [P, D], and `prompts.maps`, one linear map
 from image to text, the released code couples the first one from text to image; we follow the code (`direction`). The class name
 stands in the template instead of behind it with the braces left in [code: `literal_template`]. Inner steps compute neither the
 clean branch nor the text features again (exact), and run in float32.
+
+Equations, z and z' the image features of x and x', p = softmax(s cos(z, T)) and p' likewise:
+
+    L = CE(p, y) + lambda (cos(z, z') + 1) KL(p || p')
+    x' = argmax_{||x' - x|| <= eps} KL(p || p')
 """
 
 from collections.abc import Sequence

@@ -2,6 +2,8 @@
 
 Source: the baseline of APT (arXiv 2403.01849); "a photo of a {}" without a full stop for every data set [code:
 TreeLLi/APT apt/evaluate.py]. Learns nothing.
+
+Equations: those of `zero_shot` with one template.
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,12 @@ adversarial cross-entropy alone (eq. 6); CLIP frozen. [inferred], all options: r
 length, the layer norm that the first prompts see, and the mixing of clean images.
 
 Learned: `image_prompts` [J, P, D], `context` [P, D] and `text_prompts` [J-1, P, D], and the refiners of either tower.
+
+Equations, e_l the tokens in front of block l, P_l its prompts, R_l its refiner with the weights A_l, B_l:
+
+    R_l(e) = e + B_l act(A_l e)
+    [e_{l+1}, _] = Block_l([R_l(e_l), P_l])
+    L = CE(s cos(f(x'), T), y)  (eq. 6)
 """
 
 from collections.abc import Iterator, Sequence

@@ -4,6 +4,11 @@ Source: "partial adversarial fine-tuning", a baseline of APT (arXiv 2403.01849) 
 apt/evaluate.py imports a `LinearProbe(model, 512, num_classes, False)`, which fixes input and output sizes. [inferred]: that the
 flag means "features as they are, not normalised", the start (PyTorch's) and the learning rate; APT's protocol otherwise.
 Learned: `head.linear` weight [K, E] and bias [K]: 512 K + K numbers for ViT-B.
+
+Equations, W [K, E] and b [K] the head, f the frozen image tower:
+
+    o(x) = W f(x) + b
+    min_{W, b} CE(o(x'), y),  x' = argmax_{||x' - x|| <= eps} CE(o(x'), y)
 """
 
 from collections.abc import Sequence

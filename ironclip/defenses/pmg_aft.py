@@ -7,6 +7,10 @@ clean || tuned on adversarial) [paper] [code].
 The code sums the KL terms over the batch and averages the cross-entropy, so that they weigh as many times more as there are
 images: `kl_reduction="sum"` is that, the default averages all. It normalises pixels with ImageNet's constants, in training and
 testing: `normalisation="imagenet"`. The second target is not held constant in the code, nor here. The inner attack as in `tecoa`.
+
+Equations, p the prediction of the tuned model and p_ori that of the original, over the training classes:
+
+    L = CE(p(x'), y) + KL(p_ori(x') || p(x')) + KL(p(x) || p(x'))
 """
 
 from collections.abc import Sequence

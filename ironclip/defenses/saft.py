@@ -7,6 +7,10 @@ map of an image is that of TGA-ZSR with the mean of the n features of its class 
 before they are scaled [code]. Loss terms and other deviations are those of `tga_zsr`. Ours: a class with too few descriptions
 is filled up with its template, and without a file every class has its template alone, which is TGA-ZSR. Classification uses the
 templates [code].
+
+Equations, A(x) the map of `tga_zsr` and T_j the j-th kept description of every class:
+
+    L = 1/n sum_j CE(s f(x') T_j, y) + alpha ||A(x') - A_ori(x)|| + beta ||A(x) - A_ori(x)||
 """
 
 import json

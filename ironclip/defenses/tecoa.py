@@ -4,6 +4,10 @@ Source: arXiv 2212.07016; official code cvlab-columbia/ZSRobust4FoundationModel 
 adversarial images over the training classes [paper] [code]. Deviations from the code: the inner attack runs in float32 and
 differentiates pixels alone (there half precision with unscaled losses, whose small slopes become zero, and slopes that add
 to the weights' gradients); the last epoch is kept (there the best on other data sets' test images).
+
+Equations, theta the image tower, t_k the text feature of class k:
+
+    min_theta CE(s cos(f_theta(x'), t), y),  x' = argmax_{||x' - x|| <= eps} CE(s cos(f_theta(x'), t), y)
 """
 
 from collections.abc import Sequence

@@ -6,6 +6,10 @@ times the same for the clean images under the tuned tower [paper] [code].
 
 Deviations: the map and the logits come from one pass (there from two); the original's map builds no graph; the inner attack
 as in `tecoa`. The code as released stops with a NameError, so "as released" means with that name corrected.
+
+Equations, g the tokens of the patches, t the text feature of the true class, A = g t the map, "ori" the original tower:
+
+    L = CE(p(x'), y) + alpha ||A(x') - A_ori(x)|| + beta ||A(x) - A_ori(x)||
 """
 
 from collections.abc import Sequence

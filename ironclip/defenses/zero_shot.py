@@ -1,6 +1,10 @@
 """Zero-shot classification: the backbone as it is, with hand-written prompts. Learns nothing.
 
 Source: CLIP (arXiv 2103.00020), prompt ensembles as there: the direction of the mean of the unit text features.
+
+Equations, t_k the unit mean of the unit text features of class k over its templates:
+
+    p(k | x) = softmax_k(s cos(f(x), t_k))
 """
 
 from collections.abc import Sequence

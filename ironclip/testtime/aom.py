@@ -3,6 +3,11 @@
 Source: "On the Zero-shot Adversarial Robustness of Vision-Language Models: A Truly Zero-shot and Training-free Approach"
 (CVPR 2025). Only the abstract could be read and no code was found: noise undoes part of an attack, noisy embeddings serve as
 anchors, the embedding moves along the path to them. Noise level, number of copies and step are ours.
+
+Equations [inferred], z = f(x) / ||f(x)||, M noisy copies, eta the step:
+
+    a = unit(1/M sum_m unit(f(x + sigma n_m))),  n_m ~ N(0, I)
+    answer: s cos(unit(z + eta (a - z)), T)
 """
 
 from collections.abc import Sequence

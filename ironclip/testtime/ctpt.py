@@ -2,6 +2,10 @@
 
 Source: ICLR 2024, hee-suk-yoon/C-TPT. The loss is TPT's minus `weight` times the mean distance of the class features to their
 centroid; 50 in the fine-grained script, 20 in the one for distribution shifts, 0 in the code's defaults [code].
+
+Equations, t_k the text feature of class k, p the mean prediction over the confident views of TPT:
+
+    L = H(p) - lambda 1/K sum_k ||t_k - 1/K sum_j t_j||
 """
 
 from typing import Any

@@ -3,6 +3,10 @@
 Source: arXiv 2308.06038, chunmeifeng/DiffTPT. The diffusion model is not part of this package: `generator` is a function
 (images [B, 3, S, S], keys, count) -> [B, count, 3, S, S] in [0, 1], which must be differentiable for white-box attacks to pass
 through it. Without one no generated views are added, which the published method does not offer.
+
+Equations, V' the views kept: the most similar ones to the image, of these the most confident:
+
+    L = H(1/|V'| sum_{v in V'} p(. | v)),  answer: p(. | x) with the prompt after one step
 """
 
 from collections.abc import Callable, Sequence

@@ -4,6 +4,12 @@ Source: arXiv 2405.02266, MaxZanella/MTA (`mta.py::solve_mta`). A mean shift on 
 favour views near the mode that predict alike. The published clean numbers use plain crops; the adversarial ones, as
 reprinted by R-TPT, use AugMix. Deviations: images of a batch run together, each frozen where the released code stops; views that
 coincide do not divide by zero; the prompts are those of the base (released: "a photo of a").
+
+Equations, f_p the feature of view p, s_p its prediction, w_pq = s_p . s_q, b_p the bandwidth, K the kernel:
+
+    K(f_p - m) = exp(-||f_p - m||^2 / b_p)
+    y_p <- softmax_p((K(f_p - m) + lambda_q sum_q w_pq y_q) / lambda_y)
+    m <- unit(sum_p y_p K(f_p - m) f_p)
 """
 
 from collections.abc import Callable, Sequence

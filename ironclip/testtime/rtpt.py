@@ -4,6 +4,12 @@ Source: arXiv 2504.11195, TomSheng21/R-TPT (`rtpt.py`). Pointwise entropy drops 
 agree, which under attack drags clean views to attacked ones. Deviations: every image starts fresh, also for the attack (released:
 the attack meets the prompt of the image before); a view is never its own neighbour (released: rounding decides, `legacy_mask`);
 clean and attacked views both come from the model's crop (released: clean ones from the file).
+
+Equations, V' the confident views, p_v the prediction of view v, N_v its n nearest other views, tau the temperature:
+
+    L = 1/|V'| sum_{v in V'} H(p_v)
+    w_v = softmax_v(1/n sum_{u in N_v} cos(f_v, f_u) / tau)
+    answer: sum_v w_v o_v with the prompt after the step
 """
 
 from typing import Any

@@ -6,6 +6,12 @@ at least one view is selected [code: none below ten views]; the state is never c
 of prompts, so the adversarial statistics are those of attacked source pictures and the clean ones of the same pictures as they
 are [inferred]; as released, both are of clean pictures under two sets of prompts, which is `Source(source_moments(adversarially
 tuned, ...), source_moments(cleanly tuned, ...))`.
+
+Equations, V' the confident views, mu_l and var_l the statistics of their tokens in front of block l of L, "adv" and
+"clean" those of the source images:
+
+    L = H(1/|V'| sum_{v in V'} p_v) + weight / L sum_l [gamma d_l(adv) + (1 - gamma) d_l(clean)]
+    d_l(s) = |mu_l - mu_l(s)| + |var_l - var_l(s)|  (align="l1")
 """
 
 from collections.abc import Iterable, Sequence

@@ -2,6 +2,11 @@
 
 Source: arXiv 2209.07511, azshue/TPT (`tpt_classification.py`). Not designed against attacks; a baseline. Deviations: float32
 instead of half precision with a gradient scaler [code], which can skip the step; prompts cut at their end [exact].
+
+Equations, V' the share rho of the views with the lowest entropy, v the context:
+
+    p = 1/|V'| sum_{u in V'} p_v(. | u)
+    v* = v - lr grad_v H(p)  (AdamW),  answer: p_{v*}(. | x)
 """
 
 from torch import Tensor

@@ -2,6 +2,10 @@
 
 Source: the row "Ensemble" (R-TPT's tables) or "TPT-Ensemble" (A-TPT's); its averaging rule is not published. Here the start
 prompt and the mean of the softmax vectors of all AugMix views; the options are the other readings.
+
+Equations, o_v the logits of view v of V:
+
+    "prob":  log 1/V sum_v softmax(o_v),  "logit":  1/V sum_v o_v
 """
 
 import math

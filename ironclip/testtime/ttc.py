@@ -4,6 +4,13 @@ Source: arXiv 2503.03613, Sxing2/CLIP-Test-time-Counterattacks (`test_time_count
 feature space under random noise. Where the relative shift is below a threshold, a few steps raise the distance to the image's own
 embedding; elsewhere the noise is kept, as released. Deviations: float32; text encoded once; only images that pass the gate
 are stepped; the model's own crop.
+
+Equations, n uniform noise of radius eps, delta_0 = n, P the projection onto the ball of radius eps:
+
+    r(x) = ||f(x + n) - f(x)|| / ||f(x)||
+    delta_{t+1} = P(delta_t + step sign grad ||f(x + delta_t) - f(x)||^2)  where r(x) < tau
+    delta = sum_t softmax_t(beta t) delta_t  where r(x) < tau, else n
+    answer: p(. | x + delta)
 """
 
 from collections.abc import Sequence
