@@ -1,5 +1,6 @@
 """The site's generated pages hold everything that there is, each with a meaning, and the architecture names what exists."""
 
+import ast
 import importlib.util
 import re
 from pathlib import Path
@@ -100,3 +101,12 @@ def test_every_page_is_in_the_navigation() -> None:
     listed = str(yaml.safe_load(text)["nav"])
     pages = [path.relative_to(DOCS).as_posix() for path in DOCS.rglob("*") if path.suffix in (".md", ".ipynb")]
     assert not [page for page in pages if page not in listed]
+
+
+METHODS = [path for room in ("defenses", "testtime") for path in sorted((PACKAGE / room).glob("[!_]*.py"))]
+
+
+@pytest.mark.parametrize("path", METHODS, ids=lambda path: path.stem)
+def test_a_method_file_shows_its_equations(path: Path) -> None:
+    docs = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+    assert re.search(r"\w\S* (=|<-) \S|Equations", docs), f"{path.name} shows no equation"

@@ -11,7 +11,7 @@ Equations, V' the confident views, mu_l and var_l the statistics of their tokens
 "clean" those of the source images:
 
     L = H(1/|V'| sum_{v in V'} p_v) + weight / L sum_l [gamma d_l(adv) + (1 - gamma) d_l(clean)]
-    d_l(s) = |mu_l - mu_l(s)| + |var_l - var_l(s)|  (align="l1")
+    d_l(s) = 1/2 mean(|mu_l - mu_l(s)| + |var_l - var_l(s)|)  (align="l1")
 """
 
 from collections.abc import Iterable, Sequence
