@@ -3,8 +3,8 @@
 Source: "Discrete Latent Features Ablate Adversarial Attack" (ICLR 2026, OpenReview lZgORA63ew) [paper]; cheny02/DEFEAT-ICLR2026
 [code]. Learned: `context` [M, D], the shield (encoder, codebook, decoder), the pooling (one weight a patch and a bias), and a
 gate if asked for. The vision tower is meant to be a robust one already. Trained on adversarial images alone:
-CE + alpha MSE(grid, rebuilt) + beta |z_q - sg z|^2 + gamma |z - sg z_q|^2 + lambda L1(class feature, pooled) + mu L1(text, hand
-prompts), squares and L1 as means over all elements.
+L = CE + alpha MSE(grid, rebuilt) + beta |z_q - sg z|^2 + gamma |z - sg z_q|^2 + lambda L1(class feature, pooled)
++ mu L1(text, hand prompts), squares and L1 as means over all elements.
 
 Deviations: float32 throughout (there float16, where the choice of codes is decided by rounding); sizes follow the backbone
 (there 512 channels and 7 x 7 patches); text features once a step (exact). Default options are not the published ones but those

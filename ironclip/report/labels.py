@@ -57,8 +57,8 @@ def labels_of(entries: Sequence[Entry]) -> list[str]:
     usual = {place: _usual(rivals, everywhere[_anywhere(place)]) for place, rivals in groups.items()}
     labels = []
     for entry, (place, own) in zip(entries, flat):
-        told = [key for key, value in usual[place].items() if value is UNSETTLED or own.get(key) != value]
-        words = [f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in told]
+        named = [key for key, value in usual[place].items() if value is UNSETTLED or own.get(key) != value]
+        words = [f"{key.removeprefix('options.')}={_short(own.get(key))}" for key in named]
         if len(presets[entry.record.method, entry.record.backbone.name]) > 1:
             words.insert(0, _preset(entry) or "no preset")
         labels.append(f"{entry.record.method} ({', '.join(words)})" if words else entry.record.method)

@@ -32,7 +32,7 @@ class Batcher:
         functions: by name, images [B, 3, R, R] -> logits [B, K], each treating images alone.
         device: where the functions want their images.
         max_batch: images in one call.
-        max_wait: seconds that the first image of a batch waits for company.
+        max_wait: seconds that the first image of a batch waits for others.
         max_queue: images that may wait; more are refused.
         observe: called with the number of images and the seconds of every call.
     """

@@ -105,11 +105,11 @@ class TAPT(ViewTuning):
             return
         if not isinstance(base, AdaptedClassifier):
             raise UsageError(f"source statistics need a classifier made by assemble; got {type(base).__name__}")
-        stood, adversarial, clean = self.prepared(base), Running(), Running()
+        prompted, adversarial, clean = self.prepared(base), Running(), Running()
         for batch in batches:
             batch = batch.to(base.backbone.device)
-            clean.add(block_inputs(stood, batch.images.to(base.backbone.dtype)))
-            adversarial.add(block_inputs(stood, self.attacked(stood, batch)))
+            clean.add(block_inputs(prompted, batch.images.to(base.backbone.dtype)))
+            adversarial.add(block_inputs(prompted, self.attacked(prompted, batch)))
         self.statistics = Source(adversarial.moments(), clean.moments())
 
     def attacked(self, base: DeepPrompted, batch: Batch) -> Tensor:

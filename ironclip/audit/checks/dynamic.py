@@ -11,7 +11,7 @@ from ironclip.audit.lab import Lab
 from ironclip.audit.results import Finding
 from ironclip.audit.watching import Watch
 
-COMPANY = 1e-3
+BATCH_DIFFERENCE = 1e-3
 
 
 def dynamic(lab: Lab) -> Finding:
@@ -26,11 +26,11 @@ def dynamic(lab: Lab) -> Finding:
         alone = torch.cat([lab.classifier(image[None]).float() for image in images])
     changed = [name for name, tensor in state(lab.classifier).items() if not tensor.equal(before[name])]
     scale = together.std().clamp_min(1e-6)
-    tolerance = max(COMPANY, 4 * torch.finfo(watch.precision).eps)  # another batch size rounds otherwise
+    tolerance = max(BATCH_DIFFERENCE, 4 * torch.finfo(watch.precision).eps)  # another batch size rounds otherwise
     noise = float((again - together).abs().max() / scale)
-    company = float((alone - together).abs().max() / scale)
+    difference = float((alone - together).abs().max() / scale)
     memory = float((after - again).abs().max() / scale) > tolerance and noise < tolerance / 10
-    mates = company > tolerance and noise < tolerance / 10  # of a random classifier nothing can be said
+    mates = difference > tolerance and noise < tolerance / 10  # of a random classifier nothing can be said
     reasons = [
         *(["gradients are taken inside the call"] if watch.backward else []),
         *([f"the call changes {changed[0]}"] if changed else []),
@@ -39,7 +39,7 @@ def dynamic(lab: Lab) -> Finding:
     ]
     text = "; ".join(reasons) + ": a defence that adapts must be attacked adaptively" if reasons else "nothing adapts in the call"
     return Finding(
-        level="warn" if reasons else "pass", value=company,
+        level="warn" if reasons else "pass", value=difference,
         threshold=f"a backward pass, a changed state, or logits alone or after others off by > {tolerance:.2g} of their spread",
         text=text, numbers={"operators of a backward pass": float(watch.backward), "tensors changed": float(len(changed))},
     )  # fmt: skip
