@@ -79,6 +79,8 @@ def what_it_is(head: bytes) -> str | None:
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
         return "a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`"
+    if b"/annex/objects/" in head:
+        return "a git-annex pointer, not the picture itself; fetch it with `git annex get`"
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
         return "an HTML page, not a picture; the download has failed, fetch it again"
     if text.startswith((b"<?xml", b"<svg")):
@@ -88,6 +90,8 @@ def what_it_is(head: bytes) -> str | None:
         return f"a HEIC picture, whatever its name says; {HEIF_HINT}"
     if found in ("JPEG XL", "PDF", "archive", "video"):
         return f"{'an' if found == 'archive' else 'a'} {found}{' picture' if found == 'JPEG XL' else ''}; save it as PNG or JPEG"
+    if len(head) > 3 and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
+        return f"text that starts {head[:30].decode().strip()!r}, not a picture; fetch it again"
     return None
 
 

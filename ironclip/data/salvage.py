@@ -7,6 +7,8 @@ Adobe's mark of the colour transform). Pure: bytes to bytes.
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_KEPT = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 _APP0, _APP14, _APP15, _COMMENT, _SCAN, _END = 0xE0, 0xEE, 0xEF, 0xFE, 0xDA, 0xD9
+_ADOBE = 14
+"""Bytes of a whole Adobe mark with its length field; a shorter one says nothing of the colours."""
 
 
 def without_metadata(content: bytes) -> bytes | None:
@@ -42,7 +44,7 @@ def _jpeg(content: bytes) -> bytes:
         if marker in (_SCAN, _END):
             break
         size = 2 + int.from_bytes(content[at + 2 : at + 4], "big")
-        describes = marker == _COMMENT or (_APP0 < marker <= _APP15 and marker != _APP14)
+        describes = marker == _COMMENT or (_APP0 <= marker <= _APP15 and (marker != _APP14 or size < 2 + _ADOBE))
         if not describes:
             kept.append(content[at : at + size])
         at += size

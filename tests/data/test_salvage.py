@@ -65,6 +65,8 @@ JPEG_SEGMENTS = {
     "several pictures": (0xE2, b"MPF\0nonsense"),
     "Photoshop": (0xED, b"Photoshop 3.0\0" + b"8BIM\xff\xff"),
     "comment": (0xFE, bytes(1000)),
+    "short resolution": (0xE0, b"JFIF\0"),
+    "short Adobe mark": (0xEE, b"Adobe"),
 }
 
 
@@ -105,7 +107,11 @@ def test_without_metadata_only_the_pixels_are_left(tmp_path, paint):
         (b"PK\x03\x04....", "an archive"),
         (b"\xff\x0a....", "a JPEG XL picture"),
         (b"\0\0\0\x18ftypmp42....", "a video"),
-        (b"hello", "not a picture, or of an unknown format"),
+        (b"../.git/annex/objects/Xk/0p/MD5E-s3--0.png", "a git-annex pointer, not the picture itself"),
+        (b'{"error": "rate limited"}', "text that starts '{\"error\": \"rate limited\"}', not a picture"),
+        (b"../../pictures/fox.png\n", "text that starts '../../pictures/fox.png', not a picture"),
+        (b"iVBORw0KGgo" + b"A" * 600, "text that starts 'iVBORw0KGgo"),
+        (bytes(600), "not a picture, or of an unknown format"),
     ],
 )
 def test_what_a_file_is_instead_of_a_picture_is_named(tmp_path, content, reason):
