@@ -11,6 +11,7 @@ from typing import Any
 from PIL import Image
 
 from ironclip.core.errors import DataError, UsageError, unknown
+from ironclip.core.shown import number_of
 from ironclip.data.archives import archive_classes, is_archive
 from ironclip.data.catalogue import Entry, catalogue
 from ironclip.data.coop import split_file
@@ -18,7 +19,7 @@ from ironclip.data.images import MAX_PIXELS, Bad, BadPicture, decode_into
 from ironclip.data.opening import Root, data_roots, open_dataset
 from ironclip.data.packing import Progress, cache_folder, in_order
 from ironclip.data.records import SPLITS, Dataset, Item
-from ironclip.data.remarks import too_few
+from ironclip.data.remarks import NO_TEST, too_few
 
 
 @dataclass(frozen=True)
@@ -115,8 +116,10 @@ def check(
         progress: called with (pictures done, pictures in all).
 
     Raises:
-        UsageError: unknown name or option.
+        UsageError: unknown name or option; fewer than 1 shot.
     """
+    if shots is not None and shots < 1:
+        raise UsageError(f"shots is a number of training pictures of each class, at least 1; got {shots}")
     if not isinstance(dataset, Dataset):
         try:
             dataset = open_dataset(dataset, **options)
@@ -127,8 +130,10 @@ def check(
     expected = catalogue()[dataset.name].counts if dataset.name in catalogue() else None
     if expected is not None and tuple(counts.values()) != expected:
         notes += (f"{_slashed(counts.values())} pictures (train / val / test); the benchmark has {_slashed(expected)}",)
-    problems = too_few(dataset, shots) if shots is not None else ()
-    bad, repeated = _read_all(dataset, max_pixels, progress) if decode else ({}, ())
+    problems = () if dataset.splits["test"] else (NO_TEST,)
+    problems += too_few(dataset, shots) if shots is not None else ()
+    bad, repeated, again = _read_all(dataset, max_pixels, progress) if decode else ({}, (), ())
+    notes = (*(note for note in notes if note not in problems), *again)
     return Report(
         name=dataset.name,
         problems=problems,
@@ -147,7 +152,11 @@ def _slashed(numbers: Any) -> str:
     return " / ".join(str(number) for number in numbers)
 
 
-def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[str, tuple[Bad, ...]], tuple[tuple[str, ...], ...]]:
+Groups = tuple[tuple[str, ...], ...]
+
+
+def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[str, tuple[Bad, ...]], Groups, tuple[str, ...]]:
+    """(bad pictures of each split, groups of one picture in several splits or classes, notes on other repeats)."""
     rows = [(split, item) for split in SPLITS for item in dataset.splits[split]]
     bad: dict[str, list[Bad]] = {split: [] for split in SPLITS}
     same: dict[bytes, list[tuple[str, Item]]] = defaultdict(list)
@@ -172,7 +181,11 @@ def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[st
         for group in same.values()
         if len({(split, item.label) for split, item in group}) > 1
     )
-    return {split: tuple(found) for split, found in bad.items()}, repeated
+    inside = [group for group in same.values() if len(group) > 1 and len({(split, item.label) for split, item in group}) == 1]
+    which = "" if not inside else ", ".join(item.source.name for _, item in inside[0][:3])
+    twice = number_of(len(inside), "picture", "is", "are")
+    notes = (f"{twice} more than once in one split and class, e.g. {which}",) if inside else ()
+    return {split: tuple(found) for split, found in bad.items()}, repeated, notes
 
 
 def _pixels(image: Image.Image) -> bytes:

@@ -90,8 +90,8 @@ def what_it_is(head: bytes) -> str | None:
         return f"a HEIC picture, whatever its name says; {HEIF_HINT}"
     if found in ("JPEG XL", "PDF", "archive", "video"):
         return f"{'an' if found == 'archive' else 'a'} {found}{' picture' if found == 'JPEG XL' else ''}; save it as PNG or JPEG"
-    if len(head) > 3 and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
-        return f"text that starts {head[:30].decode().strip()!r}, not a picture; fetch it again"
+    if found is None and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
+        return f"not a picture but text that starts {head[:30].decode().strip()!r}; fetch it again"
     return None
 
 

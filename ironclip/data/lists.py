@@ -44,7 +44,7 @@ def read_text(file: Path, what: str = "list") -> str:
 def _read_bytes(file: Path, what: str) -> bytes:
     try:
         if not stat.S_ISREG(file.stat().st_mode):
-            raise DataError(f"cannot read the {what} {file}: it is no regular file")
+            raise ValueError("it is no regular file")
         with file.open("rb") as plain:
             packed = plain.read(2) == b"\x1f\x8b"
         with gzip.open(file) if packed else file.open("rb") as opened:

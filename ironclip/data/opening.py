@@ -89,6 +89,8 @@ def _open(
     download: bool,
     layout: Layout,
 ) -> Dataset:
+    if not name.strip():
+        raise UsageError("expected the name or the path of a data set; got an empty text")
     roots = data_roots(root)
     prefix, _, rest = name.partition(":")
     entry = catalogue().get(rest if prefix == "torchvision" else prefix)

@@ -12,13 +12,16 @@ def remarks(dataset: Dataset) -> tuple[str, ...]:
     return (*doubts(dataset.classes), *gaps(dataset), *_shared(dataset))
 
 
+NO_TEST = "there is no test picture: nothing can be measured on it"
+
+
 def gaps(dataset: Dataset) -> tuple[str, ...]:
     """What the splits cannot train or measure."""
     notes = []
-    if not dataset.splits["train"] or not dataset.splits["test"]:
-        empty = "training" if not dataset.splits["train"] else "test"
-        what = "nothing can be trained on it" if empty == "training" else "nothing can be measured on it"
-        notes.append(f"there is no {empty} picture: {what}")
+    if not dataset.splits["train"]:
+        notes.append("there is no training picture: nothing can be trained on it")
+    if not dataset.splits["test"]:
+        notes.append(NO_TEST)
     for split, what in (("train", "training"), ("test", "test")):
         counts = dataset.counts(split)
         absent = [name for name, count in zip(dataset.classes, counts) if not count]

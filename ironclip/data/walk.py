@@ -61,7 +61,7 @@ def contents(folder: Path) -> Contents:
             prefix = f"{name}/"
         for entry in _entries(top):
             name = prefix + entry.name
-            if not entry.is_dir():
+            if not _is_folder(entry):
                 kind = _kind(entry)
                 found.append(name) if kind == "picture" else out.append((kind, name))
             elif is_system_folder(entry.name):
@@ -90,6 +90,13 @@ def _identity(folder: Path) -> tuple[int, int]:
     except OSError as problem:
         raise DataError(f"cannot read the folder {folder}: {problem.strerror}") from problem
     return status.st_dev, status.st_ino
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself
+        return False
 
 
 def _kind(entry: os.DirEntry[str]) -> str:

@@ -36,7 +36,7 @@ def test_a_check_names_every_bad_picture_with_its_reason(photos, paint):
     report = check(photos)
     bad = {bad.name: bad.reason for found in report.bad.values() for bad in found}
     assert set(bad) == {"owl/00.png", "badger/03.png"}
-    assert bad["owl/00.png"] == "not a picture, or of an unknown format"
+    assert bad["owl/00.png"] == "not a picture but text that starts 'hello'; fetch it again"
     assert not report.ok
     assert report.counts == {"train": 13, "val": 2, "test": 7}
     assert report.smallest_class == {"train": 3, "val": 0, "test": 2}
@@ -51,6 +51,25 @@ def test_a_sound_set_is_ok_and_pictures_too_large_are_not(photos):
     assert sum(len(found) for found in report.bad.values()) == 22
     assert "20 x 16 pixels are more than the limit" in report.bad["test"][0].reason
     assert check(photos, max_pixels=100, decode=False).ok
+
+
+def test_a_picture_twice_in_one_split_and_class_is_noted(photos):
+    rows = [f"{name}/{n:02d}.png,{name},{'test' if n else 'train'}" for name in ("owl", "badger") for n in range(4)]
+    (photos / "list.csv").write_text("\n".join(["path,label,split", *rows, rows[1]]))
+    report = check(photos / "list.csv")
+    assert report.ok
+    assert report.notes == ("1 picture is more than once in one split and class, e.g. owl/01.png, owl/01.png",)
+
+
+def test_a_set_that_cannot_be_measured_is_not_good(tmp_path, paint):
+    for name in ("fox", "owl"):
+        paint(tmp_path / "set" / name / "0.png", len(name))
+    report = check(tmp_path / "set")
+    assert (report.ok, report.problems) == (False, ("there is no test picture: nothing can be measured on it",))
+    assert "no test picture" not in str(report.notes)
+    for shots in (0, -1):
+        with pytest.raises(UsageError, match="at least 1; got"):
+            check(tmp_path / "set", shots=shots)
 
 
 def test_identical_pictures_in_two_splits_or_classes_are_reported(tmp_path, paint):

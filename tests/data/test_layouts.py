@@ -177,10 +177,11 @@ def test_everything_that_is_no_picture_is_counted_by_kind(tmp_path):
     build(root, ["@eaDir/x.png", "owl/d.cr2", "fox/e.unknown"])
     (root / "owl" / "f.heic").write_bytes(b"\0\0\0\x18ftypheic")
     (root / "owl" / "gone.png").symlink_to("nowhere.png")
+    (root / "owl" / "myself").symlink_to("myself")
     os.mkfifo(root / "owl" / "pipe.png")
     left = next(note for note in open_dataset(root).notes if note.startswith("left out"))
     expected = ["1 JPEG XL picture", "1 archive", "1 video", "1 raw photo", "1 hidden or system file", "1 system folder"]
-    expected += ["2 other files", "1 broken link", "1 pipe or device"]
+    expected += ["2 other files", "2 broken links", "1 pipe or device"]
     if not has_heif():
         expected.append('1 HEIC picture (to read them: pip install "ironclip[heif]")')
     for part in expected:

@@ -24,6 +24,19 @@ def test_missing_paths_are_named(path):
         open_dataset(path)
 
 
+@pytest.mark.parametrize("name", ["", " "])
+def test_an_empty_name_is_not_the_current_folder(name):
+    with pytest.raises(UsageError, match="got an empty text"):
+        open_dataset(name)
+
+
+def test_a_list_that_is_a_pipe_is_refused_in_one_short_line(tmp_path):
+    for name in ("a.csv", "a.json"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(DataError, match=r"^cannot read the [a-z ]+ \S+: it is no regular file$"):
+            open_dataset(tmp_path / name)
+
+
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "photo.jpg").write_text("")
     with pytest.raises(DataError, match=r"expected a folder of pictures or a table \(\.csv\); got a \.jpg"):

@@ -108,9 +108,9 @@ def test_without_metadata_only_the_pixels_are_left(tmp_path, paint):
         (b"\xff\x0a....", "a JPEG XL picture"),
         (b"\0\0\0\x18ftypmp42....", "a video"),
         (b"../.git/annex/objects/Xk/0p/MD5E-s3--0.png", "a git-annex pointer, not the picture itself"),
-        (b'{"error": "rate limited"}', "text that starts '{\"error\": \"rate limited\"}', not a picture"),
-        (b"../../pictures/fox.png\n", "text that starts '../../pictures/fox.png', not a picture"),
-        (b"iVBORw0KGgo" + b"A" * 600, "text that starts 'iVBORw0KGgo"),
+        (b'{"error": "rate limited"}', 'not a picture but text that starts \'{"error": "rate limited"}\'; fetch it again'),
+        (b"../../pictures/fox.png\n", "not a picture but text that starts '../../pictures/fox.png'"),
+        (b"iVBORw0KGgo" + b"A" * 600, "not a picture but text that starts 'iVBORw0KGgo"),
         (bytes(600), "not a picture, or of an unknown format"),
     ],
 )
