@@ -32,13 +32,13 @@ slow: $(VENV)/.dev  ## real data and long runs
 mutants: $(VENV)/.dev  ## deliberate errors that the tests must notice, one at a time in a copy; resumable
 	$(BIN)/python -m tests.mutants --workers $(WORKERS)
 
-package: $(BIN)/uv  ## the wheel in a clean environment: verbs, demo, an example, fast tests out of the source archive
+package: $(BIN)/uv  ## the wheel in a clean environment: verbs, demo, an example, fast tests out of the source archive; PART=quick: in 3 minutes
 	rm -rf dist $(VENV)/package
 	$(BIN)/uv build --quiet --out-dir dist
 	$(BIN)/uv venv --quiet --python $(BIN)/python $(VENV)/package
 	$(BIN)/uv pip install --quiet --compile-bytecode --python $(VENV)/package/bin/python --constraint constraints.txt \
 	  dist/*.whl pytest hypothesis
-	$(VENV)/package/bin/python -P tests/package.py $(CURDIR)/dist
+	$(VENV)/package/bin/python -P tests/package.py $(CURDIR)/dist $(PART)
 
 drills: $(VENV)/.dev  ## kill -9 at every write, full disks, 20,000 damaged runs, 5,000 odd requests, then `fuzz`; prints counts (an hour)
 	PYTHONPATH=.:tests $(BIN)/python -m drills
