@@ -67,7 +67,9 @@ def audit(
     diagnostics: Annotated[int, typer.Option(help="Images the diagnostics take; 0: none.")] = 256,
     steps: Annotated[int, typer.Option(help="Steps of PGD in the diagnostics.")] = 100,
     transfer: Annotated[str, typer.Option(help="Backbones to make transfer pictures on, separated by commas.")] = "",
-    resolution: Annotated[int, typer.Option(help="Pixels a side, for a module:function that does not say it.")] = 224,
+    resolution: Annotated[
+        int, typer.Option(help="Image size (pixels per side) for a module:function that does not say it.")
+    ] = 224,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     batch_size: Annotated[int, typer.Option(help="Images at once.")] = 50,
     html: Annotated[Path | None, typer.Option("--html", help="Write a one-file page.")] = None,

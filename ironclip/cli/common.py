@@ -27,7 +27,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stan
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Data = Annotated[
-    str, typer.Option("--data", help="A data set's name, or a folder with one subfolder a class, a CSV, a CoOp folder.")
+    str, typer.Option("--data", help="A data set's name, or a folder with one subfolder per class, a CSV, a CoOp folder.")
 ]
 Backbone = Annotated[str, typer.Option("--backbone", help="mini, mini-robust, ViT-B-32/openai, hf-hub:..., or a file.")]
 Weights = Annotated[
@@ -43,7 +43,7 @@ Activation = Annotated[
     str | None, typer.Option("--activation", help="gelu or quick_gelu, where the weights do not say how they were trained.")
 ]
 Trust = Annotated[bool, typer.Option("--trust", help="Open a .pt2, which is code: only if you trust who wrote it.")]
-Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names: one a line, folder<TAB>name, or JSON.")]
+Classes = Annotated[Path | None, typer.Option("--classes", help="File with class names: one per line, folder<TAB>name, or JSON.")]
 Layout = Annotated[
     str,
     typer.Option(
@@ -58,9 +58,12 @@ Eps = Annotated[
 ]
 ShardOption = Annotated[
     str | None,
-    typer.Option("--shard", help="k/n: every n-th batch of pictures from the k-th on; any/n: what nobody does. Last one merges."),
+    typer.Option(
+        "--shard",
+        help="k/n: every n-th batch of images from the k-th on; any/n: shares that are not taken yet. The last one merges.",
+    ),
 ]
-WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that share the pictures; on GPUs one a device.")]
+WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that share the images; on GPUs one per device.")]
 Norm = Annotated[str, typer.Option("--norm", help="linf, or l2 with radii such as 0.5.")]
 
 

@@ -21,7 +21,8 @@ def compare(
         typer.Argument(help="Runs, or folders of runs; without --published the first is compared with each other one."),
     ],
     published: Annotated[
-        bool, typer.Option("--published", help="Beside the papers' numbers: those of the same protocol first, then the nearest.")
+        bool,
+        typer.Option("--published", help="Compare with the papers' numbers: those of the same protocol first, then the nearest."),
     ] = False,
     as_json: Json = False,
 ) -> None:

@@ -39,7 +39,8 @@ def data_check(
     classes: Classes = None,
     layout: Layout = "auto",
     shots: Annotated[
-        int | None, typer.Option(help="Also whether each class has so many training images (16 shots need about 27 a class).")
+        int | None,
+        typer.Option(help="Also whether each class has this many training images (16 shots need about 27 images per class)."),
     ] = None,
     as_json: Json = False,
 ) -> None:
@@ -68,7 +69,7 @@ def data_check(
 @data_app.command("prepare")
 def data_prepare(
     name: Name,
-    resolution: Annotated[int, typer.Option(help="Pixels a side of the backbone.")] = 224,
+    resolution: Annotated[int, typer.Option(help="The backbone's image size: pixels per side.")] = 224,
     layout: Layout = "auto",
     as_json: Json = False,
 ) -> None:

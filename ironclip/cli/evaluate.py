@@ -86,14 +86,19 @@ def evaluate(
     test_time: Annotated[
         str | None, typer.Option("--test-time", help="A test-time method on top of the run, such as rtpt; nothing is retrained.")
     ] = None,
-    distortion: Annotated[bool, typer.Option("--distortion", help="Also how far each attack moves the features.")] = False,
+    distortion: Annotated[
+        bool, typer.Option("--distortion", help="Also measure how far each attack moves the features.")
+    ] = False,
     targeted: Annotated[
         str | None,
-        typer.Option("--targeted", help="Also how often attacks reach a chosen class: next, random or least-likely."),
+        typer.Option("--targeted", help="Also measure how often attacks reach a chosen class: next, random or least-likely."),
     ] = None,
     until: Annotated[
         float | None,
-        typer.Option("--until", help="Stop once the 95 % interval of robust accuracy is narrower than ± so many points, e.g. 3."),
+        typer.Option(
+            "--until",
+            help="Stop once the 95 % interval of robust accuracy is narrower than ± this many percentage points, e.g. 3.",
+        ),
     ] = None,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
     batch_size: BatchSize = "auto",

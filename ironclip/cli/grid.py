@@ -75,7 +75,7 @@ def run_grid(
     out_folder: Out = None,
     executor: Annotated[str, typer.Option(help="local (processes), ray or slurm.")] = "local",
     workers: Annotated[int, typer.Option(help="Cells at a time; with slurm: tasks of the array.")] = 1,
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster; default: start one here.")] = None,
+    address: Annotated[str | None, typer.Option(help="Address of a running Ray cluster; default: start one here.")] = None,
     gpus: Annotated[
         float, typer.Option("--gpus-per-cell", help="With ray, where the cluster has GPUs: 0.25 lets four cells share one.")
     ] = 1.0,
@@ -86,7 +86,7 @@ def run_grid(
     processes: Annotated[
         int | None,
         typer.Option(
-            help="That train one run together, on GPUs one a device (extra: dist); default: `processes` of the file, or 1."
+            help="Processes that train one run together, on GPUs one per device (extra: dist); default: that of the file, or 1."
         ),
     ] = None,
     only: Only = None,

@@ -16,10 +16,12 @@ def pretrain(
     objective: Annotated[
         str, typer.Option(help="contrastive (mini) or adversarial (its image tower, mini-robust).")
     ] = "contrastive",
-    images: Annotated[Path | None, typer.Option(help="More pictures: one folder a class, such as all of Tiny-ImageNet.")] = None,
+    images: Annotated[
+        Path | None, typer.Option(help="More pictures: one folder per class, such as all of Tiny-ImageNet.")
+    ] = None,
     init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,
-    batch: Annotated[int | None, typer.Option(help="Images a step.")] = None,
+    batch: Annotated[int | None, typer.Option(help="Images per step.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="key=value for any other setting.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of everything random.")] = 0,
     device: Device = "auto",

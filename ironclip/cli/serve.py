@@ -17,9 +17,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on; 127.0.0.1: this machine alone.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port; 0: any free one.")] = 8000,
     token: Annotated[
-        str | None, typer.Option(envvar="IRONCLIP_TOKEN", show_envvar=True, help="Ask for this bearer token.")
+        str | None, typer.Option(envvar="IRONCLIP_TOKEN", show_envvar=True, help="Bearer token that every request must send.")
     ] = None,
-    insecure: Annotated[bool, typer.Option(help="Listen on a public address without a token.")] = False,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Listen on a public address without a token.")] = False,
     allow_host: Annotated[
         list[str] | None, typer.Option(help="A further host name under which it may be called, as behind a proxy; repeatable.")
     ] = None,

@@ -53,7 +53,7 @@ def train(
     eps: Annotated[
         str | None, typer.Option(help="Radius of the training attack, such as 4/255; default: that of the preset.")
     ] = None,
-    norm: Annotated[str | None, typer.Option("--norm", help="Of the training attack: linf, or l2 with an --eps.")] = None,
+    norm: Annotated[str | None, typer.Option("--norm", help="Norm of the training attack: linf, or l2 with an --eps.")] = None,
     seed: Seed = 1,
     split_seed: Annotated[int | None, typer.Option(help="Seed that draws the shots; default: that of --seed.")] = None,
     preset: Annotated[
@@ -65,18 +65,20 @@ def train(
     changes: Set = None,
     precision: Annotated[
         str | None,
-        typer.Option("--precision", help="Of the training and its inner attacks: float32, tf32 or bf16; evaluations: float32."),
+        typer.Option(
+            "--precision", help="Number type of training and its inner attacks: float32, tf32 or bf16; evaluations use float32."
+        ),
     ] = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: a name in runs/.")] = None,
     processes: Annotated[
         int,
-        typer.Option("--processes", "--devices", help="Processes that share each batch; on GPUs one a device (extra: dist)."),
+        typer.Option("--processes", "--devices", help="Processes that share each batch; on GPUs one per device (extra: dist)."),
     ] = 1,
     device: Device = "auto",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved configuration and stop.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Train a defence on a few images a class; the same command goes on where an interrupted one stopped."""
+    """Train a defence on a few images per class; the same command goes on where an interrupted one stopped."""
     if processes < 1:
         raise UsageError(f"--processes is at least 1; got {processes}")
     given: dict[str, Any] = {"backbone": backbone, "seed": seed, "split_seed": seed if split_seed is None else split_seed}
