@@ -1,5 +1,6 @@
 """The command line: parse, call one function, print. `--help` imports no torch."""
 
+import os
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -43,6 +44,7 @@ def main() -> None:
     try:
         with leaving_in_order(), finishing():
             code = app([*arguments], prog_name="ironclip", standalone_mode=False)
+        sys.stdout.flush()
     except Leaving:
         code = _say("left after what it was at, as asked by SIGUSR1; the same command goes on where it stopped", LATER)
     except (typer.Abort, KeyboardInterrupt):
@@ -50,8 +52,11 @@ def main() -> None:
     except IronclipError as error:
         code = _refused(arguments, str(error))
     except BrokenPipeError:
-        sys.stderr.close()
-        code = 0
+        code = _nobody_reads()
+    except SystemExit as end:  # what click and rich make of a closed pipe
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        code = _nobody_reads()
     except OSError as error:
         code = _refused(arguments, f"{error.filename or 'file system'}: {error.strerror or error}")
     except Exception as error:
@@ -59,6 +64,13 @@ def main() -> None:
             raise
         code = _misread(arguments, error)
     sys.exit(code or 0)
+
+
+def _nobody_reads() -> int:
+    """As behind `| head`: no fault, and what is buffered goes nowhere."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def _misread(arguments: Sequence[str], error: Any) -> int:

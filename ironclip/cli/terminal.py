@@ -1,5 +1,6 @@
 """What the terminal shows: every text as it is. Square brackets are no markup, and no name moves the cursor or breaks a line."""
 
+import os
 import shlex
 import sys
 from io import TextIOWrapper
@@ -13,6 +14,16 @@ from rich.text import Text
 from ironclip.core.shown import plain
 
 WIDE = 200  # where no terminal says how wide it is, lines are for other programs
+
+
+def _streams() -> None:
+    """Standard streams that the caller closed (cron, a desktop) are there and go nowhere."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
+
+
+_streams()
 
 
 def _console(*, stderr: bool = False) -> Console:

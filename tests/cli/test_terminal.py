@@ -1,7 +1,9 @@
 """Names are text: brackets, emoji codes, line ends and control characters reach the terminal as text, through every verb."""
 
 import io
+import os
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from PIL import Image
 from ironclip.cli.terminal import forgiving
 
 NAMES = ("[v2] a", "[/x]", "[bold]b[/bold]", ":smile:", "line\nend", "\x1b[31mred", "ünï 猫")
+HERE = os.environ | {"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PYTHONUNBUFFERED": ""}
 QUICK = ("--set", "epochs=1", "--set", "attack.steps=1", "--set", "length=2", "--shots", "1", "--device", "cpu")
 
 
@@ -72,6 +75,25 @@ def test_a_refusal_is_one_line_that_holds_the_name(ironclip, name: str) -> None:
         assert code == 2, arguments
         assert len(complaint.splitlines()) == 1, complaint
         assert "\x1b" not in complaint
+
+
+COMMANDS = (["list", "methods"], ["list", "methods", "--json"], ["merge", "--help"])
+
+
+@pytest.mark.parametrize("words", COMMANDS)
+def test_a_reader_that_goes_away_is_no_fault(words: list[str]) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    done = subprocess.run(
+        [sys.executable, "-m", "ironclip", *words], stdout=writing, stderr=subprocess.PIPE, env=HERE, check=False
+    )
+    os.close(writing)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_closed_standard_streams_are_no_fault() -> None:
+    line = ["sh", "-c", 'exec "$@" <&- >&- 2>&-', "sh", sys.executable, "-m", "ironclip", "list", "methods"]
+    assert subprocess.run(line, env=HERE, check=False).returncode == 0
 
 
 def test_a_console_without_a_sign_shows_its_escape() -> None:
