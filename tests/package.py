@@ -1,7 +1,7 @@
 """The built package as a new user has it: the wheel of `dist/` is installed where this runs; nothing of the checkout is in reach.
 
-`python tests/package.py DIST [quick]`: the verbs, the demo, an example, and the fast tests of a few rooms out of the source archive;
-`quick`: the verbs, the quick demo and one room's tests, under three minutes of two cores.
+`python tests/package.py DIST [quick]`: the verbs, the demo, an example, and the fast tests of a few rooms out of the source
+archive. `quick`: the verbs, the quick demo and a few tests, under three minutes of two cores.
 """
 
 import os
