@@ -130,7 +130,7 @@ def check(
     expected = catalogue()[dataset.name].counts if dataset.name in catalogue() else None
     if expected is not None and tuple(counts.values()) != expected:
         notes += (f"{_slashed(counts.values())} pictures (train / val / test); the benchmark has {_slashed(expected)}",)
-    problems = () if dataset.splits["test"] else (NO_TEST,)
+    problems: tuple[str, ...] = () if dataset.splits["test"] else (NO_TEST,)
     problems += too_few(dataset, shots) if shots is not None else ()
     bad, repeated, again = _read_all(dataset, max_pixels, progress) if decode else ({}, (), ())
     notes = (*(note for note in notes if note not in problems), *again)
