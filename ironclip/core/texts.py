@@ -43,10 +43,11 @@ def json_value(content: bytes | str) -> Any:
     """The value of a JSON text.
 
     Raises:
-        ValueError: no UTF-8, no JSON, too deep, a number that is not finite or beyond 64 bits, half a character.
+        ValueError: no UTF-8, no JSON, too deep, a number that is not finite or beyond 64 bits, half a character, one key twice.
     """
+    text = content if isinstance(content, str) else content.decode()
     try:
-        value = json.loads(content if isinstance(content, str) else content.decode(), parse_constant=_not_finite)
+        value = json.loads(text, parse_constant=_not_finite, object_pairs_hook=once)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
     check_values(value)
@@ -72,9 +73,25 @@ def yaml_value(text: str) -> Any:
 
 
 def _check_events(text: str) -> None:
-    """ValueError where lists are nested too deeply, or the values, those behind aliases counted each time, are too many."""
+    """ValueError where lists are nested too deeply, a key stands twice in a mapping, or the values, those behind aliases counted
+    each time, are too many."""
     total, anchors, open_ones = 0, dict[str, int](), list[tuple[str | None, int]]()
+    keys: list[set[str] | None] = []  # of each open mapping; None for a list
+    awaited: list[bool] = []  # whether the next node of it is a key
     for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.NodeEvent) and keys:
+            seen = keys[-1]
+            if seen is not None and awaited[-1] and isinstance(event, yaml.ScalarEvent):
+                if event.value in seen:
+                    raise ValueError(f"the key {event.value[:40]!r} stands twice, line {event.start_mark.line + 1}")
+                seen.add(event.value)
+            awaited[-1] = not awaited[-1]
+        if isinstance(event, yaml.CollectionStartEvent):
+            keys.append(set() if isinstance(event, yaml.MappingStartEvent) else None)
+            awaited.append(True)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            keys.pop()
+            awaited.pop()
         if isinstance(event, yaml.CollectionEndEvent):
             anchor, before = open_ones.pop()
             if anchor is not None:
@@ -118,6 +135,15 @@ def check_values(value: Any) -> None:
                 raise ValueError("it holds a number that is not finite")
         elif here is not None:
             raise ValueError(f"it holds a {type(here).__name__}, which is no plain value")
+
+
+def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The JSON object of these pairs; ValueError where a key stands twice, for readers disagree about which one counts."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:40]!r} stands twice in one object")
+    return found
 
 
 def _not_finite(name: str) -> NoReturn:

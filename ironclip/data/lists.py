@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from ironclip.core.errors import DataError
+from ironclip.core.texts import once
 
 MAX_BYTES = 200_000_000
 """Of a list, unpacked. The lists of ImageNet take 80 million."""
@@ -73,7 +74,7 @@ def parse_json(text: str, file: Path) -> Any:
         DataError: not JSON, a number that JSON has not (NaN), one key twice in an object, or nested too deeply.
     """
     try:
-        return json.loads(text, parse_constant=_no_number, object_pairs_hook=_once)
+        return json.loads(text, parse_constant=_no_number, object_pairs_hook=once)
     except RecursionError:
         raise DataError(f"{file}: not JSON that can be read: nested too deeply") from None
     except ValueError as problem:
@@ -82,15 +83,6 @@ def parse_json(text: str, file: Path) -> Any:
 
 def _no_number(name: str) -> NoReturn:
     raise ValueError(f"{name} is no JSON number")
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The object, in which no key stands twice: readers would disagree about which one counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {shown(next(key for key in keys if keys.count(key) > 1))} stands twice in one object")
-    return found
 
 
 def text_of(value: Any, where: str, what: str) -> str:

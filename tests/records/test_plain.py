@@ -111,6 +111,7 @@ BOMB = "a: &a [x, x]\n" + "".join(f"{b}: &{b} [*{a}, *{a}]\n" for a, b in pairwi
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ("a: {b: 1, c: 2, 'b': 3}", "the key 'b' stands twice, line 1"),
         (BOMB, "alias"), ("a: &a [*a]", "aliases"), ("[" * 100_000, "too deeply"), ("- " * 5000 + "x", "too deeply"),
         ("a: !!python/object/apply:os.getcwd []", "no YAML"), ("a: 2001-13-40", "month"), ("a: 2001-01-01", "is no plain value"),
         ("a: .nan", "not finite"), (f"a: {2**64}", "64 bits"), ("1: 2", "is no key"), ("? [a]\n: b", "no YAML"),
@@ -125,6 +126,7 @@ def test_texts_that_starve_or_confuse_a_reader_are_one_error(text: str, words: s
 @pytest.mark.parametrize(
     ("text", "words"),
     [
+        ('{"a": {"b": 1, "c": 2, "b": 3}}', "the key 'b' stands twice"),
         ("[" * 100_000, "too deeply"), ("[" * 70 + "]" * 70, "too deeply"), ("NaN", "not finite"), ("1e999", "not finite"),
         (str(2**63), "64 bits"), ("1" * 5000, "digits"), ('"\\ud800"', "surrogates"), ("{", "Expecting"), (b"\xff", "decode"),
     ],
