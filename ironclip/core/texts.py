@@ -83,7 +83,8 @@ def _check_events(text: str) -> None:
             seen = keys[-1]
             if seen is not None and awaited[-1] and isinstance(event, yaml.ScalarEvent):
                 if event.value in seen:
-                    raise ValueError(f"the key {event.value[:40]!r} stands twice, line {event.start_mark.line + 1}")
+                    mark = event.start_mark
+                    raise ValueError(f"the key {event.value[:40]!r} stands twice{f', line {mark.line + 1}' if mark else ''}")
                 seen.add(event.value)
             awaited[-1] = not awaited[-1]
         if isinstance(event, yaml.CollectionStartEvent):
