@@ -1,6 +1,7 @@
 """One pre-norm transformer block of open_clip with what its own forward does not offer: attention on the autograd path,
 selected query rows, and keys from a prefix that all rows of the batch share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -34,6 +35,13 @@ def run_block(
     """
     if not isinstance(getattr(block, "attn", None), nn.MultiheadAttention):
         raise UnsupportedEdit(f"edit points need open_clip's standard attention block; this tower has {type(block).__name__}")
+    plain = mask is None and prefix is None and record is None  # as image towers run it: few shapes, which compile to few graphs
+    return (computed if plain else _block)(block, tokens, mask, rows, prefix, record)
+
+
+def _block(
+    block: Any, tokens: Tensor, mask: Tensor | None, rows: Tensor | None, prefix: Tensor | None, record: list[Tensor] | None
+) -> Tensor:
     normed = block.ln_1(tokens)
     queries = normed if rows is None else pick(normed, rows)
     skip = tokens if rows is None else pick(tokens, rows)
@@ -41,6 +49,10 @@ def run_block(
     attended = _attention(block.attn, queries, normed, before, mask, record)
     hidden = skip + block.ls_1(attended)
     return hidden + block.ls_2(block.mlp(block.ln_2(hidden)))
+
+
+computed: Callable[..., Tensor] = _block
+"""What computes a block of an image tower; compiled inside `compiled.compiling`."""
 
 
 def pick(tokens: Tensor, rows: Tensor) -> Tensor:

@@ -69,6 +69,9 @@ def train(
             "--precision", help="Number type of training and its inner attacks: float32, tf32 or bf16; evaluations use float32."
         ),
     ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compile", help="Let torch compile the image tower's blocks: a slow start, then faster steps.")
+    ] = False,
     out_folder: Annotated[Path | None, typer.Option("--out", help="The run's folder; default: a name in runs/.")] = None,
     processes: Annotated[
         int,
@@ -124,7 +127,7 @@ def train(
         say(training_radius(config))
         length = f"{number_of(ahead.steps, 'step')} in {number_of(ahead.epochs, 'epoch')}, {number_of(ahead.batch, 'image')} each"
         say(f"{length}, an attack of {number_of(ahead.inner, 'step')} on each; roughly {clock(ahead.seconds)} here")
-    options: dict[str, Any] = {"out": out_folder, "callback": progress, "as_last": True}
+    options: dict[str, Any] = {"out": out_folder, "callback": progress, "as_last": True, "compile": compiled}
     if together:
         run = train_together(config, processes=processes, those=those, device=where, **options)
     else:

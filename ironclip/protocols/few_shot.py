@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ironclip import attacks
+from ironclip.backbones.compiled import check_compiler, compiling
 from ironclip.core.errors import UsageError
 from ironclip.core.precision import check_precision
 from ironclip.core.types import Attack
@@ -38,6 +39,7 @@ def train(
     experiment: Experiment | None = None,
     as_last: bool = False,
     parallel: Parallel | None = None,
+    compile: bool = False,
 ) -> RunFolder:
     """The trained run; nothing to do where it is finished, goes on where it was interrupted.
 
@@ -46,12 +48,16 @@ def train(
         callback: receives the events of `training.fit`, and {"event": "done"} if there was nothing left to do.
         as_last: `last` beside the run names it from now on.
         parallel: this process as one of several that train the run together; only the first one writes.
+        compile: let torch compile the blocks of the image tower (`backbones.compiled`); the same is learned, up to rounding.
     """
     say = callback or (lambda event: None)
     training_attack(config)  # before anything is loaded or written
     experiment = experiment or open_experiment(config, device=device)
     check_precision(config.precision, experiment.backbone.device.type)
     check_divisible(experiment, parallel is not None)
+    device_used = experiment.backbone.device
+    if compile:
+        check_compiler(device_used)
     first = parallel is None or parallel.rank == 0
     run = RunFolder.create(config.as_dict(), out=out, root=root)
     if as_last and first:
@@ -61,9 +67,10 @@ def train(
             say({"event": "done", "run": str(run.path)})
             return run
         if first:
-            run.save_environment(str(experiment.backbone.device))
+            run.save_environment(f"{device_used}, compiled blocks" if compile else str(device_used))
             run.save_places(places(config))
-        _fit(experiment, run, say, parallel)
+        with compiling(experiment.backbone) if compile else nullcontext():
+            _fit(experiment, run, say, parallel)
         if first:
             run.save_learned(
                 Learned(
