@@ -26,7 +26,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 LIST = Path(__file__).with_name("list.yaml")
-COPIED = ("ironclip", "tests", "docs", "benchmarks", "pyproject.toml", "README.md")
+COPIED = ("ironclip", "tests", "docs", "benchmarks", "grids", "examples", "pyproject.toml", "README.md")
 SECONDS = 900
 ENDED = 64
 """What is added to pytest's exit status, so that a process that never reached pytest is not taken for a failed test."""
