@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import scale_simulation as simulation
+from benchmarks import shard_overhead
 from benchmarks.scale_simulation import WITHSTANDS, Assumptions, shards, simulate
 
 CALM = Assumptions(between=0.0, robust=1.0, load=0.0)
@@ -45,3 +46,8 @@ def test_the_page_holds_what_the_script_prints():
     page = PAGE.read_text(encoding="utf-8")
     for line in simulation.table(Assumptions()):
         assert line in page, line
+
+
+def test_the_benchmark_of_shards_compares_equal_records(tmp_path):
+    ((whole, parts),) = shard_overhead.measure(tmp_path, images=8, batch=1, steps=1, rounds=1)
+    assert min(whole, parts) > 0

@@ -3,6 +3,7 @@
 Exit status 1 if anything fell.
 
 kills: kill -9 every few writes, a third of them with a torn write, and at random moments, 85 of each job; two at once.
+shards: two commands that share the shards of one evaluation, 40 times killed or told to leave, with and without flock.
 disks: a full disk, a read-only one, one that renames onto nothing, at writes spread over each job.
 runs: 20,000 damaged run folders to ten readers each. requests: 5,000 odd requests to one service.
 """
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from records.test_damaged import drill as damaged_runs
 
-from drills import requests
+from drills import requests, sharded
 from drills.jobs import JOBS
 from drills.kills import Drill
 
@@ -56,7 +57,13 @@ def odd_requests(scale: float, _: list[str], __: Path) -> Iterator[tuple[str, li
     yield f"{count} odd requests: {dict(seen.most_common())}, memory {grown:+.0f} MiB", wrong
 
 
-PARTS = {"kills": kills, "disks": disks, "runs": runs, "requests": odd_requests}
+def shards(scale: float, _: list[str], root: Path) -> Iterator[tuple[str, list[str]]]:
+    for locks in ("", "soft"):
+        met, wrong = sharded.drill(root / (locks or "flock"), round(40 * scale), locks)
+        yield f"eight shards, two commands, {locks or 'flock'}: {met} times killed or told to leave", wrong
+
+
+PARTS = {"shards": shards, "kills": kills, "disks": disks, "runs": runs, "requests": odd_requests}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,7 +1,10 @@
 """A bounded part of the drills (`python -m drills`): pre-training killed at some of its writes, and on a disk that fills."""
 
+from pathlib import Path
+
 import pytest
 
+from drills import sharded
 from drills.jobs import outcome
 from drills.kills import Drill
 
@@ -23,3 +26,10 @@ def test_a_difference_would_be_seen(drill: Drill) -> None:
     assert outcome(drill.root / "calm") == drill.calm
     log.write_text(log.read_text().replace('"step": 1', '"step": 7'))
     assert outcome(drill.root / "calm") != drill.calm
+
+
+@pytest.mark.parametrize("locks", ["", "soft"])
+def test_shards_of_two_commands_that_are_killed_at_random_make_the_record_of_the_whole(tmp_path: Path, locks: str) -> None:
+    met, wrong = sharded.drill(tmp_path, kills=3, locks=locks)
+    assert met >= 1
+    assert wrong == []

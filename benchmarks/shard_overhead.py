@@ -1,0 +1,111 @@
+"""What dividing costs: processor time of an evaluation in eight shards over that in one piece; and what two workers save.
+
+    python -m benchmarks.shard_overhead [--speedup]
+
+Both paths run in this process, on one loaded model, in turns. Equality of the records is asserted. `--speedup` measures wall time
+of one process against two (`--workers 2`), which says something on an idle machine alone.
+"""
+
+import argparse
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from ironclip.protocols.experiment import open_experiment
+from ironclip.protocols.few_shot import open_run, train
+from ironclip.protocols.measure import evaluate_run
+from ironclip.protocols.resolve import named_attacks, resolve
+from ironclip.protocols.shards import evaluate_shards
+from ironclip.records.share import Share
+
+OF, ROUNDS, IMAGES, BATCH = 8, 3, 64, 8
+EPS = 1 / 255
+
+
+def seconds(work: Callable[[], Any]) -> tuple[float, Any]:
+    began = time.process_time()
+    found = work()
+    return time.process_time() - began, found
+
+
+def measure(
+    folder: Path, images: int = IMAGES, batch: int = BATCH, steps: int = 8, rounds: int = ROUNDS
+) -> list[tuple[float, float]]:
+    """(processor seconds whole, in shards) of each round; AssertionError where a record is another one."""
+    config = resolve("zero_shot", "shapes", given={"backbone": "mini"})
+    experiment = open_experiment(config, device="cpu")
+    attacks = named_attacks(["pgd"], EPS, 0, [f"steps={steps}"])
+    options: dict[str, Any] = {"eps": EPS, "limit": images, "batch_size": batch, "keep_examples": 0}
+
+    def run(name: str, shards: bool) -> tuple[float, Any]:
+        made = train(config, out=folder / name, experiment=experiment)
+        run, opened = open_run(made.path, experiment=experiment)
+        if shards:
+            spent, (record, left) = seconds(lambda: evaluate_shards(run, opened, attacks, Share(None, OF), **options))
+            assert not left
+            return spent, record
+        spent, (record, _) = seconds(lambda: evaluate_run(run, opened, attacks, **options))
+        return spent, record
+
+    found = []
+    run("warm", False)
+    for number in range(rounds):
+        whole, first = run(f"whole{number}", False)
+        parts, second = run(f"parts{number}", True)
+        assert first.outcome() == second.outcome(), "the merged record is not that of the whole"
+        found.append((whole, parts))
+    return found
+
+
+def speedup(folder: Path, images: int = 200) -> tuple[float, float]:
+    """(wall seconds of one process, of two workers), with loading."""
+    import os
+    import subprocess
+
+    line = [
+        "evaluate",
+        "mini",
+        "--data",
+        "shapes",
+        "--eps",
+        "1/255",
+        "--attack",
+        "pgd",
+        "--set",
+        "steps=40",
+        "--limit",
+        str(images),
+    ]
+    line += ["--batch-size", "10", "--device", "cpu"]
+    spent = []
+    for name, workers in (("one", "1"), ("two", "2")):
+        place = folder / name
+        place.mkdir()
+        began = time.perf_counter()
+        command = [sys.executable, "-m", "ironclip", *line, "--workers", workers]
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+        subprocess.run(command, cwd=place, env=environment, check=True, stdout=subprocess.DEVNULL)
+        spent.append(time.perf_counter() - began)
+    return spent[0], spent[1]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--speedup", action="store_true")
+    with tempfile.TemporaryDirectory() as name:
+        if parser.parse_args().speedup:
+            one, two = speedup(Path(name))
+            print(f"one process {one:.1f} s, two workers {two:.1f} s: {one / two:.2f} times as fast")
+            return
+        found = measure(Path(name))
+    whole, parts = (statistics.median(each) for each in zip(*found, strict=True))
+    print(f"{IMAGES} images, {OF} shards, processor seconds: whole {whole:.2f}, in shards {parts:.2f}: {parts / whole - 1:+.1%}")
+    print("rounds:", ", ".join(f"{b / a - 1:+.1%}" for a, b in found))
+
+
+if __name__ == "__main__":
+    main()
