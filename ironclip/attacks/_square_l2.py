@@ -1,7 +1,8 @@
 """The l2 form of Square: length is moved between windows instead of squares being painted.
 
 Source: Andriushchenko et al. 2020 (arXiv 1912.00049), constants [code: fra31/auto-attack]. Deviations: as in `square`, every
-image has its own draws, and windows reach the last row and column; windows and tiles are cut to images below five pixels.
+image has its own draws, and windows reach the last row and column; windows and tiles are made smaller
+for images below five pixels a side.
 """
 
 from dataclasses import dataclass

@@ -48,7 +48,7 @@ class AutoAttack(InTurn):
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index, the key of each image's draws.
         search_dtype: "bfloat16": apgd and square search in that precision and confirm what they find in float32. fab, which
-            follows distances to the boundary, stays in float32. Not AutoAttack by the letter: say so beside the number.
+            follows distances to the boundary, stays in float32. Say so beside the number: this is not AutoAttack.
     """
 
     eps: float

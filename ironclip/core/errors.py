@@ -29,7 +29,7 @@ class CheckpointError(IronclipError, ValueError):
 
 
 class AdaptationClash(IronclipError, ValueError):
-    """Two defences that cannot stand on one another."""
+    """Two defences that cannot be combined."""
 
 
 class RunError(IronclipError, OSError):

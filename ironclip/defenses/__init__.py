@@ -52,7 +52,7 @@ def build(
 
     Raises:
         UsageError: unknown method or option, the same method twice, values the method refuses, or sizes beyond all models.
-        UnsupportedEdit: the method cannot stand on this tower; names both.
+        UnsupportedEdit: the method does not work on this tower; names both.
     """
     given = dict(given or {})
     known = options(name)

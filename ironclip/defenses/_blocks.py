@@ -92,7 +92,7 @@ class ImagePrompts(nn.Module):
 
     Args:
         depth: J.
-        length: P, tokens a layer.
+        length: P, tokens per layer.
     """
 
     changes_output = False
@@ -118,7 +118,7 @@ class TextPrompts(nn.Module):
 
     Args:
         depth: J; there are J-1 deeper prompts.
-        length: P, tokens a layer.
+        length: P, tokens per layer.
         start: position of the first word.
     """
 

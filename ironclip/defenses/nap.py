@@ -1,7 +1,7 @@
 """NAP-Tuning: prompts in both towers at every layer, and a TokenRefiner in front of every block that corrects each token.
 
 Source: arXiv 2506.12706 (v2: IEEE TPAMI 2026); no official code was found, so results are "our NAP-Tuning". [paper]: two-layer
-residual refiners, one a layer and a modality, in front of the concatenation with the layer's prompts; full prompt depth;
+residual refiners, one per layer and modality, in front of the concatenation with the layer's prompts; full prompt depth;
 adversarial cross-entropy alone (eq. 6); CLIP frozen. [inferred], all options: refiner width, activation, norm and start, prompt
 length, the layer norm that the first prompts see, and the mixing of clean images.
 
@@ -63,7 +63,7 @@ class NAP(Defense):
         hidden_ratio: hidden width of a refiner over the token width.
         activation: between the layers of a refiner.
         pre_norm: norm in front of a refiner.
-        share: one refiner a layer ("none") or one for all layers of a tower ("all").
+        share: one refiner per layer ("none") or one for all layers of a tower ("all").
         sides: towers that have refiners; both keep their prompts.
         first_prompt: attach the first image prompts after `ln_pre` (refine, then concatenate) or before it (AdvVLP).
         adv_weight: w in (1 - w) CE(clean) + w CE(adversarial); 1 is eq. 6.

@@ -54,7 +54,7 @@ class RunConfig(BaseModel):
         files: sha256 of each file of this machine that backbone, weights and base name, by absolute path (`protocols.frozen`).
         dataset: a name or a path; classes: file with class names for a folder; subset: classes that are used.
         layout: what its folders mean, where that is not clear (`data.roles.parse_layout`).
-        shots: training images a class; None: all.
+        shots: training images per class; None: all.
         strict_shots: refuse a class with fewer images than shots (CoOp takes what there is).
         split_seed: draws the shots; seed: draws everything else.
         norm: of the training attack. eps: its radius, in the unit of the images.

@@ -1,4 +1,4 @@
-"""Adversarial few-shot classification: train a defence on K images a class; `measure` evaluates it.
+"""Adversarial few-shot classification: train a defence on K images per class; `measure` evaluates it.
 
 Source: CoOp's protocol with the inner attack of each method (TreeLLi/APT, lionel-w2/FAP): last epoch, no model selection,
 the whole test split unless a limit is asked for.

@@ -3,7 +3,7 @@
     config.yaml          resolved configuration; its hash is the run's identity
     env.json             versions, device, commit
     places.json          where data lay that config.yaml names by path
-    log.jsonl            what training reported, one line an entry
+    log.jsonl            what training reported, one line per entry
     state.safetensors    an interrupted training, where it stands
     learned.safetensors  what was learned, and on which frozen weights
     settings.json        \\

@@ -113,7 +113,7 @@ def plain(row: Row) -> dict[str, Any]:
 
 
 def as_csv(table: Sequence[Row]) -> str:
-    """One line a row, a head line first; nothing at all for no rows."""
+    """One line per row, a head line first; nothing at all for no rows."""
     if not table:
         return ""
     stream = io.StringIO()

@@ -54,7 +54,7 @@ class TAPT(ViewTuning):
         align_from, align_to: configured layers, the last excluded; align_to None: nine, or all of a tower that has fewer.
         skip_last: leave out the last configured layer, too, as released.
         sigma: width of MMD's kernel.
-        length, depth: image prompts of a base that has none: tokens a layer, and layers (None: nine).
+        length, depth: image prompts of a base that has none: tokens per layer, and layers (None: nine).
     """
 
     def __init__(

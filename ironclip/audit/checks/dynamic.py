@@ -1,6 +1,7 @@
 """An answer depends on no gradient step inside the call, no stored state, no other image of the batch, no image seen before.
 
-Optimisation inside the call: autograd used, parameters or buffers changed, or the batch mates matter.
+Optimisation inside the call: autograd used, parameters or buffers changed, or an answer
+that depends on the other images of the batch.
 """
 
 import torch
