@@ -179,7 +179,7 @@ def evaluate(
 
     def names_for(known: str, test_time: bool) -> list[str]:
         if attack is None:
-            return [default(known, test_time=test_time)]
+            return [default(known, test_time=test_time, norm=norm)]
         return attack.split(",") if isinstance(attack, str) else list(attack)
 
     radii = parse_radii(None if eps is None else str(eps), norm)

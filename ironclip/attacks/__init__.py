@@ -31,10 +31,12 @@ if TYPE_CHECKING:
     from ironclip.attacks.feature import Feature as Feature
     from ironclip.attacks.fgsm import FGSM as FGSM
     from ironclip.attacks.mim import MIM as MIM
+    from ironclip.attacks.patch import Patch as Patch
     from ironclip.attacks.pgd import PGD as PGD
     from ironclip.attacks.square import Square as Square
     from ironclip.attacks.standard_fast import StandardFast as StandardFast
     from ironclip.attacks.transfer import Transfer as Transfer
+    from ironclip.attacks.typographic import Typographic as Typographic
 
 
 def __getattr__(name: str) -> Any:

@@ -54,12 +54,15 @@ ADAPTIVE = "adaptive"
 """What is run where nobody names an attack and a test-time method is to meet an attacker who knows it."""
 
 
-def default(knowledge: str, *, test_time: bool) -> str:
+def default(knowledge: str, *, test_time: bool, norm: str = "linf") -> str:
     """The attack where nobody names one.
 
     Args:
-        test_time: whether a test-time method answers.
+        test_time: whether a test-time method answers. norm: of the threat; a patch and a text have one attack each, and in l1
+            the attack for test-time methods is not written.
     """
+    if norm not in ("linf", "l2"):
+        return {"patch": "patch", "text": "typographic"}.get(norm, DEFAULT)
     return ADAPTIVE if knowledge == "adaptive" and test_time else DEFAULT
 
 
@@ -85,6 +88,12 @@ STANDARD_FAST: dict[str, tuple[str, dict[str, Any]]] = {
     "apgd-t3": ("apgd", {"loss": "dlr", "targets": 3, "steps": 20}),
 }
 """The members of `standard-fast` in the order in which they run -> (attack, its constants). Nothing here can be set."""
+
+STANDARD_FAST_L1: dict[str, tuple[str, dict[str, Any]]] = {
+    "apgd-ce": ("apgd", {"loss": "ce", "steps": 50}),
+    "apgd-t3": ("apgd", {"loss": "dlr", "targets": 3, "steps": 50}),
+}
+"""The same in l1, where a step along the steepest direction changes one number of the picture: sparse steps take its place."""
 
 
 def kind(name: str) -> Any:

@@ -4,7 +4,6 @@ import torch
 from torch import Tensor
 
 from ironclip.core.options import check_choice
-from ironclip.core.threat import NORMS
 
 
 def onto_hyperplane(points: Tensor, normal: Tensor, excess: Tensor, kind: str) -> Tensor:
@@ -21,7 +20,7 @@ def onto_hyperplane(points: Tensor, normal: Tensor, excess: Tensor, kind: str) -
         excess: [R] signed; by how much <normal, points> lies above the hyperplane.
         kind: "linf" or "l2"; UsageError for another.
     """
-    check_choice("norm", kind, NORMS)
+    check_choice("norm", kind, ("linf", "l2"))
     down = -(normal * excess.sign()[:, None]).sign()
     weight = normal.abs()
     speed = torch.ones_like(weight) if kind == "linf" else weight

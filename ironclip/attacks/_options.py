@@ -9,8 +9,11 @@ from torch import Tensor
 from ironclip.attacks import inputs
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_flags, check_whole
+from ironclip.core.threat import NORMS
 from ironclip.core.types import Images, Loss
 
+FITTING = {"l1": "apgd or standard-fast", "patch": "patch", "text": "typographic"}
+"""The attacks of norms that few attacks have."""
 LEAST = {"steps": 0, "restarts": 1, "queries": 1, "targets": 0, "eot": 1}
 
 
@@ -22,16 +25,23 @@ class AttackOptions:
 
     Attributes:
         gradients: False says that it asks the attacked function for scores at most.
+        norms: in which it can be bounded, where it has the option norm.
         judges: True says that it asks the attribute `judge` of a surrogate what is wrong.
     """
 
     gradients: ClassVar[bool] = True
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     judges: ClassVar[bool] = False
     perturb: ClassVar[Callable[..., Tensor]]
     """(function, images, labels, positions, ...draws) -> pictures, written by each attack; all arguments are checked before."""
 
     def __post_init__(self) -> None:
         options = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
+        if "norm" in options and options["norm"] in NORMS and options["norm"] not in self.norms:
+            better = f"; use {FITTING[options['norm']]}" if options["norm"] in FITTING else f"; use --norm {self.norms[0]}"
+            raise UsageError(
+                f"{type(self).__name__} is an attack in {' and '.join(self.norms)}; got norm={options['norm']!r}{better}"
+            )
         if "eps" in options:
             object.__setattr__(self, "eps", inputs.check_radius(options["eps"], options.get("norm", "linf")))
         if "step_size" in options:

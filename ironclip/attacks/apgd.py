@@ -7,13 +7,14 @@ an unset 0); below 10 classes there are K - 1 targets, below 4 classes the losse
 """
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import torch
 from torch import Tensor
 
 from ironclip.attacks import inputs
 from ironclip.attacks._climb import FirstLoss, climb
+from ironclip.attacks._climb_l1 import climb_l1
 from ironclip.attacks._goal import Best, LossName, Mode, Part, SearchDtype, clean_logits, coarse, ranked_targets, scores
 from ironclip.attacks._options import AttackOptions
 from ironclip.core import tensors
@@ -29,7 +30,8 @@ class APGD(AttackOptions):
     """Images in the ball and in [0, 1] that raise the loss of the function.
 
     Args:
-        eps: radius in the unit of the images; the first step is 2 eps.
+        eps: radius in the unit of the images; the first step is 2 eps. In l1 (arXiv 2103.01208) it is eps, along the largest
+            entries of the gradient, and the radius falls from 3 eps over 2 eps to eps (see `climb_l1`).
         steps: iterations of each run; one gradient each, and one at the start.
         restarts: runs from fresh starts.
         loss: "ce", "dlr" (the margin for two classes), "margin", "kl" (without labels), or (outputs, labels) -> [B].
@@ -47,6 +49,8 @@ class APGD(AttackOptions):
         search_dtype: "bfloat16": the ascent follows the function in that precision. A point that is misclassified there counts
             only if it is in float32 too; otherwise the search for that image goes on [inferred]. Needs a labelled loss.
     """
+
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
 
     eps: float
     steps: int = 100
@@ -81,6 +85,8 @@ class APGD(AttackOptions):
     def derived(self) -> dict[str, Any]:
         """Constants that follow from the options."""
         named = {"targets": f"min({self.targets}, classes - 1)"} if self.targets else {}
+        if self.norm == "l1":
+            return {"first_step": self.eps, "radii": [3 * self.eps, 2 * self.eps, self.eps], **named}
         return {"first_step": 2 * self.eps, **named}
 
     def perturb(
@@ -117,7 +123,8 @@ class APGD(AttackOptions):
                         start(images[some], self.eps, self.norm, given, self.seed, positions[some], key * 2**20 + restart)
                         for key in keys
                     ]
-                    climb(
+                    ascent = climb_l1 if self.norm == "l1" else climb
+                    ascent(
                         search, part.values, torch.cat(starts), part.images, eps=self.eps, steps=self.steps, kind=self.norm,
                         observe=part.observe, going=part.going if self.mode == "compact" else None, rho=self.rho,
                         first_loss=self.first_loss, eot=self.eot, names=part.names,
@@ -131,12 +138,15 @@ def start(images: Tensor, eps: float, norm: Norm, noise: Tensor | None, seed: in
     """Points in a random direction from the images, at distance eps in `norm`, clipped to [0, 1].
 
     Args:
-        noise: [B, ...] given direction; default: uniform in the cube for l-infinity, in the sphere for l2.
+        noise: [B, ...] given direction; default: uniform in the cube for l-infinity, in the sphere for l2; for l1 the point
+            of ball and box that is nearest to a Gaussian step [code: fra31/auto-attack].
     """
     if noise is None:
         noise = keyed_uniform(images.shape[1:], seed, positions.tolist(), restart, device=images.device).to(images)
-        if norm == "l2":
+        if norm != "linf":
             noise = torch.erfinv(noise.clamp(-1 + 1e-6, 1 - 1e-6))
+    if norm == "l1":
+        return project(images + noise, images, eps, norm)
     length = per_image(tensors.norm(noise, norm).clamp_min(1e-12), noise)
     return project(images + eps * noise / length, images, eps, norm)
 

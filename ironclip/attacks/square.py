@@ -22,7 +22,7 @@ from ironclip.core.errors import DataError, UsageError
 from ironclip.core.losses import margin_each
 from ironclip.core.options import check_choice, check_number
 from ironclip.core.tensors import generator, project, require_finite
-from ironclip.core.threat import NORMS, Norm
+from ironclip.core.threat import Norm
 from ironclip.core.types import Images
 
 
@@ -157,7 +157,7 @@ def search(
         early: drop an image once it is misclassified.
         confirm: decides which points are misclassified, where `function` is a coarser one.
     """
-    check_choice("norm", norm, NORMS)
+    check_choice("norm", norm, ("linf", "l2"))
     best, spent = Best(images, labels, False), torch.zeros_like(labels)
     rows = torch.arange(len(images), device=images.device)
     down, across = (torch.arange(size, device=images.device) for size in images.shape[-2:])

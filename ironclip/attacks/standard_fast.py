@@ -7,9 +7,9 @@ the same images broken. Not AutoAttack: do not call it so.
 """
 
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
-from ironclip.attacks._catalogue import STANDARD_FAST, build
+from ironclip.attacks._catalogue import STANDARD_FAST, STANDARD_FAST_L1, build
 from ironclip.attacks._goal import Mode
 from ironclip.attacks._in_turn import InTurn
 from ironclip.core.options import check_choice
@@ -29,6 +29,8 @@ class StandardFast(InTurn):
         seed: with the index, the key of each image's draws.
     """
 
+    norms: ClassVar[tuple[str, ...]] = ("linf", "l2", "l1")
+
     eps: float
     norm: Norm = "linf"
     mode: Mode = "compact"
@@ -43,7 +45,8 @@ class StandardFast(InTurn):
     def members(self) -> dict[str, Attack]:
         """The attacks by name, in the order in which they run."""
         shared: dict[str, Any] = {"norm": self.norm, "mode": self.mode, "eval_mode": self.eval_mode, "seed": self.seed}
-        return {name: build(kind, eps=self.eps, **own, **shared) for name, (kind, own) in STANDARD_FAST.items()}
+        table = STANDARD_FAST_L1 if self.norm == "l1" else STANDARD_FAST
+        return {name: build(kind, eps=self.eps, **own, **shared) for name, (kind, own) in table.items()}
 
 
 ATTACK = StandardFast

@@ -11,8 +11,8 @@ from ironclip.core.errors import UsageError
 from ironclip.core.threat import format_eps
 from ironclip.records.record import AttackResult, Record
 
-NORMS = {"linf": "Linf", "l2": "L2"}
-"""Our names of norms -> RobustBench's."""
+NORMS = {"linf": "Linf", "l2": "L2", "l1": "L1", "patch": "patch", "text": "text"}
+"""Our names of norms -> RobustBench's, which has none for a patch and a text."""
 
 _APGD = {"attack": "apgd", "steps": 100, "restarts": 1, "rho": 0.75, "first_loss": "start", "eot": 1, "search_dtype": "float32"}
 PUBLISHED: dict[str, dict[str, Any]] = {

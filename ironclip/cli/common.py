@@ -64,7 +64,7 @@ ShardOption = Annotated[
     ),
 ]
 WorkersOption = Annotated[int, typer.Option("--workers", help="Processes that share the images; on GPUs one per device.")]
-Norm = Annotated[str, typer.Option("--norm", help="linf, or l2 with radii such as 0.5.")]
+Norm = Annotated[str, typer.Option("--norm", help="linf; l2, l1: radii such as 0.5, 12; patch, text: a share of the area.")]
 
 
 BatchSize = Annotated[

@@ -146,7 +146,7 @@ def evaluate(
     under: dict[str, Any] = {"norm": norm, "knowledge": knowledge or "white-box"}
 
     def named(known: Any, test_time: bool) -> list[str]:
-        return attack.split(",") if attack is not None else [default(known, test_time=test_time)]
+        return attack.split(",") if attack is not None else [default(known, test_time=test_time, norm=norm)]
 
     early = [named_attacks(named(knowledge, True), radius, seed, rest, **under) for radius in radii]
     check_targeted(targeted, knowledge or "white-box", early[0].values())

@@ -21,7 +21,18 @@ RESERVED = {
     "targeted": "--targeted RULE (in Python targeted=), which measures another success",
 }
 """Options of attacks that belong to the threat model -> where they are said instead."""
-SAME = {"linf": "linf", "inf": "linf", "l2": "l2", "2": "l2", "2.0": "l2"}
+SAME = {
+    "linf": "linf",
+    "inf": "linf",
+    "l2": "l2",
+    "2": "l2",
+    "2.0": "l2",
+    "l1": "l1",
+    "1": "l1",
+    "1.0": "l1",
+    "patch": "patch",
+    "text": "text",
+}
 STILL = 2.0**-24  # a way that float32 cannot add to a pixel
 CLOSE = 1e-9
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ironclip.core import philox
 from ironclip.core.errors import NonFinite, UsageError
 from ironclip.core.options import check_choice
-from ironclip.core.threat import NORMS
+from ironclip.core.threat import NORMS, PLACES
 
 DOUBLE = ("cpu", "cuda")
 """Kinds of devices with 64-bit floats."""
@@ -53,25 +53,48 @@ def doubled(values: Tensor) -> Tensor:
 
 
 def norm(delta: Tensor, kind: str) -> Tensor:
-    """[B] length of each row of delta [B, ...]; UsageError for an unknown norm."""
+    """[B] length of each row of delta [B, ...]; UsageError for an unknown norm.
+
+    "patch", "text": the share of the area of the smallest rectangle around all pixels that are not 0, for delta [B, C, H, W].
+    """
     check_choice("norm", kind, NORMS)
+    if kind in PLACES:
+        return _covered(delta)
     flat = delta.flatten(1)
-    return flat.abs().amax(1) if kind == "linf" else flat.norm(dim=1)
+    return flat.abs().amax(1) if kind == "linf" else flat.norm(dim=1, p=1 if kind == "l1" else 2)
+
+
+def _covered(delta: Tensor) -> Tensor:
+    """[B] share of the area of the rectangle around what is not 0."""
+    moved = (delta != 0).any(1)
+    sides = []
+    for line in (moved.any(2), moved.any(1)):
+        places = torch.arange(line.shape[1], device=line.device)
+        last = torch.where(line, places, -1).amax(1)
+        first = torch.where(line, places, line.shape[1]).amin(1)
+        sides.append((last - first + 1).clamp_min(0) / line.shape[1])
+    return (sides[0] * sides[1]).to(delta)
 
 
 def dual(slope: Tensor, kind: str) -> Tensor:
     """[B] how fast a linear function with this gradient rises along its steepest direction of unit length in this norm."""
     check_choice("norm", kind, NORMS)
-    return slope.flatten(1).abs().sum(1) if kind == "linf" else norm(slope, "l2")
+    _refuse_place(kind)
+    return norm(slope, {"linf": "l1", "l1": "linf"}.get(kind, kind))
 
 
 def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box: bool = True) -> Tensor:
-    """The point of ball(images, eps) and [0, 1] for each adv; ball first, then box.
+    """The point of ball(images, eps) and [0, 1] for each adv.
 
-    Exact for l-infinity. For l2 the box is applied to the scaled point, which stays in the ball because the box is
+    Exact for l-infinity, and for l1 (Croce & Hein 2021, arXiv 2103.01208, proposition 2.1: the nearest point of ball and box
+    together). For l2 the box is applied to the scaled point, which stays in the ball because the box is
     convex and contains the centre. Without `box` only the ball is enforced. UsageError for an unknown norm.
     """
     check_choice("norm", kind, NORMS)
+    _refuse_place(kind)
+    if kind == "l1":
+        inside = images + _onto_l1(adv - images, images if box else None, eps)
+        return inside.clamp(0, 1) if box else inside
     if kind == "linf":
         inside = torch.minimum(torch.maximum(adv, images - eps), images + eps)
     else:
@@ -81,9 +104,43 @@ def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box:
     return inside.clamp(0, 1) if box else inside
 
 
+def _refuse_place(kind: str) -> None:
+    if kind in PLACES:
+        raise UsageError(f"a {kind} is no ball around a picture; use the attack that is made for it")
+
+
+def _onto_l1(delta: Tensor, images: Tensor | None, eps: float) -> Tensor:
+    """The nearest change of l1 length at most eps; with images [B, ...] in [0, 1], that keeps them there.
+
+    It is sign(u) min(max(|u| - t, 0), room) with the smallest t >= 0 that fits. Its length falls piecewise linearly as t grows;
+    t lies in the piece between two of the sorted bends |u| and |u| - room.
+    """
+    flat = doubled(delta.flatten(1))
+    size = flat.abs()
+    room = size
+    if images is not None:
+        centre = doubled(images.flatten(1)).clamp(0, 1)
+        room = torch.where(flat > 0, 1 - centre, centre)
+    bends, order = torch.cat([size, (size - room).clamp_min(0)], 1).sort(1, descending=True)
+    pieces = torch.cat([torch.ones_like(size), -torch.ones_like(size)], 1).gather(1, order).cumsum(1)
+    lengths = torch.zeros_like(bends)
+    lengths[:, 1:] = (pieces[:, :-1] * (bends[:, :-1] - bends[:, 1:])).cumsum(1)
+    place = ((lengths <= eps).sum(1, keepdim=True) - 1).clamp_min(0)
+    bend, length, piece = (part.gather(1, place) for part in (bends, lengths, pieces))
+    over = torch.minimum(size, room).sum(1, keepdim=True) > eps
+    less = torch.where(over, bend - (eps - length) / piece.clamp_min(1), 0)
+    return (flat.sign() * torch.minimum((size - less).clamp_min(0), room)).to(delta).view_as(delta)
+
+
 def steepest(slope: Tensor, kind: str = "linf") -> Tensor:
-    """The direction of unit length in which a linear function with this gradient rises most; UsageError for an unknown norm."""
+    """The direction of unit length in which a linear function with this gradient rises most; for l1 that is one coordinate.
+    UsageError for an unknown norm."""
     check_choice("norm", kind, NORMS)
+    _refuse_place(kind)
+    if kind == "l1":
+        flat = slope.flatten(1)
+        most = flat.abs().argmax(1, keepdim=True)
+        return torch.zeros_like(flat).scatter(1, most, flat.gather(1, most).sign()).view_as(slope)
     if kind == "linf":
         return slope.sign()
     return slope / per_image(norm(slope, "l2").clamp_min(1e-12), slope)

@@ -5,9 +5,12 @@ from typing import Any, Literal, cast
 
 from ironclip.core.errors import UsageError
 
-Norm = Literal["linf", "l2"]
+Norm = Literal["linf", "l2", "l1", "patch", "text"]
 Knowledge = Literal["white-box", "static", "transfer", "black-box", "adaptive"]
-NORMS = ("linf", "l2")
+NORMS = ("linf", "l2", "l1", "patch", "text")
+EXAMPLES = {"l2": "0.5", "l1": "12", "patch": "0.05", "text": "0.1"}
+PLACES = ("patch", "text")
+"""Threats that change a place of the picture as they like: eps is the share of the picture's area that the place may cover."""
 KNOWLEDGE = ("white-box", "static", "transfer", "black-box", "adaptive")
 
 
@@ -16,10 +19,10 @@ def parse_eps(value: str | float, norm: str = "linf") -> float:
 
     Args:
         value: "4/255", "0.0157" or a number.
-        norm: an l2 radius may exceed 1, an l-infinity radius may not.
+        norm: an l2 or l1 radius may exceed 1, an l-infinity radius and a share of the area may not.
 
     Raises:
-        UsageError: not a number, negative, or an l-infinity radius above 1.
+        UsageError: not a number, negative, or too large.
     """
     try:
         above, _, below = value.partition("/") if isinstance(value, str) else (value, "", "")
@@ -30,6 +33,8 @@ def parse_eps(value: str | float, norm: str = "linf") -> float:
         raise UsageError(f"eps must be 0 or more and finite; got {value}")
     if norm == "linf" and eps > 1:
         raise UsageError(f"eps is in the unit of the images, [0, 1]; got {eps:g}. Did you mean {eps:g}/255?")
+    if norm in PLACES and eps > 1:
+        raise UsageError(f"eps of a {norm} threat is a share of the picture's area, from 0 to 1; got {eps:g}")
     return eps
 
 
@@ -44,13 +49,13 @@ def parse_radii(text: str | None, norm: str = "linf", default: str = "4/255") ->
     """The radii of a text with commas, in the units of the norm.
 
     Args:
-        default: what None stands for, in l-infinity; an l2 radius has no default, for its size depends on the pictures.
+        default: what None stands for, in l-infinity; elsewhere there is none, for the size depends on the pictures.
 
     Raises:
-        UsageError: an unknown norm, no radius for l2, or as `parse_eps`.
+        UsageError: an unknown norm, no radius for another than linf, or as `parse_eps`.
     """
     if text is None and read_norm(norm) != "linf":
-        raise UsageError(f"norm {norm} needs a radius of its own, for example --eps 0.5")
+        raise UsageError(f"norm {norm} needs a radius of its own, for example --eps {EXAMPLES[norm]}")
     return [parse_eps(part, read_norm(norm)) for part in (default if text is None else text).split(",")]
 
 
@@ -69,7 +74,8 @@ class Threat:
     """The threat model of a number; part of every record, caption and file name.
 
     Args:
-        eps: radius in the unit of the images, [0, 1].
+        norm: in which the change is bounded. "patch": whatever lies in one rectangle. "text": words painted in one rectangle.
+        eps: radius in the unit of the images, [0, 1]; for a patch and a text the share of the area that the rectangle may cover.
         knowledge: which classifier the attack is handed. "white-box": the defended one; "adaptive": the defended one
             and its surrogates; "static": the undefended one; "transfer": another backbone; "black-box": scores only.
         resolution: side in pixels at which the perturbation lives; 0: not stated.

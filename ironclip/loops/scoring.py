@@ -13,7 +13,7 @@ from ironclip.core.errors import AttackError, DataError, NonFinite, UsageError
 from ironclip.core.losses import cross_entropy_each, margin_each
 from ironclip.core.permits import full
 from ironclip.core.tensors import norm, per_image, project
-from ironclip.core.threat import Threat, format_eps
+from ironclip.core.threat import PLACES, Threat, format_eps
 from ironclip.core.types import Attack, Batch, Classifier, Images
 from ironclip.records.pictures import Example
 from ironclip.records.record import Quantise, Sample
@@ -154,12 +154,15 @@ def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Ten
     "round" goes to the nearest grey level, "floor" to the one below, as a conversion to bytes does. Where that leaves the
     ball (l-infinity: this pixel; l2: this image) the level next to it on the side of the clean picture is taken; where the
     clean value lies in between, the clean value itself. An l2 image that leaves the ball is moved towards the clean one first,
-    in steps of 1/64, and rounded again.
+    in steps of 1/64, and rounded again; an l1 image, too. Of a patch or a text only the pixels that were changed are rounded.
     """
     if how == "none":
         return adv
+    if threat.norm in PLACES:
+        levels = (adv * 255).round() if how == "round" else (adv * 255 + LEVEL).floor()
+        return torch.where(adv == images, images, levels / 255)
     adv = project(adv, images, threat.eps, threat.norm)
-    if threat.norm == "l2":
+    if threat.norm != "linf":
         adv = _nearer(adv, images, threat, how)
     levels = adv * 255
     below, above = (levels + LEVEL).floor() / 255, (levels - LEVEL).ceil() / 255
@@ -170,17 +173,17 @@ def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Ten
     if threat.norm == "linf":
         outside = (plain - images).abs() > threat.eps + TOLERANCE
     else:
-        outside = per_image(norm(plain - images, "l2") > threat.eps + TOLERANCE, adv)
+        outside = per_image(norm(plain - images, threat.norm) > threat.eps + TOLERANCE, adv)
     return torch.where(outside, inward, plain)
 
 
 def _nearer(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Tensor:
-    """The point nearest to each adv, on its way to the clean image, that is in the l2 ball after rounding; adv where none is."""
+    """The point nearest to each adv, on its way to the clean image, that is in the ball after rounding; adv where none is."""
     found, left = adv.clone(), torch.ones(len(adv), dtype=torch.bool, device=adv.device)
     for part in range(64, -1, -1):
         here = images + (adv - images) * (part / 64)
         plain = (here * 255).round() / 255 if how == "round" else (here * 255 + LEVEL).floor() / 255
-        fits = left & (norm(plain - images, "l2") <= threat.eps + TOLERANCE)
+        fits = left & (norm(plain - images, threat.norm) <= threat.eps + TOLERANCE)
         found[fits] = here[fits]
         left &= ~fits
         if not left.any():

@@ -166,7 +166,7 @@ def _writer(
     attack = full(attack)
     check_distinct(experiment.backbone, experiment.dataset)
     pictures = EvalSet(experiment.dataset, split, resolution=experiment.backbone.spec.resolution, limit=limit)
-    if threat.norm == "l2":
+    if threat.norm != "linf":
         _check_rounding(pictures, batch_size, threat)
     facts = {
         "attack": attacks.describe(attack),
@@ -186,10 +186,12 @@ def _visible(path: Path) -> bool:
 
 
 def _check_rounding(pictures: EvalSet, batch_size: int, threat: Threat) -> None:
-    """UsageError where rounding a clean picture, whose pixels lie between grey levels after a resize, leaves the l2 ball."""
+    """UsageError where rounding a clean picture, whose pixels lie between grey levels after a resize, leaves the ball."""
     moved = 0.0
     for batch in pictures.batches(batch_size):
         moved = max(moved, float(norm((batch.images * 255).round() / 255 - batch.images, threat.norm).max()))
     if moved > threat.eps:
         radius = format_eps(threat.eps, threat.norm)
-        raise UsageError(f"8-bit pictures cannot hold an l2 radius of {radius} here: rounding alone moves one by {moved:.4g}")
+        raise UsageError(
+            f"8-bit pictures cannot hold the {threat.norm} radius {radius} here: rounding alone moves one by {moved:.4g}"
+        )

@@ -101,6 +101,8 @@ def bench(
     """
     if not radii:
         raise UsageError("an audit needs at least one radius, for example --eps 4/255")
+    if norm not in ("linf", "l2"):
+        raise UsageError(f"an audit measures linf and l2, for which its diagnostics are made; for {norm} use `ironclip evaluate`")
     pictures = EvalSet(target.dataset, split, resolution=target.resolution, limit=limit)
     first = pictures.batch(range(min(8, len(pictures)))).to(device)
     classifier, classes = target.classifier, target.dataset.classes

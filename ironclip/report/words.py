@@ -10,6 +10,12 @@ from ironclip.records.record import Proportion, Record
 from ironclip.report.tables import attack_words, percent
 from ironclip.report.views import RunView, is_undefended, radius, standing
 
+BUDGETS = {
+    "l2": "changed the picture by at most {} in Euclidean length (pixels in [0, 1])",
+    "l1": "changed the picture by at most {} in the sum over all pixels and colors (pixels in [0, 1])",
+    "patch": "replaced a rectangle of at most {} of the picture's area",
+    "text": "painted words on at most {} of the picture's area",
+}
 ATTACKER = {
     "white-box": "an attacker who knows the model and its defence completely",
     "adaptive": "an attacker who knows the model and its defence completely and also attacks its parts one by one",
@@ -117,7 +123,7 @@ def attacker(threat: Threat) -> str:
     if threat.norm == "linf":
         budget = f"changed every pixel by at most {radius(threat)} of full brightness"
     else:
-        budget = f"changed the picture by at most {radius(threat)} in Euclidean length (pixels in [0, 1])"
+        budget = BUDGETS[threat.norm].format(radius(threat))
     return f"{ATTACKER[threat.knowledge]} has {budget} in order to mislead it"
 
 

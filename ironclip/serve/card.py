@@ -15,6 +15,9 @@ from ironclip.serve.facts import Facts, Training, names
 OTHER_NORMS = {
     "linf": "Only changes bounded for every pixel (l-infinity) were measured, no l2, l1 or l0 ones.",
     "l2": "Only changes bounded in Euclidean length (l2) were measured, no l-infinity, l1 or l0 ones.",
+    "l1": "Only changes bounded in their sum over all pixels (l1) were measured, no l-infinity, l2 or l0 ones.",
+    "patch": "Only a patch in one place was measured, no small change of the whole picture.",
+    "text": "Only words painted on the picture were measured, no small change of the whole picture.",
 }
 ADAPTIVE = ("An attacker who knows the defence.", "No adaptive attack on its surrogates was run.")
 

@@ -58,7 +58,7 @@ def test_threat_prints_what_a_caption_needs():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"norm": "l3"}, "norm must be one of linf, l2; got 'l3'"),
+        ({"norm": "l3"}, "norm must be one of linf, l2, l1, patch, text; got 'l3'"),
         ({"knowledge": "grey"}, "knowledge must be one of white-box"),
         ({"eps": 4}, "Did you mean 4/255"),
     ],
