@@ -97,7 +97,9 @@ class Patch(AttackOptions):
             for restart, corners in enumerate(first_corners(sensitive, side, self.restarts)):
                 rows = everyone[~best.fooled] if self.mode == "compact" else everyone
                 corner = corners[rows]
-                drawn = keyed_uniform((images.shape[1], side, side), self.seed, positions[rows].tolist(), restart, device=images.device)
+                drawn = keyed_uniform(
+                    (images.shape[1], side, side), self.seed, positions[rows].tolist(), restart, device=images.device
+                )
                 content = (drawn.to(images) + 1) / 2
                 for done in range(self.steps):
                     if not len(rows):

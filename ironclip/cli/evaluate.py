@@ -34,6 +34,7 @@ from ironclip.cli.common import (
     shared_out,
     took,
 )
+from ironclip.cli.retrieval import run_retrieval
 from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import KNOWLEDGE, parse_radii, read_norm
@@ -105,6 +106,9 @@ def evaluate(
     changes: Annotated[
         list[str] | None, typer.Option("--set", help="Options of the attacks or of --test-time, e.g. steps=100, rtpt.views=32.")
     ] = None,
+    task: Annotated[
+        str, typer.Option("--task", help="classification, or retrieval: recall of pictures and captions, clean and attacked.")
+    ] = "classification",
     seed: Annotated[int, typer.Option(help="Seed of the attacks' randomness.")] = 0,
     shard: ShardOption = None,
     workers: WorkersOption = 1,
@@ -112,6 +116,23 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
+    if task == "retrieval":
+        others: dict[str, Any] = {
+            "--attack": attack,
+            "--norm": norm != "linf" and norm,
+            "--classes": classes_file,
+            "--suite": suite,
+        }
+        others |= {"--subset": subset, "--knowledge": knowledge, "--source": source, "--test-time": test_time, "--until": until}
+        others |= {"--distortion": distortion, "--targeted": targeted, "--shard": shard, "--workers": workers > 1}
+        others |= {"--weights": weights, "--base": base, "--activation": activation, "--layout": layout != "auto"}
+        run_retrieval(
+            took(target, quiet=as_json), data, eps=eps, limit=limit, split=split, changes=changes or [], seed=seed,
+            device=pick_device(device), as_json=as_json, refused=others,
+        )  # fmt: skip
+        return
+    if task != "classification":
+        raise UsageError(f"--task is classification or retrieval; got {task!r}")
     if knowledge not in (None, *KNOWLEDGE):
         raise UsageError(f"--knowledge is {', '.join(KNOWLEDGE[:-1])} or {KNOWLEDGE[-1]}; got {knowledge!r}")
     if limit is not None and limit < 1:

@@ -1,0 +1,73 @@
+"""Pictures with captions, for retrieval: a data set whose pictures have texts, or a folder with images.zip and index.json."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ironclip.core.errors import DataError
+from ironclip.core.texts import json_value, plain_bytes
+from ironclip.data.records import Dataset, ZipSource, caption_of, enumerate_items
+
+NAMELESS = ("picture", "photo")  # a data set has classes; these stand where pictures have captions alone
+
+
+@dataclass(frozen=True)
+class Captioned:
+    """A data set and the captions of its pictures.
+
+    Args:
+        dataset: the pictures. texts: index of a picture of the split -> its captions.
+    """
+
+    dataset: Dataset
+    texts: dict[int, tuple[str, ...]]
+
+
+def captions_of(dataset: Dataset, split: str) -> Captioned:
+    """One caption for each picture of this split.
+
+    Raises:
+        DataError: a picture has none.
+    """
+    texts: dict[int, tuple[str, ...]] = {item.index: (caption_of(item),) for item in dataset.items(split)}
+    missing = sum(not text for (text,) in texts.values())
+    if missing:
+        raise DataError(
+            f"{dataset.name}: {missing} of {len(texts)} pictures have no caption; retrieval needs `shapes`, a table with a "
+            "column caption, or a folder with images.zip and an index.json whose items have captions"
+        )
+    return Captioned(dataset, texts)
+
+
+def captioned_folder(folder: Path) -> Captioned | None:
+    """The pictures and captions of a folder with images.zip and index.json; None where it is no such folder.
+
+    Each item of index.json has "file", a member of the archive, and "captions", a list of texts.
+
+    Raises:
+        DataError: items without pictures or without texts.
+    """
+    index, archive = folder / "index.json", folder / "images.zip"
+    if not index.is_file() or not archive.is_file():
+        return None
+    try:
+        value: Any = json_value(plain_bytes(index))
+    except ValueError as error:
+        raise DataError(f"{index} is no JSON: {error}") from None
+    items = value.get("items") if isinstance(value, dict) else None
+    if not isinstance(items, list) or not any(isinstance(item, dict) and "captions" in item for item in items):
+        return None
+    sources, texts = [], {}
+    for number, item in enumerate(items):
+        file, captions = (item.get("file"), item.get("captions")) if isinstance(item, dict) else (None, None)
+        if not isinstance(file, str) or not isinstance(captions, list) or not captions:
+            raise DataError(f"{index}: item {number} needs a file and at least one caption")
+        if not all(isinstance(text, str) and text.strip() for text in captions):
+            raise DataError(f"{index}: a caption of item {number} is no text")
+        sources.append((ZipSource(archive, file), 0))
+        texts[number] = tuple(text.strip() for text in captions)
+    name = str(value.get("dataset") or folder.name)
+    dataset = Dataset(
+        name=name, classes=NAMELESS, templates=("{}",), splits={"test": enumerate_items(sources)}, origin=str(folder)
+    )
+    return Captioned(dataset, texts)

@@ -1,0 +1,32 @@
+"""`evaluate --task retrieval`: a table or JSON for what changes a tower, one line for what does not fit."""
+
+import json
+
+import pytest
+
+
+def test_recall_of_a_backbone_on_shapes(ironclip):
+    code, said, _ = ironclip(
+        "evaluate", "mini", "--data", "shapes", "--task", "retrieval", "--limit", "12", "--set", "steps=1", "--json"
+    )
+    assert code == 0
+    found = json.loads(said)
+    assert list(found) == ["clean", "coattack on both", "pgd on images"]
+    assert found["clean"]["image to text at 1"]["of"] == 12
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--attack", "pgd"], "--task retrieval has no --attack"),
+        (["--norm", "l2"], "--task retrieval has no --norm"),
+        (["--test-time", "mta"], "--task retrieval has no --test-time"),
+        (["--set", "loss=ce"], "has the option steps alone"),
+        (["--eps", "0"], "eps 0 cannot move a pixel"),
+    ],
+)
+def test_what_retrieval_does_not_have_is_one_line(ironclip, given, message):
+    code, _, said = ironclip("evaluate", "mini", "--data", "shapes", "--task", "retrieval", *given)
+    assert (code, said.count("\n")) == (2, 1)
+    assert message in said
+    assert ironclip("evaluate", "mini", "--data", "shapes", "--task", "vqa")[0] == 2
