@@ -91,7 +91,7 @@ STANDARD_FAST: dict[str, tuple[str, dict[str, Any]]] = {
 
 STANDARD_FAST_L1: dict[str, tuple[str, dict[str, Any]]] = {
     "apgd-ce": ("apgd", {"loss": "ce", "steps": 50}),
-    "apgd-t3": ("apgd", {"loss": "dlr", "targets": 3, "steps": 50}),
+    "apgd-t3": ("apgd", {"steps": 50, "loss": "dlr", "targets": 3}),
 }
 """The same in l1, where a step along the steepest direction changes one number of the picture: sparse steps take its place."""
 

@@ -94,8 +94,7 @@ def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box:
     _refuse_place(kind)
     if kind == "l1":
         inside = images + _onto_l1(adv - images, images if box else None, eps)
-        return inside.clamp(0, 1) if box else inside
-    if kind == "linf":
+    elif kind == "linf":
         inside = torch.minimum(torch.maximum(adv, images - eps), images + eps)
     else:
         delta = adv - images
