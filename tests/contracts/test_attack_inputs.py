@@ -84,7 +84,7 @@ BAD_OPTIONS = [
     ({"eps": 4}, "got 4. Did you mean 4/255?"),
     ({"eps": -0.1}, "eps must be 0 or more"),
     ({"eps": "big"}, "eps is a number or a fraction such as 4/255; got 'big'"),
-    ({"norm": "l3"}, "norm must be one of linf, l2; got 'l3'"),
+    ({"norm": "l3"}, "norm must be one of linf, l2, l1, patch, text; got 'l3'"),
     ({"steps": -1}, "steps must be a whole number of at least 0; got -1"),
     ({"steps": 1.5}, "steps must be a whole number"),
     ({"restarts": 0}, "restarts must be a whole number of at least 1; got 0"),
