@@ -6,9 +6,9 @@ both views), whose minimisation also drives these features apart. [code]: the we
 coupling, and an inner attack on the KL divergence.
 
 Learned: `prompts.learned`, J tensors [P, D], and `prompts.maps`, one linear map per layer. Deviations: the paper couples all
-layers from image to text, the released code couples the first one from text to image; we follow the code (`direction`). The class name
-stands in the template instead of behind it with the braces left in [code: `literal_template`]. Inner steps compute neither the
-clean branch nor the text features again (exact), and run in float32.
+layers from image to text, the released code couples the first one from text to image; we follow the code (`direction`). The
+class name stands in the template instead of behind it with the braces left in [code: `literal_template`]. Inner steps compute
+neither the clean branch nor the text features again (exact), and run in float32.
 
 Equations, z and z' the image features of x and x', p = softmax(s cos(z, T)) and p' likewise:
 
