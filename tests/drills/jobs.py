@@ -97,6 +97,9 @@ JOBS = {
         partial(command, ["audit", "mini", "--data", "shapes", "--eps", "1/255,4/255", "--limit", "4", "--attack", "fgsm,pgd",
                           "--diagnostics", "4", "--steps", "3", "--batch-size", "2", "--out", "audit", "--device", "cpu"])
     ),
+    "merge": Job(
+        partial(command, *([*EVALUATE, "--attack", "fgsm", "--shard", f"{k}/2"] for k in (1, 2)), ["merge", "run"]), _trained
+    ),
     "export": Job(partial(command, ["export", "run", "model.onnx"], ["save", "run", "saved"]), _trained),
     "pretrain": Job(pretrain),
 }  # fmt: skip
