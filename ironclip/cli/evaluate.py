@@ -34,7 +34,7 @@ from ironclip.cli.common import (
     shared_out,
     took,
 )
-from ironclip.cli.retrieval import run_retrieval
+from ironclip.cli.tasks import run_task
 from ironclip.cli.terminal import say, show_table, table, tell
 from ironclip.core.errors import UsageError
 from ironclip.core.threat import KNOWLEDGE, parse_radii, read_norm
@@ -107,7 +107,8 @@ def evaluate(
         list[str] | None, typer.Option("--set", help="Options of the attacks or of --test-time, e.g. steps=100, rtpt.views=32.")
     ] = None,
     task: Annotated[
-        str, typer.Option("--task", help="classification, or retrieval: recall of pictures and captions, clean and attacked.")
+        str,
+        typer.Option("--task", help="classification; retrieval: recall of captions; corruptions: accuracy on worse pictures."),
     ] = "classification",
     seed: Annotated[int, typer.Option(help="Seed of the attacks' randomness.")] = 0,
     shard: ShardOption = None,
@@ -116,7 +117,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure clean and robust accuracy with intervals; robust means right under every attack, per image."""
-    if task == "retrieval":
+    if task in ("retrieval", "corruptions"):
         others: dict[str, Any] = {
             "--attack": attack,
             "--norm": norm != "linf" and norm,
@@ -126,13 +127,13 @@ def evaluate(
         others |= {"--subset": subset, "--knowledge": knowledge, "--source": source, "--test-time": test_time, "--until": until}
         others |= {"--distortion": distortion, "--targeted": targeted, "--shard": shard, "--workers": workers > 1}
         others |= {"--weights": weights, "--base": base, "--activation": activation, "--layout": layout != "auto"}
-        run_retrieval(
-            took(target, quiet=as_json), data, eps=eps, limit=limit, split=split, changes=changes or [], seed=seed,
+        run_task(
+            task, took(target, quiet=as_json), data, eps=eps, limit=limit, split=split, changes=changes or [], seed=seed,
             device=pick_device(device), as_json=as_json, refused=others,
         )  # fmt: skip
         return
     if task != "classification":
-        raise UsageError(f"--task is classification or retrieval; got {task!r}")
+        raise UsageError(f"--task is classification, retrieval or corruptions; got {task!r}")
     if knowledge not in (None, *KNOWLEDGE):
         raise UsageError(f"--knowledge is {', '.join(KNOWLEDGE[:-1])} or {KNOWLEDGE[-1]}; got {knowledge!r}")
     if limit is not None and limit < 1:

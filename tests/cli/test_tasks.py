@@ -1,4 +1,4 @@
-"""`evaluate --task retrieval`: a table or JSON for what changes a tower, one line for what does not fit."""
+"""`evaluate --task`: a table or JSON for retrieval and corruptions, one line for what does not fit."""
 
 import json
 
@@ -30,3 +30,14 @@ def test_what_retrieval_does_not_have_is_one_line(ironclip, given, message):
     assert (code, said.count("\n")) == (2, 1)
     assert message in said
     assert ironclip("evaluate", "mini", "--data", "shapes", "--task", "vqa")[0] == 2
+
+
+def test_corruptions_are_a_table_and_no_robust_accuracy(ironclip):
+    code, said, _ = ironclip("evaluate", "mini", "--data", "shapes", "--task", "corruptions", "--limit", "4", "--json")
+    assert code == 0
+    found = json.loads(said)
+    assert len(found["kinds"]) == 14
+    assert {len(parts) for parts in found["kinds"].values()} == {5}
+    assert found["clean"]["of"] == 4
+    code, _, said = ironclip("evaluate", "mini", "--data", "shapes", "--task", "corruptions", "--eps", "4/255")
+    assert (code, "--task corruptions has no --eps" in said) == (2, True)
