@@ -158,7 +158,9 @@ def _pictures(record: Any) -> tuple[Any, ...]:
 def _differences(record: Any, other: Any) -> list[str]:
     """What two records do not share of the pictures, the threat model and the constants of the attacks, with both values."""
     found = []
-    for what in ("data.name", "data.split", "data.split_hash", "data.classes", "data.preprocessing", "images", "quantise",
+    both = record.data.images_hash and other.data.images_hash  # records of before 2026-11-30 have none
+    pictures = "data.images_hash" if both else "data.split_hash"
+    for what in ("data.name", "data.split", pictures, "data.classes", "data.preprocessing", "images", "quantise",
                  "precision", "threat.norm", "threat.eps", "threat.knowledge", "threat.resolution", "threat.quantised",
                  "threat.source"):  # fmt: skip
         one, two = attrgetter(what)(record), attrgetter(what)(other)

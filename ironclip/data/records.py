@@ -217,6 +217,10 @@ class Dataset:
         lists = {split: [_listed(item) for item in items] for split, items in self.splits.items()}
         return digest({"classes": self.classes, "splits": lists})
 
+    def images_sha256(self, split: str) -> str:
+        """Hash of the class names and of one split's list: equal where the same images are scored, whatever was trained on."""
+        return digest({"classes": self.classes, "images": [_listed(item) for item in self.items(split)]})
+
     def changed(self, **fields: object) -> "Dataset":
         """The same data set with other fields."""
         return replace(self, **fields)  # type: ignore[arg-type]

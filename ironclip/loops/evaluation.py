@@ -250,6 +250,7 @@ def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0, i
     for name, attack in attacks.items():
         permits.check(attack, setup.threat, name)
     kept = setup.model_dump(mode="json", include={"quantise", "precision", "stop_early", "data"})
+    kept["data"].pop("images_hash")  # follows from split_hash and split
     kept["threat"] = setup.threat.identity()
     described = {name: describe(attack) for name, attack in attacks.items()}
     return kept | {"attacks": described, "surrogates": surrogates, "images": images}

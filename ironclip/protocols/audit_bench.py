@@ -154,6 +154,7 @@ def _data_facts(target: AuditTarget, split: str) -> DataFacts:
         name=dataset.name,
         split=split,
         split_hash=dataset.sha256,
+        images_hash=dataset.images_sha256(split),
         classes=dataset.classes,
         label_space=len(dataset.classes),
         preprocessing=PREPROCESSING,

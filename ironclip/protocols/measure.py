@@ -194,6 +194,7 @@ def prepare(
             name=experiment.dataset.name,
             split=split,
             split_hash=experiment.dataset.sha256,
+            images_hash=experiment.dataset.images_sha256(split),
             classes=experiment.dataset.classes,
             subset=config.subset,
             label_space=len(experiment.dataset.classes),

@@ -104,6 +104,7 @@ class DataFacts(Part):
     Args:
         name: of the data set. split: "test", "val" or "train".
         split_hash: of class names and lists; two equal hashes mean one benchmark.
+        images_hash: of class names and the list of the measured split alone: the same where records are compared by image.
         classes: their names in the order of the logits.
         subset: which classes: "all", "base" or "new".
         suite: the list of data sets in which this one was measured.
@@ -115,6 +116,7 @@ class DataFacts(Part):
     name: str
     split: str = "test"
     split_hash: str = ""
+    images_hash: str = ""
     classes: tuple[str, ...] = ()
     subset: str = "all"
     label_space: int = 0

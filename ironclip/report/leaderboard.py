@@ -165,7 +165,11 @@ def _line(members: tuple[Measured, ...]) -> Line:
 
 
 def _lowest(records: Sequence[Record]) -> Record | None:
-    return min(records, key=lambda record: (record.robust.value, -record.images), default=None)
+    """The lowest; of one that attacks one loss alone only where it is below the interval of every worst case over several."""
+    several = [record for record in records if not record.one_loss]
+    bound = min((record.robust.low for record in several), default=1.0)
+    fair = several + [record for record in records if record.one_loss and (not several or record.robust.value < bound)]
+    return min(fair, key=lambda record: (record.robust.value, -record.images), default=None)
 
 
 def _rank(line: Line, rivals: Sequence[Line]) -> int:
@@ -177,7 +181,7 @@ def _rank(line: Line, rivals: Sequence[Line]) -> int:
 
 def _place(line: Line) -> tuple[str, ...]:
     record = line.members[0].record
-    return line.backbone, record.backbone.sha256, line.data, record.data.split_hash, line.threat
+    return line.backbone, record.backbone.sha256, line.data, record.data.images_hash or record.data.split_hash, line.threat
 
 
 def _identity(record: Record) -> tuple[str, ...]:

@@ -2,6 +2,11 @@
 
 import json
 
+from reporting import record
+
+from ironclip.cli.compare import _differences
+from ironclip.data import few_shot, open_dataset
+from ironclip.records.record import DataFacts
 from ironclip.records.statistics import holm
 
 EVALUATE = ("--attack", "pgd", "--limit", "4", "--device", "cpu", "--json")
@@ -46,3 +51,20 @@ def test_the_first_run_is_compared_with_each_other_one_and_p_is_corrected_for_al
     assert "p (Holm)" in shown
     assert "p (Holm)" not in ironclip("compare", "1", "2")[1]
     assert ironclip("compare", "1")[0] == 2
+
+
+def test_runs_that_trained_on_other_images_are_paired_where_the_same_ones_are_measured():
+    whole = open_dataset("shapes")
+    one, few = whole.images_sha256("test"), few_shot(whole, 2, 1)
+    assert few.images_sha256("test") == one != whole.images_sha256("val")
+    assert few.sha256 != whole.sha256
+    assert whole.changed(classes=whole.classes[::-1]).images_sha256("test") != one
+    facts = [
+        DataFacts(name="shapes", split_hash=data.sha256, images_hash=data.images_sha256("test"), available=100)
+        for data in (whole, few)
+    ]
+    first, second, older = record(data=facts[0]), record(data=facts[1]), record(data=DataFacts(name="shapes", split_hash="x"))
+    assert not _differences(first, second)
+    assert _differences(first, older)
+    other = facts[1].model_copy(update={"images_hash": "0"})
+    assert _differences(first, record(data=other))[0].startswith("images_hash")

@@ -6,7 +6,7 @@ import pytest
 from reporting import check, record
 
 from ironclip.core.errors import UsageError
-from ironclip.records.record import BackboneFacts, Cost, DataFacts, Flag
+from ironclip.records.record import AttackResult, BackboneFacts, Cost, DataFacts, Flag
 from ironclip.report.leaderboard import Measured, file_name, lines, site
 
 FREE = Cost()
@@ -57,6 +57,24 @@ def test_another_threat_backbone_data_or_defence_is_another_line(change):
     assert len(board(one, other)) == 2
     same_place = "options" in change or "learned_sha256" in change or "shots" in change
     assert sorted(line.rank for line in board(one, other)) == ([1, 2] if same_place else [1, 1])
+
+
+def test_one_loss_on_few_images_is_no_headline_beside_a_worst_case_unless_it_is_clearly_lower():
+    three = tuple(
+        AttackResult(name=name, constants={"attack": name, "loss": loss, "eps": 4 / 255}, attacked=240, broken=140, survivors=100)
+        for name, loss in (("pgd", "ce"), ("pgd-margin", "margin"))
+    )
+    worst = record("nap", 240, 100, images=300, attacks=three)
+    assert not worst.one_loss
+    assert record("nap", 80, 32).one_loss
+    assert board(worst, record("nap", 80, 32))[0].headline == worst  # 32.0 against 33.3 %
+    assert board(worst, record("nap", 80, 5))[0].headline.robust.count == 5
+    assert board(record("nap", 80, 32))[0].headline.robust.count == 32
+
+
+def test_the_images_that_are_measured_count_and_not_those_that_were_trained_on():
+    one, two = (DataFacts(name="eurosat", split_hash=shots, images_hash="cd", available=100) for shots in ("16", "none"))
+    assert sorted(line.rank for line in board(record("nap", 80, 40, data=one), record("zero_shot", 80, 1, data=two))) == [1, 2]
 
 
 def test_equal_numbers_have_equal_ranks():
