@@ -62,4 +62,9 @@ def absolute(text: str, home: str) -> str:
             return found.group(0)
         return f"[{words}]({home}/blob/HEAD/{target})" if home else words
 
+    def picture(found: "re.Match[str]") -> str:
+        words, target = found.groups()
+        return f"![{words}]({home}/raw/HEAD/{target})" if home else ""
+
+    text = re.sub(r"!\[([^\]]*)\]\((?![a-z]+:)([^)\s]+)\)", picture, text)
     return re.sub(r"(?<!!)\[([^\]]*)\]\(([^)\s]+)\)", link, text)

@@ -38,10 +38,10 @@ def test_its_python_and_its_extras_are_those_of_the_package() -> None:
     version = re.fullmatch(r"python:(\d+)\.(\d+)-slim", image)
     assert version
     assert f"Programming Language :: Python :: {version[1]}.{version[2]}" in FACTS["project"]["classifiers"]
-    (extras,) = re.findall(r'"\.\[([a-z,]+)\]"', TEXT)
-    assert set(extras.split(",")) <= set(FACTS["project"]["optional-dependencies"])
-    (channel,) = said("ARG")
-    assert channel == "TORCH=cpu"
+    arguments = dict(each.split("=") for each in said("ARG"))
+    assert arguments["TORCH"] == "cpu"
+    assert set(arguments["EXTRAS"].split(",")) <= set(FACTS["project"]["optional-dependencies"])
+    assert 'install ".[${EXTRAS}]"' in TEXT
     assert "whl/${TORCH}" in TEXT
 
 

@@ -95,3 +95,11 @@ def test_what_the_wheel_and_the_source_archive_take_exists() -> None:
     version = FACTS["project"]["version"]
     assert f"version: {version}" in (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_an_image_of_the_page_is_shown_or_left_out(hook: ModuleType) -> None:
+    text = "![what](docs/images/a.svg) and ![b](https://example.org/b.svg)"
+    assert hook.absolute(text, "https://example.org/i") == (
+        "![what](https://example.org/i/raw/HEAD/docs/images/a.svg) and ![b](https://example.org/b.svg)"
+    )
+    assert hook.absolute(text, "") == " and ![b](https://example.org/b.svg)"

@@ -36,7 +36,10 @@ def run_task(
 
 
 def _corruptions(target: str, data: str | None, limit: int | None, split: str, seed: int, device: str, as_json: bool) -> None:
-    from ironclip.protocols.corruption_table import corruption_table
+    try:
+        from ironclip.protocols.corruption_table import corruption_table
+    except ModuleNotFoundError as missing:
+        raise UsageError(f"corruptions need {missing.name}; pip install 'ironclip[corruptions]'") from None
     from ironclip.protocols.resolve import open_target
 
     experiment = open_target(target, data, device=device)[1]

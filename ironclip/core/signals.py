@@ -1,5 +1,6 @@
 """What the operating system and a scheduler tell a process to do, as the exception that Python raises for Ctrl-C."""
 
+import _thread
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,15 @@ class Leaving(BaseException):
 
 
 LEAVE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def interrupt() -> None:
+    """Ctrl-C for the main thread, even while it waits in a call of the operating system."""
+    ident = threading.main_thread().ident
+    if hasattr(signal, "pthread_kill") and ident is not None:
+        signal.pthread_kill(ident, signal.SIGINT)
+    else:
+        _thread.interrupt_main()
 
 
 @contextmanager

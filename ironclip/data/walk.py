@@ -99,10 +99,17 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
+def _is_file(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_file()
+    except OSError:  # a link to itself
+        return False
+
+
 def _kind(entry: os.DirEntry[str]) -> str:
     if is_system_file(entry.name):
         return "hidden or system file"
-    if not entry.is_file():  # told by the folder itself; asking for the status of each file takes seconds
+    if not _is_file(entry):  # told by the folder itself; asking for the status of each file takes seconds
         return "broken link" if entry.is_symlink() and not Path(entry.path).exists() else "pipe or device"
     kind = kind_of(entry.name)
     if kind is not None:

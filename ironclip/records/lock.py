@@ -5,7 +5,6 @@ filelock instead: a file that its holder touches again and again. Others take it
 of their own clock, or at once where its process was of this machine and is dead.
 """
 
-import _thread
 import errno
 import os
 import time
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 from ironclip.core.descriptors import OWNER, lock, to_change
 from ironclip.core.errors import RunBusy
 from ironclip.core.files import disk_errors
+from ironclip.core.signals import interrupt
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease
@@ -97,7 +97,7 @@ def _leased(folder: Path, wait: float) -> Iterator[None]:
 
     path = folder.resolve() / ".lease"
     if path not in _leases:  # kept, for it remembers since when it has seen a lease of another machine left alone
-        _leases[path] = SoftFileLease(path, lease_duration=LEASE, on_compromise=lambda _: _thread.interrupt_main())
+        _leases[path] = SoftFileLease(path, lease_duration=LEASE, on_compromise=lambda _: interrupt())
     lease = _leases[path]
     if lease.is_locked:  # by another place of this thread
         raise _busy(folder, str(os.getpid()))

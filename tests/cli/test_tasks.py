@@ -1,6 +1,7 @@
 """`evaluate --task`: a table or JSON for retrieval and corruptions, one line for what does not fit."""
 
 import json
+import sys
 
 import pytest
 
@@ -41,3 +42,13 @@ def test_corruptions_are_a_table_and_no_robust_accuracy(ironclip):
     assert found["clean"]["of"] == 4
     code, _, said = ironclip("evaluate", "mini", "--data", "shapes", "--task", "corruptions", "--eps", "4/255")
     assert (code, "--task corruptions has no --eps" in said) == (2, True)
+
+
+def test_without_the_extra_corruptions_are_one_line(ironclip, monkeypatch):
+    monkeypatch.delitem(sys.modules, "ironclip.protocols.corruption_table", raising=False)
+    monkeypatch.delitem(sys.modules, "ironclip.data.corruptions", raising=False)
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    options = ("--data", "shapes", "--task", "corruptions", "--limit", "2", "--device", "cpu")
+    code, shown, said = ironclip("evaluate", "mini", *options)
+    assert (code, shown, len(said.strip().splitlines())) == (2, "", 1)
+    assert "pip install 'ironclip[corruptions]'" in said

@@ -192,7 +192,7 @@ def damaged(tmp_path, paint):
 def test_bad_pictures_are_left_out_and_named_before_a_run(damaged):
     for found in (EvalSet(damaged, resolution=8), TrainSet(damaged, resolution=8), EvalSet(damaged, resolution=8)):
         assert [bad.name for bad in found.dropped] == ["1.png", "4.png"]
-        assert found.dropped[0].reason == "not a picture, or of an unknown format"
+        assert found.dropped[0].reason == "not a picture but text that starts 'nothing'; fetch it again"
         assert found.indices.tolist() == [0, 2, 3, 5]
         assert found.labels.tolist() == [0, 0, 1, 1]
     assert sorted(by_index(TrainSet(damaged, resolution=8).batches(0, 1, 3))) == [0, 2, 3, 5]

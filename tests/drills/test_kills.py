@@ -28,6 +28,7 @@ def test_a_difference_would_be_seen(drill: Drill) -> None:
     assert outcome(drill.root / "calm") != drill.calm
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locks", ["", "soft"])
 def test_shards_of_two_commands_that_are_killed_at_random_make_the_record_of_the_whole(tmp_path: Path, locks: str) -> None:
     met, wrong = sharded.drill(tmp_path, kills=3, locks=locks)

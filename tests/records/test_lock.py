@@ -142,6 +142,7 @@ def test_tries_that_do_not_wait_add_up(elsewhere):
 def test_who_loses_a_lease_stops_at_once(tmp_path, monkeypatch):
     monkeypatch.setenv(lock.SOFT, "soft")
     monkeypatch.setattr(lock, "LEASE", 0.3)
+    ended: list[bool] = []
 
     def work():
         with locked(tmp_path):
@@ -149,9 +150,11 @@ def test_who_loses_a_lease_stops_at_once(tmp_path, monkeypatch):
             (tmp_path / "other").write_text(re.sub(r"(?m)^token=.*$", "token=" + "0" * 32, text))
             (tmp_path / "other").replace(tmp_path / ".lease")
             time.sleep(20)
+            ended.append(True)
 
     with pytest.raises(KeyboardInterrupt):
         work()
+    assert not ended  # it was interrupted in its sleep
 
 
 def test_another_refusal_of_the_disk_is_no_missing_lock(tmp_path, monkeypatch):
