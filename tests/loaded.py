@@ -2,13 +2,11 @@
 
 import hashlib
 import json
-import warnings
 from pathlib import Path
 
-import open_clip
 import torch
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import nn
 from torch.testing import assert_close
 
 from ironclip.backbones.wrapping import tokenizer_for
@@ -45,29 +43,6 @@ def assert_same(backbone, model, tolerance: float = 1e-5) -> None:
     assert_close(backbone.encode_image(images), model.encode_image(normal), atol=tolerance, rtol=0)
     words = model.encode_text(tokenizer_for("", VIT)(TEXTS))
     assert_close(backbone.encode_text(backbone.embed_text(TEXTS)), words, atol=tolerance, rtol=0)
-
-
-def openai_archive(model: open_clip.CLIP, path: Path) -> Path:
-    """A TorchScript archive with half-precision weights and the three numbers, as OpenAI publishes them."""
-
-    class Archived(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            for name, child in model.named_children():
-                setattr(self, name, child)
-            for name in ("positional_embedding", "text_projection", "logit_scale"):
-                setattr(self, name, getattr(model, name))
-            for name in ("input_resolution", "context_length", "vocab_size"):
-                self.register_buffer(name, torch.tensor(1))
-
-        def forward(self, image: Tensor) -> Tensor:
-            return self.visual(image) + 0 * (self.logit_scale + self.positional_embedding.sum() + self.text_projection.sum())
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch deprecates TorchScript, and tracing it warns at every shape
-        archive = torch.jit.trace(Archived().eval(), torch.zeros(1, 3, model.visual.image_size[0], model.visual.image_size[0]))
-        torch.jit.save(archive, path)
-    return path
 
 
 def base_note(path: Path, config: dict = RESNET, **more: object) -> Path:

@@ -1,7 +1,9 @@
 """Weights as other programs write them, from an open_clip model: the other way round than the package reads them."""
 
 import json
+import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
@@ -36,6 +38,29 @@ def tiny_clip() -> nn.Module:
     for parameter in model.parameters():
         parameter += 0.02 * torch.randn_like(parameter)
     return model
+
+
+def openai_archive(model: Any, path: Path) -> Path:
+    """A TorchScript archive with half-precision weights and the three numbers, as OpenAI publishes them."""
+
+    class Archived(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for name, child in model.named_children():
+                setattr(self, name, child)
+            for name in ("positional_embedding", "text_projection", "logit_scale"):
+                setattr(self, name, getattr(model, name))
+            for name in ("input_resolution", "context_length", "vocab_size"):
+                self.register_buffer(name, torch.tensor(1))
+
+        def forward(self, image: Tensor) -> Tensor:
+            return self.visual(image) + 0 * (self.logit_scale + self.positional_embedding.sum() + self.text_projection.sum())
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates TorchScript, and tracing it warns at every shape
+        archive = torch.jit.trace(Archived().eval(), torch.zeros(1, 3, model.visual.image_size[0], model.visual.image_size[0]))
+        torch.jit.save(archive, path)
+    return path
 
 
 def to_transformers(state: State, prefix: str = "") -> State:

@@ -8,10 +8,11 @@ import huggingface_hub
 import open_clip
 import pytest
 import torch
-from loaded import ARCHITECTURES, RESNET, VIT, assert_same, base_note, openai_archive, write
+from loaded import ARCHITECTURES, RESNET, VIT, assert_same, base_note, write
 from open_clip import pretrained
 from safetensors.torch import save_file
 from torch import nn
+from weight_files import openai_archive
 
 from ironclip.backbones import list_backbones, load
 from ironclip.backbones.checkpoints import read_checkpoint

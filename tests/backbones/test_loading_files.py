@@ -7,9 +7,10 @@ import numpy as np
 import open_clip
 import pytest
 import torch
-from loaded import RESNET, TEXTS, VIT, assert_same, base_note, openai_archive, shaken, write
+from loaded import RESNET, TEXTS, VIT, assert_same, base_note, shaken, write
 from safetensors.torch import save_file
 from torch.testing import assert_close
+from weight_files import openai_archive
 
 from ironclip.backbones import load
 from ironclip.backbones.probe import make_probe
