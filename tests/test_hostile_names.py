@@ -100,6 +100,42 @@ def test_pages_show_a_name_and_nothing_in_it_acts(name):
     harmless(matrix_page(both(name), title=name))
 
 
+class Isolated(HTMLParser):
+    """The texts with letters that run from right to left which no <bdi> holds; a title and an option can hold none."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.open, self.loose = list[str](), list[str]()
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if re.search("[\u0590-\u08ff]", data) and not {"bdi", "title", "option", "style", "text", "pre", "code"} & set(self.open):
+            self.loose.append(data.strip())
+
+
+def test_a_name_that_runs_from_right_to_left_turns_nothing_around():
+    name = "\u05e9\u05dc\u05d5\u05dd 1"
+    shown = RunView(hostile(name), panels=(panel(label=name, before=name, after="b", attack=name),))
+    photo = Photo(name, ((name, 0.5), ("b", 0.5)), (), (), 0, True)
+    listed = lines([Measured(hostile(name, name, command=name)), Measured(hostile(name, name, knowledge="static"))])
+    pages = [
+        page([shown, RunView(hostile(name, "zero_shot"))], title=name, notes=[name]),
+        photos_page([photo], title=name, notes=[name]),
+        matrix_page(both(name), title=name),
+        site(listed, title=name, notes=[name])["index.html"],
+    ]
+    for each in pages:
+        assert name in each
+        assert Isolated(each).loose == []
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_a_leaderboard_links_to_its_own_files_and_shows_a_name_as_text(name):
     listed = lines([Measured(hostile(name, name, command=name)), Measured(hostile(name, name, knowledge="static"))])

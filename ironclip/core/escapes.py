@@ -30,6 +30,9 @@ TEX = {
 }
 
 
+RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]+(?: +[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]+)*")
+
+
 def visible(text: str) -> str:
     r"""The text with every control sign, sign of direction and half character as `\u202e`; line ends stay.
 
@@ -41,6 +44,11 @@ def visible(text: str) -> str:
 def html(text: str) -> str:
     """For the inside of an element or of a quoted attribute."""
     return escape(visible(text))
+
+
+def prose(text: str) -> str:
+    """A sentence as HTML in which words that run from right to left stand apart, so that numbers beside them keep their place."""
+    return RIGHT_TO_LEFT.sub(lambda run: f"<bdi>{run[0]}</bdi>", html(text))
 
 
 def bdi(text: str) -> str:

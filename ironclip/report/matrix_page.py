@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from importlib.resources import files
 
-from ironclip.core.escapes import html
+from ironclip.core.escapes import bdi, html, prose
 from ironclip.report import web
 from ironclip.report.cells import Grid
 from ironclip.report.matrix import Matrix
@@ -21,10 +21,10 @@ STYLE = """
 
 def matrix_page(tables: Sequence[Matrix], *, title: str = "Results") -> str:
     """The whole page: every table, its scatter of robust over clean accuracy and its cost, then curves over shots and radii."""
-    parts = [f"<main><header><h1>{html(title)}</h1></header>"]
+    parts = [f"<main><header><h1>{bdi(title)}</h1></header>"]
     for matrix in tables:
         drawn = _figures([figure for figure in (scatter(matrix), cost(matrix)) if figure])
-        parts.append(f"<h2>{html(', '.join(matrix.facts))}</h2>{_table(cells(matrix))}{drawn}")
+        parts.append(f"<h2>{prose(', '.join(matrix.facts))}</h2>{_table(cells(matrix))}{drawn}")
     curves = (("Robust accuracy over shots", over_shots(tables)), ("Robust accuracy over the radius", over_eps(tables)))
     parts += [f"<h2>{heading}</h2>{_figures(figures)}" for heading, figures in curves if figures]
     parts.append("<footer>Made by ironclip. This page is one file and loads nothing from elsewhere.</footer></main>")
@@ -39,12 +39,12 @@ def _sheet() -> str:
 
 
 def _figures(figures: Sequence[Figure]) -> str:
-    drawn = (f"<figure>{one.svg}<figcaption>{html(one.title)}</figcaption></figure>" for one in figures)
+    drawn = (f"<figure>{one.svg}<figcaption>{prose(one.title)}</figcaption></figure>" for one in figures)
     return f"<div class='charts'>{''.join(drawn)}</div>"
 
 
 def _table(grid: Grid) -> str:
-    caption = f"<p class='caption'>{html(grid.caption)}</p>"
+    caption = f"<p class='caption'>{prose(grid.caption)}</p>"
     label = html(f"Table: {grid.caption}"[:120])
     scrolls = f"<div class='scroll' tabindex='0' role='region' aria-label='{label}'>"
     return f"{scrolls}{web.table(grid)}</div>{caption}"

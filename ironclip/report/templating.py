@@ -3,12 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from ironclip.core.escapes import visible
+from ironclip.core.escapes import prose, visible
 
 
 def render(template: str, filters: dict[str, Callable[..., Any]], **values: Any) -> str:
     """A template of this package, filled in."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
 
     environment = Environment(
         loader=PackageLoader("ironclip.report"),
@@ -18,5 +19,5 @@ def render(template: str, filters: dict[str, Callable[..., Any]], **values: Any)
         lstrip_blocks=True,
         finalize=lambda value: visible(value) if type(value) is str else value,
     )
-    environment.filters |= filters
+    environment.filters |= {"prose": lambda text: Markup(prose(text)), **filters}
     return environment.get_template(template).render(**values)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ironclip.core.escapes import bdi, html
+from ironclip.core.escapes import bdi, html, prose
 from ironclip.report.cells import Grid, grid
 from ironclip.report.tables import Row
 
@@ -31,5 +31,5 @@ def notebook(rows: Sequence[Row], notes: Sequence[str] = ()) -> str:
     if not rows:
         return "<p>no record</p>"
     cells = grid(rows)
-    below = "".join(f"<p><small>{html(text)}</small></p>" for text in (cells.caption, *notes))
+    below = "".join(f"<p><small>{prose(text)}</small></p>" for text in (cells.caption, *notes))
     return f"<div style='overflow-x:auto'>{table(cells)}</div>{below}"
