@@ -160,6 +160,7 @@ def test_without_slurm_it_is_one_line(grid, monkeypatch, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # submitit does not wait for what it starts
 def test_two_processes_of_the_local_executor_do_a_grid_as_one_does(grid, tmp_path, monkeypatch):
     path, made, out = grid
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(each for each in sys.path if each))
