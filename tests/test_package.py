@@ -20,7 +20,7 @@ NAMES = {
 """Distribution -> module, where they differ."""
 TOOLS = ("dev", "docs", "live", "crosscheck")
 WITH_OTHERS = {"starlette", "onnx_ir", "lightning", "markupsafe"}
-"""Modules that come with fastapi and onnxscript, and another name of lightning_fabric."""
+"""Modules that come with fastapi, onnxscript and jinja2, and another name of lightning_fabric."""
 NEVER_IMPORTED = {"multipart", "onnx"}
 """What fastapi's forms and torch.onnx import."""
 
