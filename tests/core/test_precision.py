@@ -22,11 +22,15 @@ def failing() -> None:
     raise ZeroDivisionError
 
 
-def test_settings_come_back_even_after_an_error():
+def test_settings_come_back_even_after_an_error(monkeypatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    torch.set_float32_matmul_precision("high")  # other settings than those inside
     before = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
     with pytest.raises(ZeroDivisionError), computing("float32", "cpu"):
         failing()
-    assert (torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32) == before
+    found = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
+    torch.set_float32_matmul_precision("highest")
+    assert found == before == ("high", True)
 
 
 @pytest.mark.parametrize(
