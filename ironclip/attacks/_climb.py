@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -27,24 +27,65 @@ def checkpoints(steps: int) -> list[int]:
 
 
 @dataclass
-class _Climbers:
-    """Where each row stands: its point, the one before, the best one, and what the next checkpoint needs to know."""
+class Climbers:
+    """Where each row stands: its point and gradient, step length, and the best point with its gradient and value."""
 
     rows: Tensor
     adv: Tensor
-    before: Tensor
     slope: Tensor
     step: Tensor
-    value: Tensor
     best: Tensor
     best_slope: Tensor
     best_value: Tensor
+
+    def of_rows(self, chosen: Tensor) -> Self:
+        return type(self)(*[getattr(self, field.name)[chosen] for field in fields(self)])
+
+    def keep_best(self, value: Tensor) -> None:
+        """The point is the best one of the rows where its value [rows] is above all before."""
+        better = value > self.best_value
+        self.best = torch.where(per_image(better, self.adv), self.adv, self.best)
+        self.best_slope = torch.where(per_image(better, self.adv), self.slope, self.best_slope)
+        self.best_value = torch.where(better, value, self.best_value)
+
+    def go_back(self, where: Tensor) -> None:
+        """To the best point, in these rows [rows]."""
+        self.adv = torch.where(per_image(where, self.adv), self.best, self.adv)
+        self.slope = torch.where(per_image(where, self.adv), self.best_slope, self.slope)
+
+
+@dataclass
+class _Halving(Climbers):
+    """Also the point before, and what the next checkpoint needs to know."""
+
+    before: Tensor
+    value: Tensor
     rises: Tensor
     best_then: Tensor
     halved: Tensor
 
-    def of_rows(self, chosen: Tensor) -> "_Climbers":
-        return _Climbers(*[getattr(self, field.name)[chosen] for field in fields(self)])
+
+def looking(
+    function: Images,
+    loss: Callable[[Tensor, Tensor], Tensor],
+    observe: Observe | None,
+    eot: int,
+    names: Tensor | None,
+) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """(rows, points) -> values and gradients, means of `eot` calls; what was seen goes to `observe`. Arguments as of `climb`."""
+
+    def look(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
+        looks = []
+        for _ in range(eot):
+            labelled = None if names is None else names[rows]
+            outputs, values, slope = value_and_slope(function, lambda outputs: loss(outputs, rows), points, labelled)
+            looks.append((values, slope))
+        values, slope = looks[0] if eot == 1 else (torch.stack(part).mean(0) for part in zip(*looks, strict=True))
+        if observe is not None:
+            observe(rows, points, outputs, values)
+        return values, slope
+
+    return look
 
 
 def climb(
@@ -75,21 +116,12 @@ def climb(
         names: [B] dataset positions, for error messages.
     """
 
-    def look(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        looks = []
-        for _ in range(eot):
-            labelled = None if names is None else names[rows]
-            outputs, values, slope = value_and_slope(function, lambda outputs: loss(outputs, rows), points, labelled)
-            looks.append((values, slope))
-        values, slope = looks[0] if eot == 1 else (torch.stack(part).mean(0) for part in zip(*looks, strict=True))
-        observe(rows, points, outputs, values)
-        return values, slope
-
+    look = looking(function, loss, observe, eot, names)
     rows = torch.arange(len(images), device=images.device)
     value, slope = look(rows, start)
     last = value if first_loss == "start" else torch.zeros_like(value)
     none, halved = torch.zeros_like(value), torch.ones_like(value, dtype=torch.bool)
-    at = _Climbers(rows, start, start, slope, none + 2 * eps, last, start, slope, value, none, value, halved)
+    at = _Halving(rows, start, slope, none + 2 * eps, start, slope, value, start, last, none, value, halved)
     ends = checkpoints(steps)
     for done in range(1, steps + 1):
         if going is not None and not (still := going(at.rows)).all():
@@ -104,15 +136,11 @@ def climb(
         value, at.slope = look(at.rows, at.adv)
         at.rises = at.rises + (value > at.value)
         at.value = value
-        better = value > at.best_value
-        at.best = torch.where(per_image(better, at.adv), at.adv, at.best)
-        at.best_slope = torch.where(per_image(better, at.adv), at.slope, at.best_slope)
-        at.best_value = torch.where(better, value, at.best_value)
+        at.keep_best(value)
         if done in ends:
             place = ends.index(done)
             window = done - (ends[place - 1] if place else 0)
             halve = (at.rises <= rho * window) | (~at.halved & (at.best_then >= at.best_value))
             at.step = torch.where(halve, at.step / 2, at.step)
-            at.adv = torch.where(per_image(halve, at.adv), at.best, at.adv)
-            at.slope = torch.where(per_image(halve, at.adv), at.best_slope, at.slope)
+            at.go_back(halve)
             at.halved, at.best_then, at.rises = halve, at.best_value, torch.zeros_like(at.rises)

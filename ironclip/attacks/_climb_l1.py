@@ -8,14 +8,14 @@ that of the best point's changed entries over 1.5.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ironclip.attacks._climb import Observe
-from ironclip.core.tensors import per_image, project, value_and_slope
+from ironclip.attacks._climb import Climbers, Observe, looking
+from ironclip.core.tensors import per_image, project
 from ironclip.core.types import Images
 
 RADII = (3.0, 2.0, 1.0)
@@ -26,21 +26,11 @@ FIRST_SHARE, SPARSER, FEWER, SHORTER, LEAST, WINDOW = 0.2, 0.95, 1.5, 1.5, 0.1, 
 
 
 @dataclass
-class _Climbers:
-    """Where each row stands: its point and slope, the best ones, step length, share of entries that move, changed entries."""
+class _Sparse(Climbers):
+    """Also the share of entries that move, and how many the best point has changed."""
 
-    rows: Tensor
-    adv: Tensor
-    slope: Tensor
-    best: Tensor
-    best_slope: Tensor
-    best_value: Tensor
-    step: Tensor
     share: Tensor
     changed: Tensor
-
-    def of_rows(self, chosen: Tensor) -> "_Climbers":
-        return _Climbers(*[getattr(self, field.name)[chosen] for field in fields(self)])
 
 
 def climb_l1(
@@ -76,23 +66,12 @@ def _stage(
     *, first: bool, observe: Observe | None, going: Callable[[Tensor], Tensor] | None, eot: int, names: Tensor | None,
 ) -> Tensor:  # fmt: skip
     """The best point of each row after these steps at this radius; rows that stopped going keep theirs."""
-
-    def look(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
-        looks = []
-        for _ in range(eot):
-            labelled = None if names is None else names[rows]
-            outputs, values, slope = value_and_slope(function, lambda outputs: loss(outputs, rows), points, labelled)
-            looks.append((values, slope))
-        values, slope = looks[0] if eot == 1 else (torch.stack(part).mean(0) for part in zip(*looks, strict=True))
-        if observe is not None:
-            observe(rows, points, outputs, values)
-        return values, slope
-
+    look = looking(function, loss, observe, eot, names)
     entries = images[0].numel()
     value, slope = look(rows, adv)
     changed = torch.full_like(value, entries) if first else _changed(adv - images)
     share = torch.full_like(value, FIRST_SHARE) if first else changed / entries / FEWER
-    at = _Climbers(rows, adv, slope, adv, slope, value, torch.full_like(value, eps), share, changed)
+    at = _Sparse(rows, adv, slope, torch.full_like(value, eps), adv, slope, value, share, changed)
     found = adv.clone()
     window = max(int(WINDOW * steps), 1)
     for done in range(1, steps + 1):
@@ -103,18 +82,14 @@ def _stage(
         step = per_image(at.step, at.adv) * sparse(at.slope, at.share)
         at.adv = project(at.adv + step, images[at.rows], eps, "l1")
         value, at.slope = look(at.rows, at.adv)
-        better = value > at.best_value
-        at.best = torch.where(per_image(better, at.adv), at.adv, at.best)
-        at.best_slope = torch.where(per_image(better, at.adv), at.slope, at.best_slope)
-        at.best_value = torch.where(better, value, at.best_value)
+        at.keep_best(value)
         found[at.rows] = at.best
         if done % window == 0:
             changed = _changed(at.best - images[at.rows])
             again = changed < SPARSER * at.changed
             at.step = torch.where(again, torch.full_like(at.step, eps), (at.step / SHORTER).clamp_min(LEAST * eps))
             at.share, at.changed = changed / entries / FEWER, changed
-            at.adv = torch.where(per_image(again, at.adv), at.best, at.adv)
-            at.slope = torch.where(per_image(again, at.adv), at.best_slope, at.slope)
+            at.go_back(again)
     return found
 
 
