@@ -219,6 +219,19 @@ def diagnostics() -> str:
     return table(["", "check", "alarm"], rows)
 
 
+def board() -> dict[str, str]:
+    """The files of our own leaderboard by address, from the records that lie in `board/records/`."""
+    from ironclip.core.files import json_text
+    from ironclip.records.record import Record
+    from ironclip.report.leaderboard import Measured, lines, site
+
+    stored = sorted(Path(__file__).with_name("board").glob("records/*.json"))
+    listed = lines(Measured(Record.model_validate_json(path.read_text(encoding="utf-8"))) for path in stored)
+    made = site(listed, title="Trained defences on the embedded backbone")
+    texts = {name: content if isinstance(content, str) else json_text(content) for name, content in made.items()}
+    return {f"board/{name}": text for name, text in texts.items() if not name.startswith("records/")}
+
+
 TABLES = {"<!-- rooms -->": rooms, "<!-- diagnostics -->": diagnostics}
 """What a page writes where a table is to stand -> the function that writes the table."""
 PAGES = {
@@ -251,6 +264,7 @@ def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are read off the code (called by MkDocs)."""
     from mkdocs.structure.files import File
 
-    for address, write in PAGES.items():
-        files.append(File.generated(config, address, content=write()))
+    texts = {address: write() for address, write in PAGES.items()} | board()
+    for address, text in texts.items():
+        files.append(File.generated(config, address, content=text))
     return files

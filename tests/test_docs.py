@@ -16,6 +16,15 @@ DOCS = Path(__file__).resolve().parents[1] / "docs"
 PACKAGE = DOCS.parent / "ironclip"
 
 
+def test_our_board_is_made_of_the_records_that_are_stored(hooks):
+    made = hooks.board()
+    page = made.pop("board/index.html")
+    stored = {path.stem for path in (DOCS / "board/records").glob("*.json")}
+    assert len(stored) >= 14
+    assert {name.removeprefix("board/robustbench/").removesuffix(".json") for name in made} == stored
+    assert all(f"records/{name}.json" in page for name in stored)
+
+
 @pytest.fixture(scope="module")
 def hooks():
     spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
