@@ -22,10 +22,10 @@ from ironclip.data import EvalSet
 from ironclip.loops.draws import drawn_for
 from ironclip.loops.scoring import full_precision
 from ironclip.protocols.audit_target import AuditTarget
-from ironclip.protocols.measure import PREPROCESSING
+from ironclip.protocols.measure import data_facts
 from ironclip.protocols.resolve import named_attacks
 from ironclip.records.folder import RunFolder
-from ironclip.records.record import DataFacts, Setup, canonical_hash
+from ironclip.records.record import Setup, canonical_hash
 
 DRAWS = 20
 
@@ -137,7 +137,7 @@ def bench(
         setup = Setup.model_validate(
             dict(
                 target.facts,
-                data=_data_facts(target, split),
+                data=data_facts(target.dataset, split),
                 threat=Threat(norm=norm, eps=max(radii), knowledge=knowledge, resolution=target.resolution),
                 seed=seed,
                 command=command,
@@ -146,20 +146,6 @@ def bench(
         run = _folder(target, setup, first, out, root)
         setup = setup.model_copy(update={"config_hash": run.config_hash})
         yield Bench(run, setup, made, pictures, knowledge, draws, gradients)
-
-
-def _data_facts(target: AuditTarget, split: str) -> DataFacts:
-    dataset = target.dataset
-    return DataFacts(
-        name=dataset.name,
-        split=split,
-        split_hash=dataset.sha256,
-        images_hash=dataset.images_sha256(split),
-        classes=dataset.classes,
-        label_space=len(dataset.classes),
-        preprocessing=PREPROCESSING,
-        available=len(dataset.items(split)),
-    )
 
 
 def _folder(target: AuditTarget, setup: Setup, first: Batch, out: Path | None, root: Path) -> RunFolder:

@@ -13,7 +13,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.tensors import evaluating, frozen
 from ironclip.core.threat import Knowledge, Norm, Threat
 from ironclip.core.types import Attack, Batch, Classifier
-from ironclip.data import EvalSet
+from ironclip.data import Dataset, EvalSet
 from ironclip.loops.evaluation import evaluate_into, settings
 from ironclip.loops.scoring import full_precision
 from ironclip.protocols import methods
@@ -190,18 +190,7 @@ def prepare(
         method=methods.full(config.method),
         options=config.options,
         backbone=BackboneFacts(name=spec.name, sha256=spec.sha256),
-        data=DataFacts(
-            name=experiment.dataset.name,
-            split=split,
-            split_hash=experiment.dataset.sha256,
-            images_hash=experiment.dataset.images_sha256(split),
-            classes=experiment.dataset.classes,
-            subset=config.subset,
-            label_space=len(experiment.dataset.classes),
-            suite=experiment.suite,
-            preprocessing=PREPROCESSING,
-            available=len(experiment.dataset.items(split)),
-        ),
+        data=data_facts(experiment.dataset, split, subset=config.subset, suite=experiment.suite),
         threat=threat,
         shots=config.shots if parameters else None,
         split_seed=config.split_seed if parameters else None,
@@ -241,6 +230,22 @@ def prepare(
         batch_size=batch_size or BATCH,
         exact=batch_size is not None,
         keep_examples=keep_examples,
+    )
+
+
+def data_facts(dataset: Dataset, split: str, *, subset: str = "all", suite: str = "") -> DataFacts:
+    """What a record says of the images of a split."""
+    return DataFacts(
+        name=dataset.name,
+        split=split,
+        split_hash=dataset.sha256,
+        images_hash=dataset.images_sha256(split),
+        classes=dataset.classes,
+        subset=subset,
+        label_space=len(dataset.classes),
+        suite=suite,
+        preprocessing=PREPROCESSING,
+        available=len(dataset.items(split)),
     )
 
 
