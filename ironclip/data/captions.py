@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from ironclip.core.errors import DataError
-from ironclip.core.texts import json_value, plain_bytes
+from ironclip.data.archives import is_archive
+from ironclip.data.lists import read_json
 from ironclip.data.records import Dataset, ZipSource, caption_of, enumerate_items
 
 NAMELESS = ("picture", "photo")  # a data set has classes; these stand where pictures have captions alone
@@ -47,13 +47,10 @@ def captioned_folder(folder: Path) -> Captioned | None:
     Raises:
         DataError: items without pictures or without texts.
     """
-    index, archive = folder / "index.json", folder / "images.zip"
-    if not index.is_file() or not archive.is_file():
+    if not is_archive(folder):
         return None
-    try:
-        value: Any = json_value(plain_bytes(index))
-    except ValueError as error:
-        raise DataError(f"{index} is no JSON: {error}") from None
+    index, archive = folder / "index.json", folder / "images.zip"
+    value = read_json(index, "index")
     items = value.get("items") if isinstance(value, dict) else None
     if not isinstance(items, list) or not any(isinstance(item, dict) and "captions" in item for item in items):
         return None

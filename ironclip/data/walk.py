@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def contents(folder: Path) -> Contents:
             prefix = f"{name}/"
         for entry in _entries(top):
             name = prefix + entry.name
-            if not _is_folder(entry):
+            if not _said(entry.is_dir):
                 kind = _kind(entry)
                 found.append(name) if kind == "picture" else out.append((kind, name))
             elif is_system_folder(entry.name):
@@ -92,24 +92,18 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _said(of_entry: Callable[[], bool]) -> bool:
+    """What an entry says of itself; a link to itself is neither a folder nor a file."""
     try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
-
-
-def _is_file(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_file()
-    except OSError:  # a link to itself
+        return of_entry()
+    except OSError:
         return False
 
 
 def _kind(entry: os.DirEntry[str]) -> str:
     if is_system_file(entry.name):
         return "hidden or system file"
-    if not _is_file(entry):  # told by the folder itself; asking for the status of each file takes seconds
+    if not _said(entry.is_file):  # told by the folder itself; asking for the status of each file takes seconds
         return "broken link" if entry.is_symlink() and not Path(entry.path).exists() else "pipe or device"
     kind = kind_of(entry.name)
     if kind is not None:
