@@ -104,21 +104,19 @@ def _paired(first: Any, others: list[Any], as_json: bool) -> None:
     if as_json:
         emit(results)
         return
-    columns = ["second", "threat", "what", "images", "first", "second", "only first", "only second", "p (McNemar)", "p (Holm)",
-               "difference [95 %]"]  # fmt: skip
+    several = len(others) > 1
+    columns = ["threat", "what", "images", "first", "second", "only first", "only second", "p (McNemar)"]
+    columns = [*(["second run"] if several else []), *columns, *(["p (Holm)"] if several else []), "difference [95 %]"]
     cells = [
         [
-            row["run"], row["threat"], row["what"], str(row["images"]), f"{row['first']:.1%}", f"{row['second']:.1%}",
-            str(row["only_first"]), str(row["only_second"]), f"{row['p']:.3g}", f"{row['p_holm']:.3g}",
-            f"{row['difference']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]",
+            *([row["run"]] if several else []), row["threat"], row["what"], str(row["images"]), f"{row['first']:.1%}",
+            f"{row['second']:.1%}", str(row["only_first"]), str(row["only_second"]), f"{row['p']:.3g}",
+            *([f"{row['p_holm']:.3g}"] if several else []), f"{row['difference']:+.1%} [{row['low']:+.1%}, {row['high']:+.1%}]",
         ]
         for row in results
     ]  # fmt: skip
-    if len(others) == 1:
-        columns, cells = [c for c in columns[1:] if c != "p (Holm)"], [[*row[1:9], row[10]] for row in cells]
-        show_table(table(f"first: {first.path.name}, second: {others[0].path.name}", columns, cells))
-    else:
-        show_table(table(f"first: {first.path.name}", columns, cells))
+    second = "" if several else f", second: {others[0].path.name}"
+    show_table(table(f"first: {first.path.name}{second}", columns, cells))
     for threat, attacks in {
         json.dumps([row["threat"], row["attacks"]]): (row["threat"], row["attacks"]) for row in results
     }.values():

@@ -95,7 +95,6 @@ def report(
 
 def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
     """The picture of runs and of tables that --csv wrote."""
-    from ironclip.core.files import write_text
     from ironclip.core.texts import plain_bytes
     from ironclip.records.folder import RunFolder
     from ironclip.report.static_adaptive import of_csv, of_rows, pairs, picture
@@ -110,8 +109,7 @@ def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
     for table in tables:
         found += of_csv(plain_bytes(table).decode(errors="replace"), str(table))
     shown = pairs(found)
-    write_text(file, picture(shown))
-    tell(f"wrote {file}")
+    _write({file: picture(shown)})
     if as_json:
         emit([{"method": pair.method, "setting": pair.setting, "data": pair.data,
                "static": pair.static.model_dump(), "attacked": pair.attacked.model_dump()} for pair in shown])  # fmt: skip

@@ -7,19 +7,19 @@ import importlib.util
 import os
 import platform
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import UsageError
 from ironclip.core.files import disk_errors
+from ironclip.grid.execute import Callback
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import helpers
 
 CARRIED = ("IRONCLIP_DATA", "IRONCLIP_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS", "IRONCLIP_LOCKS")
 """Variables of the driver that say where data and weights lie and how folders are locked; every task gets them."""
-Callback = Callable[[dict[str, Any]], None]
 
 
 def run_ray(
@@ -53,15 +53,12 @@ def run_ray(
 
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
     carried = {"env_vars": {name: os.environ[name] for name in CARRIED if name in os.environ}}
-    here: dict[str, Any] = {
-        "num_cpus": workers * plan.grid.processes,
-        "include_dashboard": False,
-    }  # its tasks have the driver's variables
+    many = plan.grid.processes
+    here: dict[str, Any] = {"num_cpus": workers * many, "include_dashboard": False}  # its tasks have the driver's variables
     embedded = here if address is None else {"address": address, "runtime_env": carried}
     _start(ray, embedded, address)
     try:
         share = 0.0 if device == "cpu" or not ray.cluster_resources().get("GPU") else gpus
-        many = plan.grid.processes
         asked: dict[str, Any] = {"num_cpus": many, "num_gpus": share * many, "max_retries": ATTEMPTS, "retry_exceptions": False}
         task = ray.remote(_task).options(**asked)
         with disk_errors(out):

@@ -5,10 +5,9 @@ order, and a task that comes back takes what is left. submitit keeps what it sen
 """
 
 import importlib.util
-import json
 import signal
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +16,12 @@ from ironclip.core.errors import RunError, UsageError
 from ironclip.core.files import disk_errors, write_json
 from ironclip.core.signals import finishing
 from ironclip.core.texts import json_value, plain_bytes
-from ironclip.grid.execute import all_settled, tell
+from ironclip.grid.execute import Callback, all_settled, tell
 from ironclip.grid.plan import Plan
 from ironclip.grid.plan import plan as planned
 from ironclip.grid.work import work
 
 Cluster = Literal["slurm", "local", "debug"]
-Callback = Callable[[dict[str, Any]], None]
 TIMEOUTS = 1000
 """How often a task is queued again at its time limit; that a cell gets no further, its own count of attempts finds out."""
 NOTICE = 300
@@ -135,7 +133,7 @@ def _queued(folder: Path) -> list[str]:
     path = folder / "jobs.json"
     try:
         found = json_value(plain_bytes(path)) if path.exists() else []
-    except (ValueError, json.JSONDecodeError):
+    except ValueError:
         found = []
     names = [job for job in found if isinstance(job, str)] if isinstance(found, list) else []
     return [job for job in names if submitit.SlurmJob(folder, job).state.split()[0] in WAITING]
