@@ -9,7 +9,8 @@ from typer.main import get_command
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-GENERATED = {ROOT / "docs" / page for page in re.findall(r'"(reference/[a-z-]+\.md)"', (ROOT / "docs" / "hooks.py").read_text())}
+HOOKS = (ROOT / "docs" / "hooks.py").read_text(encoding="utf-8")
+GENERATED = {ROOT / "docs" / page for page in [*re.findall(r'"(reference/[a-z-]+\.md)"', HOOKS), "board/index.html"]}
 PAGES = "\n".join(path.read_text(encoding="utf-8") for path in sorted((ROOT / "docs").rglob("*.md")))
 BLOCKS = re.findall(r"```bash\n(.*?)```", PAGES, re.DOTALL)
 LINES = [
