@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from ironclip.api import Data as Data
     from ironclip.api import Model as Model
     from ironclip.api import Result as Result
+    from ironclip.api import VisionLanguageClassifier as VisionLanguageClassifier
     from ironclip.api import dataset as dataset
     from ironclip.api import evaluate as evaluate
     from ironclip.api import fit as fit
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from ironclip.api import zero_shot as zero_shot
 
 _MAKERS = ("dataset", "evaluate", "fit", "load", "load_classifier", "run_audit", "test_time", "zero_shot")
-_API = ("Audit", "Data", "Model", "Result", *_MAKERS)
+_API = ("Audit", "Data", "Model", "Result", "VisionLanguageClassifier", *_MAKERS)
 """Loaded on first use, so that `import ironclip` costs nothing and `ironclip --help` imports no torch."""
 
 

@@ -11,6 +11,7 @@ from ironclip.api.data import Data as Data
 from ironclip.api.model import Model as Model
 from ironclip.api.progress import Bar, Callback, seen, watched
 from ironclip.api.result import Result as Result
+from ironclip.api.vision_language import VisionLanguageClassifier as VisionLanguageClassifier
 from ironclip.attacks import default
 from ironclip.backbones import ClipBackbone
 from ironclip.backbones import load as load_backbone

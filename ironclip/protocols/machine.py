@@ -20,7 +20,7 @@ FOR = {
     "report": "figures as PDF and PNG", "pandas": "records as data frames", "parquet": "samples as Parquet",
     "cluster": "grids on Ray", "dist": "one training on several GPUs", "serve": "the HTTP service", "export": "ONNX files",
     "hf": "data sets of the Hugging Face hub", "heif": "HEIC photos",
-    "corruptions": "the table of common corruptions", "slurm": "grids on Slurm",
+    "corruptions": "the table of common corruptions", "slurm": "grids on Slurm", "vlm": "vision-language models",
     "crosscheck": "comparison with other attack libraries",
 }  # fmt: skip
 BESIDE = {"transformers": "tokenizers of SigLIP and other models that do not use CLIP's"}
