@@ -53,12 +53,14 @@ MODULES = {module_of(path) for path in FILES}
 def imports(path: Path) -> Iterator[Arrow]:
     """Everything of ours that a file imports, inside functions and for type checkers too."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        place = f"{path.relative_to(PACKAGE)}:{getattr(node, 'lineno', 0)}"
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
+        place = f"{path.relative_to(PACKAGE)}:{node.lineno}"
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.split(".")[0] == "ironclip":
                     yield Arrow(module_of(path), alias.name.removeprefix("ironclip").removeprefix("."), (), place)
-        elif isinstance(node, ast.ImportFrom):
+        else:
             assert node.level == 0, f"{place}: imports are absolute here"
             if (node.module or "").split(".")[0] != "ironclip":
                 continue
