@@ -76,7 +76,7 @@ def _retrieval(
     from ironclip.protocols.retrieval import retrieval, towers_of
     from ironclip.records.folder import is_run
 
-    folder = captioned_folder(Path(data)) if data is not None else None
+    folder = captioned_folder(data) if data is not None else None
     run = Path(target).exists() and is_run(Path(target))
     other = None if folder is not None and run else "shapes" if folder is not None else data
     experiment = open_target(target, other, device=device)[1]

@@ -6,6 +6,7 @@ from pathlib import Path
 from ironclip.core.errors import DataError
 from ironclip.data.archives import is_archive
 from ironclip.data.lists import read_json
+from ironclip.data.opening import place
 from ironclip.data.records import Dataset, ZipSource, caption_of, enumerate_items
 
 NAMELESS = ("picture", "photo")  # a data set has classes; these stand where pictures have captions alone
@@ -39,14 +40,17 @@ def captions_of(dataset: Dataset, split: str) -> Captioned:
     return Captioned(dataset, texts)
 
 
-def captioned_folder(folder: Path) -> Captioned | None:
-    """The pictures and captions of a folder with images.zip and index.json; None where it is no such folder.
+def captioned_folder(name: str | Path) -> Captioned | None:
+    """The pictures and captions of a folder with images.zip and index.json, by its path or its name below a data root.
+
+    None where it is no such folder.
 
     Each item of index.json has "file", a member of the archive, and "captions", a list of texts.
 
     Raises:
         DataError: items without pictures or without texts.
     """
+    folder = place(name)
     if not is_archive(folder):
         return None
     index, archive = folder / "index.json", folder / "images.zip"

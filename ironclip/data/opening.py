@@ -34,6 +34,11 @@ def named_roots(root: Root = None) -> tuple[Path, ...]:
     return data_roots(root) if root or os.environ.get("IRONCLIP_DATA") else ()
 
 
+def place(name: str | Path, root: Root = None) -> Path:
+    """The folder or file of this name below a data root, else the path that the name is."""
+    return next((base / name for base in data_roots(root) if (base / name).exists()), Path(name).expanduser())
+
+
 def open_dataset(
     name: str | Path,
     *,
@@ -111,7 +116,7 @@ def _open(
             entry, rest, roots, chosen, split=split, allow_own_split=allow_own_split, seed=seed, download=download
         )
     else:
-        path = next((base / name for base in roots if (base / name).exists()), Path(name).expanduser())
+        path = place(name, roots)
         if not path.exists():
             raise _no_such(name, roots)
         return _open_path(path, templates, classes_file, seed, fractions, layout, named_roots(root))

@@ -98,6 +98,14 @@ def test_a_folder_gives_its_pictures_several_captions(tmp_path, backbone):
     assert clean.recall["text to image at 1"].of == 6
 
 
+def test_a_folder_is_found_by_its_name_below_a_data_root(tmp_path, monkeypatch):
+    folder(tmp_path / "pairs", [{"file": "0.png", "captions": ["x"]}, {"file": "1.png", "captions": ["y"]}])
+    monkeypatch.setenv("IRONCLIP_DATA", str(tmp_path))
+    found = captioned_folder("pairs")
+    assert found is not None
+    assert found.texts == {0: ("x",), 1: ("y",)}
+
+
 @pytest.mark.parametrize("item", [{"file": "0.png", "captions": []}, {"captions": ["x"]}, {"file": "0.png", "captions": [3]}, 7])
 def test_a_folder_without_texts_or_files_is_one_line(tmp_path, item):
     with pytest.raises(DataError, match="item 1"):
