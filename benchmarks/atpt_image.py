@@ -38,7 +38,7 @@ def measure(name: str, count: int, size: int, rounds: int, *, views: int = 64, t
     guided = tuner.guided(found.base[0], found.mix[0], found.keep[0])
     row.deviations["views"] = harness.check_pixels(mixed[0], guided, 2e-3)  # ties at a quantile
     pictures = torch.cat([images[:, None], mixed], dim=1)
-    answer = method.answer(method.tune(base, features_of(base, pictures)))[0]
+    answer = method.parts().vote.answer(method.tune(base, features_of(base, pictures)))[0]
     row.deviations["answer"] = harness.check("answer", answer, tuner.tuned(pictures[0], again=False), tolerance)
     if rounds:
         row.seconds = _times(name, count, size, rounds, views)
@@ -53,7 +53,7 @@ def _times(name: str, count: int, size: int, rounds: int, views: int) -> dict[st
         with torch.no_grad():
             mixed = method.mixed(method.maps(base, found.base), found)
             pictures = torch.cat([images[:, None], mixed], dim=1)
-            return method.answer(method.tune(base, features_of(base, pictures)))
+            return method.parts().vote.answer(method.tune(base, features_of(base, pictures)))
 
     def theirs() -> Tensor:
         guided = tuner.guided(found.base[0], found.mix[0], found.keep[0])

@@ -52,8 +52,8 @@ def measure(
 
     with torch.no_grad():
         found = method.tune(base, features_of(base, pictures))
-        answers = method.answer(found)
-    slopes = method._first_slope(base, picked(found.features, found.selected), False)
+        answers = method.parts().vote.answer(found)
+    slopes = method.first_gradient(base, picked(found.features, found.selected), False)
     for image in range(min(2, size)):
         expected = tuner.tuned(pictures[image], context=found.context[image])
         row.deviations |= {
@@ -63,7 +63,7 @@ def measure(
 
     def ours() -> Tensor:
         with torch.no_grad():
-            return method.answer(method.tune(base, features_of(base, pictures)))
+            return method.parts().vote.answer(method.tune(base, features_of(base, pictures)))
 
     if rounds:
         row.seconds = harness.seconds({"plain": lambda: tuner.tuned(pictures[0]), "ours": ours}, rounds)

@@ -1,6 +1,8 @@
 """The arrows between rooms, read off the imports of every file; no circles, nothing private across rooms; length of files."""
 
 import ast
+import importlib
+import inspect
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,3 +200,58 @@ def test_no_module_is_longer_than_400_lines(path):
     if lines > 250:
         print(f"{path.relative_to(PACKAGE)}: {lines} lines; is there a second idea in it?")
     assert lines <= 400, f"{path.relative_to(PACKAGE)} has {lines} lines; ask what second idea moved in"
+
+
+CONTRACT = {"TestTime", "TestTimeMethod"}
+"""What a test-time method may stand on and fill in: methods of these have defaults that a method replaces."""
+TEST_TIME = sorted(module for module in MODULES if room(module) == "testtime")
+
+
+def classes(module: str) -> list[type]:
+    """The classes that are written in a module."""
+    home = f"ironclip.{module}"
+    return [kind for kind in vars(importlib.import_module(home)).values() if inspect.isclass(kind) and kind.__module__ == home]
+
+
+def parents(kind: type) -> list[type]:
+    """The classes of ours above one, without the contract."""
+    ours = [each for each in kind.__mro__[1:] if each.__module__.partition(".")[0] == "ironclip"]
+    return [each for each in ours if each.__name__ not in CONTRACT]
+
+
+def overridden(kind: type) -> list[str]:
+    """Methods of a class that replace a concrete method of a class above it, the contract's and constructors aside."""
+    own = [name for name, value in vars(kind).items() if inspect.isroutine(value) and name != "__init__"]
+    concrete = lambda each, name: not getattr(vars(each)[name], "__isabstractmethod__", False)  # noqa: E731
+    return [
+        f"{kind.__name__}.{name} replaces that of {each.__name__}"
+        for name in own
+        for each in parents(kind)
+        if name in vars(each) and concrete(each, name)
+    ]
+
+
+@pytest.mark.parametrize("module", TEST_TIME)
+def test_test_time_methods_are_made_of_parts_not_of_overrides(module):
+    """At most one class of ours between a method and the contract, and nothing concrete is overridden: a reader of a method meets
+    its parts, not a line of classes in which the last word may be anywhere."""
+    assert not [kind.__name__ for kind in classes(module) if len(parents(kind)) > 1]
+    assert not [found for kind in classes(module) for found in overridden(kind)]
+
+
+def test_an_override_and_a_long_line_of_classes_are_found():
+    class Base:
+        def views(self):
+            return 1
+
+    class Middle(Base):
+        pass
+
+    class Last(Middle):
+        def views(self):
+            return 2
+
+    for kind in (Base, Middle, Last):
+        kind.__module__ = "ironclip.testtime.invented"
+    assert overridden(Last) == ["Last.views replaces that of Base"]
+    assert parents(Last) == [Middle, Base]

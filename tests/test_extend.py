@@ -10,14 +10,20 @@ from pathlib import Path
 import pytest
 import torch
 
+from ironclip.backbones import AdaptedClassifier, assemble
+from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.types import Batch
 
 HOME = Path(__file__).resolve().parents[1]
 FOLDER = HOME / "docs" / "extend"
 
 
+def blocks(page: str) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", (FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+
+
 def code(page: str) -> str:
-    (block,) = re.findall(r"```python\n(.*?)```", (FOLDER / f"{page}.md").read_text(encoding="utf-8"), re.DOTALL)
+    (block,) = blocks(page)
     return block
 
 
@@ -27,8 +33,8 @@ def executed(page: str) -> dict:
     return space
 
 
-def with_one_file_more(home: Path, place: str, page: str) -> Path:
-    """A package in `home` that is ours, by links, and holds the page's code as one more file at `place`."""
+def with_one_file_more(home: Path, place: str, page: str, text: str = "") -> Path:
+    """A package in `home` that is ours, by links, and holds the page's code (or this text) as one more file at `place`."""
     target = home / "ironclip"
     ours = HOME / "ironclip"
     target.mkdir(parents=True)
@@ -37,7 +43,7 @@ def with_one_file_more(home: Path, place: str, page: str) -> Path:
         for path in (ours / folder).iterdir():
             if path.name != "__pycache__" and not Path(place).is_relative_to(folder / path.name):
                 (target / folder / path.name).symlink_to(path)
-    (target / place).write_text(code(page), encoding="utf-8")
+    (target / place).write_text(text or code(page), encoding="utf-8")
     return home
 
 
@@ -57,7 +63,49 @@ def test_one_file_is_all_that_an_attack_takes(tmp_path: Path) -> None:
 
 
 def test_every_page_is_executed() -> None:
-    assert {path.stem for path in FOLDER.glob("*.md")} == {"attack", "data", "diagnostic", "format"}
+    assert {path.stem for path in FOLDER.glob("*.md")} == {"attack", "data", "diagnostic", "format", "test-time-method"}
+
+
+@pytest.fixture(scope="module")
+def pictures() -> tuple[AdaptedClassifier, Batch]:
+    """A classifier, and images with the labels that it says."""
+    classes, images = ("cat", "dog", "tram"), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        base = assemble(tiny_backbone(), classes)
+        return base, Batch(images, base(images).argmax(1), torch.arange(3), classes)
+
+
+def test_a_test_time_method_of_ones_own_meets_the_adaptive_attack(pictures) -> None:
+    """A method that names no attack is attacked on itself, on draws of its randomness and on the classifier below."""
+    base, batch = pictures
+    space: dict = {"base": base, "batches": [batch]}
+    for block in blocks("test-time-method")[:2]:
+        exec(compile(block, "test-time-method.md", "exec"), space)
+    found = space["result"].samples
+    everywhere = {name for sample in found for name in sample.adversarial}
+    assert everywhere <= {"adaptive", "adaptive/draws", "adaptive/surrogate2", "adaptive/base"}
+    assert any(len(sample.adversarial) == 3 or sample.broken_by for sample in found)
+
+
+def test_a_method_made_of_parts_is_a_whole_method(pictures) -> None:
+    base, batch = pictures
+    space: dict = {"__name__": "sharpened"}
+    exec(compile(blocks("test-time-method")[2], "test-time-method.md", "exec"), space)
+    method = space["METHOD"](views=6, select=0.5)
+    classifier = method(base)
+    with torch.no_grad():
+        views = classifier.observed(batch.images)
+        tuned = method.tuned(classifier.base, views.views)
+        assert torch.allclose(classifier(batch.images), tuned.logits.mean(1), atol=1e-5)
+        assert not torch.allclose(tuned.logits, tuned.start, atol=1e-4)
+    assert torch.allclose(views.weights, torch.full((3, 6), 1 / 6))
+    assert [each.name for each in method.surrogates(classifier)] == ["views", "draws"]
+
+
+def test_one_file_is_all_that_a_test_time_method_takes(tmp_path: Path) -> None:
+    for number, name in ((0, "noisy"), (2, "sharpened")):
+        home = with_one_file_more(tmp_path / name, f"testtime/{name}.py", "test-time-method", blocks("test-time-method")[number])
+        assert f"{name} " in run(home, "-m", "ironclip", "list", "methods")
 
 
 def test_the_attack_stays_in_the_ball_breaks_something_and_does_not_depend_on_the_batch() -> None:

@@ -61,29 +61,6 @@ def test_extend_page_example_trains() -> None:
     assert defense.vector.grad.abs().sum() > 0
 
 
-def test_extend_page_test_time_method_meets_the_adaptive_attack() -> None:
-    """A user's own method, which names no attack, is attacked on itself, on draws of its randomness and on what is below."""
-    import torch
-
-    from ironclip.backbones import assemble
-    from ironclip.backbones.tiny import tiny_backbone
-    from ironclip.core.types import Batch
-
-    page = (ROOT / "docs" / "extend.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1:]
-    classes, images = ("cat", "dog", "tram"), torch.rand(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        base = assemble(tiny_backbone(), classes)
-        labels = base(images).argmax(1)
-    space: dict = {"base": base, "batches": [Batch(images, labels, torch.arange(3), classes)]}
-    for block in blocks:
-        exec(compile(block, "extend.md", "exec"), space)
-    found = space["result"].samples
-    everywhere = {name for sample in found for name in sample.adversarial}
-    assert everywhere <= {"adaptive", "adaptive/draws", "adaptive/surrogate2", "adaptive/base"}
-    assert any(len(sample.adversarial) == 3 or sample.broken_by for sample in found)
-
-
 def test_linked_files_exist() -> None:
     for page in (ROOT / "README.md", *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!http|#)([^)#]+)", page.read_text(encoding="utf-8")):

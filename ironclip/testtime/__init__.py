@@ -9,9 +9,11 @@ command line it is written last: `zero_shot+rtpt`, or `rtpt` alone for the same.
 - draw every random number from `tensors.generator(key, ...)` with the image's own key, which is made of the seed and the image
   itself. So the result depends neither on the batch nor on the order, and no state is left behind;
 - stay differentiable with respect to the images (detach what was tuned): an attack on the classifier is then the adaptive
-  attack with a stopped gradient. What else an attacker would differentiate goes into `surrogates`, where
-  the mean over `draws` of the whole adaptation is already;
-- `passes` says how many image-encoder passes an image costs; batches are split by it so that memory stays bounded.
+  attack with a stopped gradient. What else an attacker would differentiate goes into `surrogates`, which already holds the mean
+  over `draws` of the whole adaptation;
+- `passes` says how many image-encoder passes an image costs; batches are split by it so that memory stays bounded;
+- a method that tunes context words is a `_tuning.TestTimePromptTuning` and names its `_parts.Parts`: views, selection, objective,
+  vote. Nothing concrete is overridden.
 """
 
 import importlib
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from ironclip.core.types import TestTime
     from ironclip.testtime._base import AdaptingClassifier as AdaptingClassifier
     from ironclip.testtime._base import TestTimeMethod as TestTimeMethod
+    from ironclip.testtime._base import surrogate as surrogate
     from ironclip.testtime._relevance import attention_map as attention_map
 
 NAMES = tuple(sorted(path.stem for path in Path(__file__).parent.glob("[!_]*.py")))
@@ -36,7 +39,7 @@ __all__ = ["DOMAINS", "NAMES", "build", "called", "method", "options", "worded"]
 CODE = ("generator",)
 """Options that are functions; a caller may write one as "module:function", a file may not."""
 
-_HOME = {"AdaptingClassifier": "_base", "TestTimeMethod": "_base", "attention_map": "_relevance"}
+_HOME = {"AdaptingClassifier": "_base", "TestTimeMethod": "_base", "surrogate": "_base", "attention_map": "_relevance"}
 
 DOMAINS = {
     "caltech101": "object", "dtd": "texture", "fgvc_aircraft": "aircraft", "oxford_flowers": "flower", "ucf101": "action",

@@ -23,6 +23,9 @@ from ironclip.core.types import BackboneSpec, Classifier, Images, TestTime
 DRAWS = 4
 MEMORY = 1 << 30  # bytes that the activations of one chunk may take, roughly
 
+Logits = Callable[[AdaptedClassifier, Tensor, Sequence[int]], Tensor]
+"""(base, images [B, 3, H, W], keys [B]) -> logits [B, K]."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -63,7 +66,12 @@ class TestTimeMethod(TestTime):
         if not isinstance(base, AdaptedClassifier):
             raise UsageError(f"a test-time method needs a classifier made by assemble as its base; got {type(base).__name__}")
         with on_behalf_of(type(self).__module__.rpartition(".")[2]):
+            self.check_base(base)
             return AdaptingClassifier(self, self.prepared(base))
+
+    def check_base(self, base: AdaptedClassifier) -> None:
+        """UsageError where the method cannot stand on this base. Default: it stands on any."""
+        return None
 
     def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         """The classifier below as the method needs it, such as one with context words in place of templates: what a static
@@ -109,7 +117,7 @@ class AdaptingClassifier(nn.Module):
         self,
         method: TestTimeMethod,
         base: AdaptedClassifier,
-        logits: Callable[[AdaptedClassifier, Tensor, Sequence[int]], Tensor] | None = None,
+        logits: Logits | None = None,
         passes: int | None = None,
         draws: int = 1,
     ) -> None:
@@ -150,12 +158,26 @@ class AdaptingClassifier(nn.Module):
         return self._logits(self.base, images, keys)
 
 
+def surrogate(classifier: Classifier, name: str, logits: Logits, passes: int | None = None) -> AdaptingClassifier:
+    """Another function (base, images, keys) -> logits in place of the method's own, for an attacker to differentiate.
+
+    Args:
+        classifier: what the method's `__call__` made.
+        name: names its attacks in the record ("pgd/views").
+        passes: image-encoder passes of that function; None: those of the method.
+    """
+    assert isinstance(classifier, AdaptingClassifier)
+    found = AdaptingClassifier(classifier.method, classifier.base, logits, passes)
+    found.name = name
+    return found
+
+
 def drawn(method: TestTimeMethod, base: AdaptedClassifier, draws: int) -> AdaptingClassifier:
     """The classifier of a method averaged over draws of its randomness, as a surrogate: expectation over transformation through
     the whole adaptation (Athalye et al. 2018, arXiv 1707.07397)."""
-    surrogate = AdaptingClassifier(method, base, draws=draws)
-    surrogate.name = "draws"
-    return surrogate
+    averaged = AdaptingClassifier(method, base, draws=draws)
+    averaged.name = "draws"
+    return averaged
 
 
 def image_keys(images: Tensor, seed: int) -> list[int]:

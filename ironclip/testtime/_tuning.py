@@ -2,7 +2,6 @@
 
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,40 +9,17 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, Observed, features_of, plain_head
-from ironclip.testtime._prompts import AdamW, Prompted, most_confident, picked, share
-from ironclip.testtime._views import ViewTuning, marked, with_views
+from ironclip.core.types import Classifier
+from ironclip.testtime._base import DRAWS, Observed, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._parts import Parts, Selected, Tuned
+from ironclip.testtime._prompts import AdamW, Prompted, picked
+from ironclip.testtime._views import few_views, marked
 
 GRADIENTS = ("stop", "full")
-Objective = Callable[[Tensor, Tensor], Tensor]
-"""(logits [B, n, K] of the selected views, text features [B, K, E]) -> [B] what is lowered."""
 
 
-@dataclass(frozen=True)
-class Tuned:
-    """What tuning found for B images.
-
-    Args:
-        features: [B, V, E] unit image features of the views; view 0 is the image.
-        start: [B, V, K] logits with the start context.
-        selected: [B, n] the views whose loss was lowered.
-        context: [B, M, D] (or [B, K, M, D]) the tuned context; the start where there is no step.
-        text: [B, K, E] unit text features of it.
-        logits: [B, V, K] of all views with it.
-        weights: [B, n] of the selected views in the loss, where they are not alike.
-    """
-
-    features: Tensor
-    start: Tensor
-    selected: Tensor
-    context: Tensor
-    text: Tensor
-    logits: Tensor
-    weights: Tensor | None = None
-
-
-class TestTimePromptTuning(ViewTuning):
-    """Views, selection, a few steps on the context, an answer. A method says what is lowered and how views are joined.
+class TestTimePromptTuning(TestTimeMethod):
+    """A few steps on the context words of each image. A method is its `parts`: views, selection, objective, vote.
 
     Args:
         views: V, the image itself included.
@@ -83,59 +59,57 @@ class TestTimePromptTuning(ViewTuning):
         self.passes = views
 
     @abstractmethod
-    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
-        """[B] what is lowered: logits [B, n, K] of the selected views, text features [B, K, E]."""
-
-    @abstractmethod
-    def answer(self, tuned: Tuned) -> Tensor:
-        """[B, K] logits of the images."""
-
-    def choose(self, logits: Tensor) -> Tensor:
-        """[B, n] the views on which the loss is taken, from their logits [B, V, K] with the start context."""
-        return most_confident(logits, share(self.select, logits.shape[1]))
-
-    def pictures(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, V, 3, S, S] the views, the image first."""
-        return with_views(images, keys, self.views - 1, augmix=self.augmix)
+    def parts(self) -> Parts:
+        """The four parts, made of the options."""
 
     def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "prompt tuning")
         return Prompted(base, self.prompt)
 
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """A few views with nothing tuned, and draws of the whole adaptation; the classifier itself is attacked through what it
+        has tuned, found anew in each step."""
+        return (few_views(classifier, self.views, augmix=self.augmix), *super().surrogates(classifier))
+
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         assert isinstance(base, Prompted)
-        return self.answer(self.tuned(base, self.pictures(base, images, keys)))
+        parts = self.parts()
+        return parts.vote.answer(self.tuned(base, parts.views(base, images, keys)))
 
-    def tuned(self, base: Prompted, pictures: Tensor) -> Tuned:
+    def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed:
+        assert isinstance(base, Prompted)
+        parts = self.parts()
+        views = parts.views(base, images, keys)
+        tuned = self.tuned(base, views)
+        return Observed(views, parts.vote.shares(tuned), marked(tuned.selected, views.shape[1]) & (self.steps > 0))
+
+    def tuned(self, base: Prompted, views: Tensor) -> Tuned:
         """What tuning found on views [B, V, 3, S, S], the image first."""
-        return self.tune(base, features_of(base, pictures))
-
-    def weighted(self, logits: Tensor, weights: Tensor) -> Tensor:
-        """[B] the objective with weights [B, n] for the selected views, in a method that has such weights."""
-        raise NotImplementedError
+        weigh = self.parts().weigh
+        each = None if weigh is None else lambda selected: weigh(base, picked(views, selected))
+        return self.tune(base, features_of(base, views), each)
 
     def tune(self, base: Prompted, features: Tensor, weigh: Callable[[Tensor], Tensor] | None = None) -> Tuned:
         """The tuned context of each image, a fresh start for every one.
 
         Args:
             features: [B, V, E] unit features of the views; they may carry a graph.
-            weigh: selected views [B, n] -> their weights [B, n] in the objective; default: it has none.
+            weigh: numbers [B, n] of the selected views -> their weights [B, n]; None: they have none.
         """
         head, whole = plain_head(base, "prompt tuning"), self.gradient == "full" and features.requires_grad
         seen = features if whole else features.detach()
         first = base.text_features
         start = head(features, first)
-        selected = self.choose(start.detach())
+        selected = self.parts().select(start.detach())
         chosen = picked(seen, selected)
         weights = None if weigh is None else weigh(selected)
-        lowered = None if weights is None else lambda logits, text: self.weighted(logits, weights)
         context, step = base.start.expand(len(features), *base.start.shape), AdamW(self.lr, self.weight_decay)
         with torch.set_grad_enabled(True), sdpa_kernel(SDPBackend.MATH if whole else list(FASTEST)):
             for number in range(self.steps):
                 if number == 0:
-                    slope = self._first_slope(base, chosen, whole, lowered)
+                    slope = self.first_gradient(base, chosen, whole, weights)
                 else:
-                    slope = self._slope(base, context, chosen, whole, lowered)
+                    slope = self.next_gradient(base, context, chosen, whole, weights)
                 context = step(context, slope)
                 context = context if whole else context.detach()
             if self.steps == 0:
@@ -147,30 +121,24 @@ class TestTimePromptTuning(ViewTuning):
                     text = base.encode(context)
         return Tuned(features, start, selected, context, text, head(features, text), weights)
 
-    def _first_slope(self, base: Prompted, chosen: Tensor, whole: bool, lowered: Objective | None = None) -> Tensor:
+    def loss(self, base: Prompted, chosen: Tensor, text: Tensor, weights: Tensor | None) -> Tensor:
+        """The sum over images of the objective, of unit features [B, n, E] of the selected views and text features [B, K, E]."""
+        logits = plain_head(base, "prompt tuning")(chosen, text)
+        return self.parts().objective(Selected(logits, text, weights)).sum()
+
+    def first_gradient(self, base: Prompted, chosen: Tensor, whole: bool, weights: Tensor | None = None) -> Tensor:
         """[B, M, D] gradients at the start, by one product with the shared text graph for each image."""
         text = base.text_features.expand(len(chosen), *base.text_features.shape).clone().requires_grad_()
-        loss = (lowered or self.objective)(plain_head(base, "prompt tuning")(chosen, text), text).sum()
-        (cotangents,) = torch.autograd.grad(loss, text, create_graph=whole)
+        (cotangents,) = torch.autograd.grad(self.loss(base, chosen, text, weights), text, create_graph=whole)
         return base.pull(cotangents, create_graph=whole)
 
-    def _slope(self, base: Prompted, context: Tensor, chosen: Tensor, whole: bool, lowered: Objective | None = None) -> Tensor:
+    def next_gradient(
+        self, base: Prompted, context: Tensor, chosen: Tensor, whole: bool, weights: Tensor | None = None
+    ) -> Tensor:
         """[B, M, D] gradients at contexts that differ from image to image."""
         leaf = context if whole and context.requires_grad else context.detach().clone().requires_grad_()
-        text = base.encode(leaf)
-        loss = (lowered or self.objective)(plain_head(base, "prompt tuning")(chosen, text), text).sum()
+        loss = self.loss(base, chosen, base.encode(leaf), weights)
         return torch.autograd.grad(loss, leaf, create_graph=whole)[0]
-
-    def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed:
-        assert isinstance(base, Prompted)
-        pictures = self.pictures(base, images, keys)
-        tuned = self.tuned(base, pictures)
-        chosen = marked(tuned.selected, pictures.shape[1])
-        return Observed(pictures, self.votes(base, pictures, tuned), chosen & (self.steps > 0))
-
-    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
-        """[B, V] shares of the views, of sum 1. Default: the selected views alike, for the image alone answers."""
-        return marked(tuned.selected, pictures.shape[1]).to(pictures.dtype) / tuned.selected.shape[1]
 
 
 FASTEST = (SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.CUDNN_ATTENTION, SDPBackend.MATH)

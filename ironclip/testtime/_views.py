@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.types import Classifier
-from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import AdaptingClassifier, features_of, plain_head, surrogate
 from ironclip.testtime._random_views import random_views
 
 FEW = 8  # views of the surrogate on which nothing is tuned
@@ -23,21 +23,12 @@ def marked(selected: Tensor, count: int) -> Tensor:
     return torch.zeros(len(selected), count, dtype=torch.bool, device=selected.device).scatter(1, selected, True)
 
 
-class ViewTuning(TestTimeMethod):
-    """A method on random views; an attacker has the mean of a few of them cheaply, without what the method does with them."""
+def few_views(classifier: Classifier, views: int, *, augmix: bool) -> AdaptingClassifier:
+    """The surrogate "views" of a method on `views` random views: the mean logits of the image and a few of them, fresh in every
+    step and with nothing tuned (T-VSS's adaptive attack)."""
 
-    views: int
-    augmix: bool = False
-
-    def fixed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] mean logits of the image and a few views, with nothing tuned."""
-        features = features_of(base, with_views(images, keys, min(FEW, self.views - 1), augmix=self.augmix))
+    def untuned(base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        features = features_of(base, with_views(images, keys, min(FEW, views - 1), augmix=augmix))
         return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
 
-    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """Views with nothing tuned, fresh in every step (T-VSS's adaptive attack), and draws of the whole adaptation; the
-        classifier itself is attacked through what it has tuned, found anew in each step."""
-        assert isinstance(classifier, AdaptingClassifier)
-        surrogate = AdaptingClassifier(self, classifier.base, self.fixed, passes=1 + FEW)
-        surrogate.name = "views"
-        return (surrogate, *super().surrogates(classifier))
+    return surrogate(classifier, "views", untuned, passes=1 + FEW)

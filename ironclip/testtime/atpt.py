@@ -22,12 +22,11 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
-from ironclip.testtime._base import features_of
-from ironclip.testtime._prompts import Prompted, entropy, picked, share
+from ironclip.testtime._parts import LogitVote, Parts, ProbabilityVote, Selected, Vote, confident, reliability
+from ironclip.testtime._prompts import Prompted, entropy, share
 from ironclip.testtime._random_views import Views, random_views
 from ironclip.testtime._relevance import enlarged, relevance_maps, total_variation, zones
-from ironclip.testtime._tuning import Tuned
-from ironclip.testtime.rtpt import RTPT
+from ironclip.testtime._tuning import TestTimePromptTuning
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "paper": {
@@ -55,10 +54,11 @@ CHOICES = {
 }
 
 
-class ATPT(RTPT):
+class ATPT(TestTimePromptTuning):
     """Attention-guided views, then R-TPT's step.
 
     Args:
+        neighbours, temperature, legacy_mask: of R-TPT's weights, where the ensemble is "neighbour".
         variant: "paper" or "code": its `VARIANTS` where an option is None.
         ensemble: weights of the vote: "tv" [paper], "neighbour" (R-TPT's) [code] or "uniform".
         loss_weights: of the confident views in the loss: "tv" (those of the vote) [paper] or "uniform" [code].
@@ -85,6 +85,9 @@ class ATPT(RTPT):
     def __init__(
         self,
         *,
+        neighbours: int = 20,
+        temperature: float = 0.01,
+        legacy_mask: bool = False,
         variant: str = "paper",
         ensemble: str | None = None,
         loss_weights: str | None = None,
@@ -109,6 +112,9 @@ class ATPT(RTPT):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        check_whole("neighbours", neighbours, 1)
+        check_number("temperature", temperature, 0, above=True)
+        check_flags(legacy_mask=legacy_mask)
         check_choice("variant", variant, tuple(VARIANTS))
         given: dict[str, Any] = {
             "ensemble": ensemble, "loss_weights": loss_weights, "tokens_at": tokens_at, "layer_weights": layer_weights,
@@ -133,6 +139,7 @@ class ATPT(RTPT):
         if vote is not None:
             check_whole("vote", vote, 1)
         check_number("tv_tau", chosen["tv_tau"], 0, above=True)
+        self.neighbours, self.temperature, self.legacy_mask = neighbours, temperature, legacy_mask
         self.variant, self.guidance, self.rollout, self.layers, self.vote = variant, guidance, rollout, layers, vote
         self.ensemble: str = chosen["ensemble"]
         self.loss_weights: str = chosen["loss_weights"]
@@ -146,13 +153,38 @@ class ATPT(RTPT):
         looks = "tv" in (self.ensemble, self.loss_weights)
         self.passes = self.views + guided + (share(self.select, self.views) if looks else 0)
 
-    def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
+    def check_base(self, base: AdaptedClassifier) -> None:
         spec = base.backbone.spec
         if spec.kind not in ("vit", "resnet"):
             raise UsageError(f"atpt reads the attention of open_clip's ViT, or RN50; {spec.name} is neither")
         if spec.kind == "vit" and not spec.class_token:
             raise UsageError(f"atpt reads where the class token looks; {spec.name} averages all tokens instead")
-        return super().prepared(base)
+
+    def parts(self) -> Parts:
+        weighted = self.loss_weights == "tv"
+        return Parts(
+            views=self.guided_views,
+            select=confident(self.select),
+            weigh=self.tv_weights if weighted or self.ensemble == "tv" else None,
+            objective=weighted_entropy if weighted else lambda seen: entropy(seen.logits).mean(-1),
+            vote=self.view_vote(),
+        )
+
+    def view_vote(self) -> Vote:
+        """The vote that the option `ensemble` names."""
+        if self.ensemble == "tv":
+            return ProbabilityVote()
+        if self.ensemble == "uniform":
+            return LogitVote(surest=self.vote)
+        return LogitVote(reliability(self.neighbours, self.temperature, self.legacy_mask), self.vote)
+
+    def guided_views(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, V, 3, S, S] the image and its mixed views x'; without guidance R-TPT's views."""
+        guided = self.guidance and self.augmix and self.views > 1
+        crop = self.base == "crop" or not guided
+        found = random_views(images, keys, self.views - 1, augmix=self.augmix, crop=crop)
+        mixed = self.mixed(self.maps(base, found.base), found) if guided else found.blended
+        return torch.cat([images[:, None], mixed], dim=1)
 
     def maps(self, base: AdaptedClassifier, views: Tensor) -> Tensor:
         """[..., G, G] relevance maps in [0, 1] of views [..., 3, S, S] under the start prompt; constants."""
@@ -165,13 +197,6 @@ class ATPT(RTPT):
         )  # fmt: skip
         return flat.view(*views.shape[:-3], *flat.shape[1:])
 
-    def pictures(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
-        guided = self.guidance and self.augmix and self.views > 1
-        crop = self.base == "crop" or not guided
-        found = random_views(images, keys, self.views - 1, augmix=self.augmix, crop=crop)
-        mixed = self.mixed(self.maps(base, found.base), found) if guided else found.blended
-        return torch.cat([images[:, None], mixed], dim=1)
-
     def mixed(self, maps: Tensor, found: Views) -> Tensor:
         """[B, V, 3, S, S]: the base views where they are relevant by their maps [B, V, G, G], mostly augmented elsewhere."""
         side = found.base.shape[-1]
@@ -181,36 +206,9 @@ class ATPT(RTPT):
         weight = torch.where(high, m_high, torch.where(low, m_low, own)).view(*maps.shape[:2], 1, side, side)
         return weight * found.base + (1 - weight) * (found.mix if self.target == "mix" else found.blended)
 
-    def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        assert isinstance(base, Prompted)
-        pictures = self.pictures(base, images, keys)
-        tuned = self.tuned(base, pictures)
-        if self.ensemble != "tv":
-            return self.answer(tuned)
-        weights = self.selected_weights(base, pictures, tuned)
-        log = picked(tuned.logits, tuned.selected).log_softmax(-1)
-        return (log + weights.log()[..., None]).logsumexp(1)
-
-    def tuned(self, base: Prompted, pictures: Tensor) -> Tuned:
-        weigh = (lambda selected: self.tv_weights(base, picked(pictures, selected))) if self.loss_weights == "tv" else None
-        return self.tune(base, features_of(base, pictures), weigh)
-
-    def weighted(self, logits: Tensor, weights: Tensor) -> Tensor:
-        return (weights * entropy(logits)).sum(-1)
-
-    def selected_weights(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
-        """[B, n] weights of the selected views by their total variation; those of the loss where it had them."""
-        return self.tv_weights(base, picked(pictures, tuned.selected)) if tuned.weights is None else tuned.weights
-
     def tv_weights(self, base: Prompted, views: Tensor) -> Tensor:
         """[B, n] softmax(-total variation of the maps) of views [B, n, 3, S, S]; constants."""
         return self.smoothness(self._rolled_out(base, views, None if self.tv_map == "raw" else self.clip), views.shape[-1])
-
-    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
-        none = torch.zeros_like(tuned.logits[..., 0])
-        if self.ensemble == "tv":
-            return none.scatter(1, tuned.selected, self.selected_weights(base, pictures, tuned))
-        return none.scatter(1, *self.shares(tuned))
 
     def smoothness(self, maps: Tensor, side: int) -> Tensor:
         """[B, n] softmax(-total variation) of maps [B, n, G, G]."""
@@ -221,19 +219,11 @@ class ATPT(RTPT):
             variation = variation / (2 * width * (width - 1))
         return (-variation / self.tv_tau).softmax(1).clamp_min(torch.finfo(maps.dtype).tiny)
 
-    def answer(self, tuned: Tuned) -> Tensor:
-        kept, weights = self.shares(tuned)
-        return (weights[..., None] * picked(tuned.logits, kept)).sum(1)
 
-    def shares(self, tuned: Tuned) -> tuple[Tensor, Tensor]:
-        """[B, n] the views that vote by their logits, and [B, n] their weights."""
-        count = tuned.logits.shape[1]
-        kept = torch.arange(count, device=tuned.logits.device).expand(tuned.logits.shape[:2])
-        if self.vote is not None and self.vote < count:
-            kept = entropy(tuned.logits).argsort(dim=1, stable=True)[:, : self.vote]
-        if self.ensemble == "neighbour":
-            return kept, self.weights(picked(tuned.features, kept))
-        return kept, torch.full_like(tuned.logits[:, : kept.shape[1], 0], 1 / kept.shape[1])
+def weighted_entropy(seen: Selected) -> Tensor:
+    """[B] sum_B w H(p) over the selected views."""
+    assert seen.weights is not None
+    return (seen.weights * entropy(seen.logits)).sum(-1)
 
 
 METHOD = ATPT

@@ -27,7 +27,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.tensors import generator
 from ironclip.core.types import Batch, Classifier
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod, plain_head
+from ironclip.testtime._base import DRAWS, TestTimeMethod, plain_head, surrogate
 
 Denoiser = Callable[[Tensor, Tensor], Tensor]
 """(x_t [B, E], t [B] in 0 .. 999) -> x_0 [B, E]."""
@@ -113,10 +113,9 @@ class CLIPure(TestTimeMethod):
         self.prior = GaussianPrior.of(math.sqrt(embeddings.shape[1]) * embeddings)
         self.notes = (f"clipure: the prior is a Gaussian fitted to {len(embeddings)} clean training pictures",)
 
-    def __call__(self, base: Classifier) -> AdaptingClassifier:
+    def check_base(self, base: AdaptedClassifier) -> None:
         if self.variant == "generative" and self.prior is None:
             raise UsageError("clipure has no prior yet: put it on a run whose training pictures are there, or hand in prior=")
-        return super().__call__(base)
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         return self.answer(base, self.purified(base, self.unit(base, images), keys))
@@ -158,12 +157,8 @@ class CLIPure(TestTimeMethod):
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """The iterations with the identity as their backward pass; the whole differentiated; draws of time and noise."""
-        assert isinstance(classifier, AdaptingClassifier)
-        straight = AdaptingClassifier(self, classifier.base, self.straight)
-        straight.name = "straight"
-        unrolled = AdaptingClassifier(self, classifier.base, self.unrolled)
-        unrolled.name = "unrolled"
-        return (straight, unrolled, *super().surrogates(classifier))
+        made = surrogate(classifier, "straight", self.straight), surrogate(classifier, "unrolled", self.unrolled)
+        return (*made, *super().surrogates(classifier))
 
 
 def turned(

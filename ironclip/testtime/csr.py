@@ -19,7 +19,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.tensors import ascend, per_image
 from ironclip.core.types import Batch, Classifier
-from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod
+from ironclip.testtime._base import TestTimeMethod, surrogate
 from ironclip.testtime._gate import calibrated, sloping
 
 FILTERS = ("gaussian", "butterworth", "ideal")
@@ -72,10 +72,9 @@ class CSR(TestTimeMethod):
                 f"csr: tau {self.tau:.4f} calibrated: {100 * self.flagged:g} % of {count} clean training pictures lie below",
             )
 
-    def __call__(self, base: Classifier) -> AdaptingClassifier:
+    def check_base(self, base: AdaptedClassifier) -> None:
         if self.tau is None:
             raise UsageError("csr has no threshold yet: put it on a run whose training pictures are there, or state tau")
-        return super().__call__(base)
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         assert self.tau is not None
@@ -143,12 +142,8 @@ class CSR(TestTimeMethod):
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """Image and low-pass copy together, and the defence with a gate that has a slope."""
-        assert isinstance(classifier, AdaptingClassifier)
-        joint = AdaptingClassifier(self, classifier.base, self.joint, passes=2)
-        joint.name = "joint"
-        gate = AdaptingClassifier(self, classifier.base, self.gated, passes=self.passes + 2)
-        gate.name = "gate"
-        return joint, gate
+        joint = surrogate(classifier, "joint", self.joint, passes=2)
+        return joint, surrogate(classifier, "gate", self.gated, passes=self.passes + 2)
 
 
 METHOD = CSR

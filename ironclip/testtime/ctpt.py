@@ -10,11 +10,10 @@ Equations, t_k the text feature of class k, p the mean prediction over the confi
 
 from typing import Any
 
-from torch import Tensor
-
 from ironclip.core.options import check_number
+from ironclip.testtime._parts import ImageAlone, Parts, confident, image_and_crops
 from ironclip.testtime._prompts import dispersion, marginal_entropy
-from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning
 
 
 class CTPT(TestTimePromptTuning):
@@ -29,11 +28,13 @@ class CTPT(TestTimePromptTuning):
         check_number("weight", weight, 0)
         self.weight = weight
 
-    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
-        return marginal_entropy(logits) - self.weight * dispersion(text)
-
-    def answer(self, tuned: Tuned) -> Tensor:
-        return tuned.logits[:, 0]
+    def parts(self) -> Parts:
+        return Parts(
+            views=image_and_crops(self.views, augmix=self.augmix),
+            select=confident(self.select),
+            objective=lambda seen: marginal_entropy(seen.logits) - self.weight * dispersion(seen.text),
+            vote=ImageAlone(),
+        )
 
 
 METHOD = CTPT

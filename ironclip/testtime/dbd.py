@@ -18,7 +18,7 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_number, check_whole
 from ironclip.core.types import Batch, Classifier
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, Observed, TestTimeMethod, features_of, image_keys, plain_head
+from ironclip.testtime._base import DRAWS, Observed, TestTimeMethod, features_of, image_keys, plain_head, surrogate
 from ironclip.testtime._changed_views import FIXED, changed_views
 from ironclip.testtime._gate import calibrated, sloping
 from ironclip.testtime._prompts import entropy, picked
@@ -82,10 +82,9 @@ class DBD(TestTimeMethod):
             share = f"{100 * self.stretched:g} % of {count} clean training pictures lie above"
             self.notes = (f"dbd: theta {self.theta:.4f} calibrated: {share}",)
 
-    def __call__(self, base: Classifier) -> AdaptingClassifier:
+    def check_base(self, base: AdaptedClassifier) -> None:
         if self.theta is None:
             raise UsageError("dbd has no threshold yet: put it on a run whose training pictures are there, or state theta")
-        return super().__call__(base)
 
     def pictures(self, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, V, 3, S, S] the image and its changed copies."""
@@ -136,11 +135,7 @@ class DBD(TestTimeMethod):
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """The mean of the views, what is left where the score stays low; the switch with a slope; and draws of the views."""
-        assert isinstance(classifier, AdaptingClassifier)
-        mean = AdaptingClassifier(self, classifier.base, self.plain)
-        mean.name = "mean"
-        switch = AdaptingClassifier(self, classifier.base, self.switched)
-        switch.name = "switch"
+        mean, switch = surrogate(classifier, "mean", self.plain), surrogate(classifier, "switch", self.switched)
         return (mean, switch, *super().surrogates(classifier))
 
 

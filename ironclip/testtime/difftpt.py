@@ -18,8 +18,10 @@ from torch import Tensor
 
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_number, check_whole
+from ironclip.testtime._parts import ImageAlone, Parts
 from ironclip.testtime._prompts import Prompted, marginal_entropy, most_confident, picked, share
-from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning
+from ironclip.testtime._views import with_views
 
 Generator = Callable[[Tensor, Sequence[int], int], Tensor]
 
@@ -47,8 +49,21 @@ class DiffTPT(TestTimePromptTuning):
         self.generated, self.similar = generated if generator is not None else 0, similar
         self.passes = self.views + self.generated
 
-    def pictures(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
-        views = super().pictures(base, images, keys)
+    def parts(self) -> Parts:
+        return Parts(
+            views=self.with_generated,
+            select=self.similar_and_confident,
+            objective=lambda seen: marginal_entropy(seen.logits),
+            vote=ImageAlone(),
+        )
+
+    def with_generated(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
+        """[B, V + generated, 3, S, S] the image, its random views and the generated ones.
+
+        Raises:
+            UsageError: the generator returned another shape.
+        """
+        views = with_views(images, keys, self.views - 1, augmix=self.augmix)
         if self.generator is None or not self.generated:
             return views
         made = self.generator(images, keys, self.generated)
@@ -57,17 +72,12 @@ class DiffTPT(TestTimePromptTuning):
             raise UsageError(f"the generator must return views of shape {wanted}; got {tuple(made.shape)}")
         return torch.cat([views, made], dim=1)
 
-    def choose(self, logits: Tensor) -> Tensor:
+    def similar_and_confident(self, logits: Tensor) -> Tensor:
+        """[B, n] of logits [B, V, K]: the views most like the image, the image among them, and of these the most confident."""
         alike = F.cosine_similarity(logits[:, 1:], logits[:, :1], dim=-1)
         kept = 1 + alike.argsort(dim=1, descending=True, stable=True)[:, : int(self.similar * alike.shape[1])]
         kept = torch.cat([kept.new_zeros(len(kept), 1), kept], dim=1)
         return kept.gather(1, most_confident(picked(logits, kept), share(self.select, kept.shape[1])))
-
-    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
-        return marginal_entropy(logits)
-
-    def answer(self, tuned: Tuned) -> Tensor:
-        return tuned.logits[:, 0]
 
 
 METHOD = DiffTPT

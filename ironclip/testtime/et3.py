@@ -9,7 +9,6 @@ projects onto a Euclidean ball]. Meant for adversarially trained encoders. Devia
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +20,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.options import check_number, check_whole
 from ironclip.core.tensors import norm, per_image
 from ironclip.core.types import Classifier
-from ironclip.testtime._base import AdaptingClassifier, TestTimeMethod, plain_head
+from ironclip.testtime._base import TestTimeMethod, plain_head, surrogate
 
 SIDE = 224  # pixels of the images for which the released step is meant
 SCALE = 100.0  # of the cosines; the released code does not read the model's own
@@ -109,13 +108,8 @@ class ET3(TestTimeMethod):
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """The image with the transformed one, and the whole with second derivatives."""
-        assert isinstance(classifier, AdaptingClassifier)
-        made: list[AdaptingClassifier] = []
-        for name, function, passes in (("joint", self.joint, self.passes + 1), ("unrolled", self.unrolled, 3 * self.passes)):
-            surrogate: Any = AdaptingClassifier(self, classifier.base, function, passes=passes)
-            surrogate.name = name
-            made.append(surrogate)
-        return tuple(made)
+        joint = surrogate(classifier, "joint", self.joint, passes=self.passes + 1)
+        return joint, surrogate(classifier, "unrolled", self.unrolled, passes=3 * self.passes)
 
 
 def labels_of(file: str) -> tuple[str, ...]:

@@ -21,8 +21,9 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_flags, check_number, check_whole
-from ironclip.testtime._base import DRAWS, Observed, features_of, plain_head
-from ironclip.testtime._views import ViewTuning, with_views
+from ironclip.core.types import Classifier
+from ironclip.testtime._base import DRAWS, Observed, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._views import few_views, with_views
 
 TOLERANCE = 1e-6
 
@@ -44,7 +45,7 @@ class Mode:
     mode: Tensor
 
 
-class MTA(ViewTuning):
+class MTA(TestTimeMethod):
     """MeanShift for test-time augmentation.
 
     Args:
@@ -75,6 +76,10 @@ class MTA(ViewTuning):
     def prepared(self, base: AdaptedClassifier) -> AdaptedClassifier:
         plain_head(base, "mta")
         return base
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """The mean of a few views, and draws of the views."""
+        return (few_views(classifier, self.views, augmix=self.augmix), *super().surrogates(classifier))
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         return plain_head(base, "mta")(self.found(base, self.pictures(images, keys)).mode, base.text_features)

@@ -17,10 +17,10 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.core.losses import squared_distance_each
 from ironclip.core.options import check_number
 from ironclip.core.tensors import project, value_and_slope
-from ironclip.testtime.ttc import TTC
+from ironclip.testtime.ttc import Counterattack
 
 
-class NAC(TTC):
+class NAC(Counterattack):
     """Nesterov accelerated counterattack.
 
     Args:

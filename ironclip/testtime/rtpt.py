@@ -14,11 +14,10 @@ Equations, V' the confident views, p_v the prediction of view v, N_v its n neare
 
 from typing import Any
 
-from torch import Tensor
-
 from ironclip.core.options import check_flags, check_number, check_whole
-from ironclip.testtime._prompts import Prompted, entropy, neighbour_weights
-from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
+from ironclip.testtime._parts import LogitVote, Parts, confident, image_and_crops, reliability
+from ironclip.testtime._prompts import entropy
+from ironclip.testtime._tuning import TestTimePromptTuning
 
 
 class RTPT(TestTimePromptTuning):
@@ -37,18 +36,13 @@ class RTPT(TestTimePromptTuning):
         check_flags(legacy_mask=legacy_mask)
         self.neighbours, self.temperature, self.legacy_mask = neighbours, temperature, legacy_mask
 
-    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
-        return entropy(logits).mean(-1)
-
-    def weights(self, features: Tensor) -> Tensor:
-        """[B, V] reliability of the views."""
-        return neighbour_weights(features, self.neighbours, self.temperature, legacy_mask=self.legacy_mask)
-
-    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
-        return self.weights(tuned.features)
-
-    def answer(self, tuned: Tuned) -> Tensor:
-        return (self.weights(tuned.features)[..., None] * tuned.logits).sum(1)
+    def parts(self) -> Parts:
+        return Parts(
+            views=image_and_crops(self.views, augmix=self.augmix),
+            select=confident(self.select),
+            objective=lambda seen: entropy(seen.logits).mean(-1),
+            vote=LogitVote(reliability(self.neighbours, self.temperature, self.legacy_mask)),
+        )
 
 
 METHOD = RTPT

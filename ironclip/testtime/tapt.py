@@ -26,16 +26,16 @@ from ironclip.core.losses import cross_entropy_each
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.tensors import ascend, generator
 from ironclip.core.types import Batch, Classifier, Trace
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, Observed, features_of, plain_head
+from ironclip.testtime._base import DRAWS, AdaptingClassifier, Observed, TestTimeMethod, features_of, plain_head
 from ironclip.testtime._deep import DeepPrompted, Prompts
 from ironclip.testtime._prompts import AdamW, marginal_entropy, most_confident, picked, share
 from ironclip.testtime._statistics import KINDS, Moments, Running, Source, alignment, block_inputs, moments
-from ironclip.testtime._views import ViewTuning, marked, with_views
+from ironclip.testtime._views import few_views, marked, with_views
 
 START = 7  # keeps the draw of new prompts apart from other uses of the seed
 
 
-class TAPT(ViewTuning):
+class TAPT(TestTimeMethod):
     """Marginal entropy of confident views plus the distance of their statistics from the source's; the answer is the image's own.
 
     Args:
@@ -156,6 +156,10 @@ class TAPT(ViewTuning):
             )
         return range(self.align_from, end - self.skip_last)
 
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """A few views with nothing tuned, and draws of the whole adaptation."""
+        return (few_views(classifier, self.views, augmix=False), *super().surrogates(classifier))
+
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         assert isinstance(base, DeepPrompted)
         with torch.no_grad():
@@ -167,7 +171,7 @@ class TAPT(ViewTuning):
 
     def ranked(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> tuple[Tensor, Tensor]:
         """[B, V, 3, S, S] views, and [B, n] those of lowest entropy."""
-        views = with_views(images, keys, self.views - 1, augmix=self.augmix)
+        views = with_views(images, keys, self.views - 1, augmix=False)
         start = plain_head(base, "prompt tuning")(features_of(base, views), base.text_features)
         return views, most_confident(start, share(self.select, self.views))
 

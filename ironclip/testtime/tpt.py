@@ -9,20 +9,21 @@ Equations, V' the share rho of the views with the lowest entropy, v the context:
     v* = v - lr grad_v H(p)  (AdamW),  answer: p_{v*}(. | x)
 """
 
-from torch import Tensor
-
+from ironclip.testtime._parts import ImageAlone, Parts, confident, image_and_crops
 from ironclip.testtime._prompts import marginal_entropy
-from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
+from ironclip.testtime._tuning import TestTimePromptTuning
 
 
 class TPT(TestTimePromptTuning):
     """Marginal entropy; the answer is the image's own, with the tuned prompt."""
 
-    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
-        return marginal_entropy(logits)
-
-    def answer(self, tuned: Tuned) -> Tensor:
-        return tuned.logits[:, 0]
+    def parts(self) -> Parts:
+        return Parts(
+            views=image_and_crops(self.views, augmix=self.augmix),
+            select=confident(self.select),
+            objective=lambda seen: marginal_entropy(seen.logits),
+            vote=ImageAlone(),
+        )
 
 
 METHOD = TPT

@@ -9,14 +9,35 @@ Equations, o_v the logits of view v of V:
 """
 
 import math
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from ironclip.core.options import check_choice
-from ironclip.testtime._prompts import Prompted, marginal_entropy, picked
-from ironclip.testtime._tuning import TestTimePromptTuning, Tuned
+from ironclip.testtime._parts import Parts, Tuned, confident, equal_shares, image_and_crops
+from ironclip.testtime._prompts import marginal_entropy, picked
+from ironclip.testtime._tuning import TestTimePromptTuning
+
+
+@dataclass(frozen=True)
+class MeanVote:
+    """The mean over views; the options of the method say of what and over which."""
+
+    reduce: str
+    over: str
+
+    def answer(self, tuned: Tuned) -> Tensor:
+        logits = tuned.logits if self.over == "all" else picked(tuned.logits, tuned.selected)
+        if self.reduce == "logit":
+            return logits.mean(1)
+        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+
+    def shares(self, tuned: Tuned) -> Tensor:
+        if self.over == "confident":
+            return equal_shares(tuned)
+        return torch.full_like(tuned.logits[..., 0], 1 / tuned.logits.shape[1])
 
 
 class TPTEnsemble(TestTimePromptTuning):
@@ -34,19 +55,13 @@ class TPTEnsemble(TestTimePromptTuning):
         check_choice("over", over, ("all", "confident"))
         self.reduce, self.over = reduce, over
 
-    def objective(self, logits: Tensor, text: Tensor) -> Tensor:
-        return marginal_entropy(logits)
-
-    def votes(self, base: Prompted, pictures: Tensor, tuned: Tuned) -> Tensor:
-        if self.over == "confident":
-            return super().votes(base, pictures, tuned)
-        return torch.full_like(tuned.logits[..., 0], 1 / tuned.logits.shape[1])
-
-    def answer(self, tuned: Tuned) -> Tensor:
-        logits = tuned.logits if self.over == "all" else picked(tuned.logits, tuned.selected)
-        if self.reduce == "logit":
-            return logits.mean(1)
-        return logits.log_softmax(-1).logsumexp(1) - math.log(logits.shape[1])
+    def parts(self) -> Parts:
+        return Parts(
+            views=image_and_crops(self.views, augmix=self.augmix),
+            select=confident(self.select),
+            objective=lambda seen: marginal_entropy(seen.logits),
+            vote=MeanVote(self.reduce, self.over),
+        )
 
 
 METHOD = TPTEnsemble

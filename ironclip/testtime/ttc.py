@@ -13,6 +13,7 @@ Equations, n uniform noise of radius eps, delta_0 = n, P the projection onto the
     answer: p(. | x + delta)
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -23,12 +24,12 @@ from ironclip.core.losses import squared_distance_each
 from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.tensors import ascend, generator
 from ironclip.core.types import Classifier
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, TestTimeMethod
+from ironclip.testtime._base import DRAWS, TestTimeMethod, surrogate
 from ironclip.testtime._gate import sloping
 
 
-class TTC(TestTimeMethod):
-    """Test-time counterattack. To an attacker the counter-perturbation is a constant, found anew in each step (BPDA).
+class Counterattack(TestTimeMethod):
+    """Noise, gate and mean of iterates. To an attacker the counter-perturbation is a constant, found anew in each step (BPDA).
 
     Args:
         eps: radius of noise and counterattack, in the unit of the images.
@@ -95,22 +96,9 @@ class TTC(TestTimeMethod):
         weights = (self.beta * torch.arange(len(iterates), device=images.device).to(images)).softmax(0)
         return torch.einsum("t,tbchw->bchw", weights, iterates)
 
+    @abstractmethod
     def iterates(self, base: AdaptedClassifier, images: Tensor, start: Tensor) -> Tensor:
         """[N+1, B, 3, H, W] perturbations: the start and every step away from the images' own features."""
-        with torch.no_grad():
-            own = base.encode_image(images)
-        seen: list[Tensor] = []
-        last = ascend(
-            base.encode_image,
-            lambda features: squared_distance_each(features, own),
-            start,
-            images,
-            eps=self.eps,
-            step_size=self.step_size,
-            steps=self.steps,
-            observe=lambda now, outputs, values: seen.append(now),
-        )
-        return torch.stack([*seen, last]) - images
 
     def noisy(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] logits with the noise alone, whatever the gate says."""
@@ -132,12 +120,29 @@ class TTC(TestTimeMethod):
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """The defence with its gate closed, what is left where the image is made to move under noise; with a gate that has a
         slope; and draws of the noise."""
-        assert isinstance(classifier, AdaptingClassifier)
-        noise = AdaptingClassifier(self, classifier.base, self.noisy, passes=1)
-        noise.name = "noise"
-        gate = AdaptingClassifier(self, classifier.base, self.gated, passes=self.passes + 2)
-        gate.name = "gate"
-        return (noise, *((gate,) if self.tau > 0 else ()), *super().surrogates(classifier))
+        noise = surrogate(classifier, "noise", self.noisy, passes=1)
+        gate = (surrogate(classifier, "gate", self.gated, passes=self.passes + 2),) if self.tau > 0 else ()
+        return (noise, *gate, *super().surrogates(classifier))
+
+
+class TTC(Counterattack):
+    """Test-time counterattack: steps of sign ascent."""
+
+    def iterates(self, base: AdaptedClassifier, images: Tensor, start: Tensor) -> Tensor:
+        with torch.no_grad():
+            own = base.encode_image(images)
+        seen: list[Tensor] = []
+        last = ascend(
+            base.encode_image,
+            lambda features: squared_distance_each(features, own),
+            start,
+            images,
+            eps=self.eps,
+            step_size=self.step_size,
+            steps=self.steps,
+            observe=lambda now, outputs, values: seen.append(now),
+        )
+        return torch.stack([*seen, last]) - images
 
 
 METHOD = TTC

@@ -20,17 +20,17 @@ from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.tensors import generator
 from ironclip.core.types import Classifier
-from ironclip.testtime._base import DRAWS, AdaptingClassifier, features_of, plain_head
+from ironclip.testtime._base import DRAWS, TestTimeMethod, features_of, plain_head, surrogate
 from ironclip.testtime._gate import sloping
 from ironclip.testtime._prompts import entropy, most_confident, picked, share
 from ironclip.testtime._tuning import FASTEST, GRADIENTS
-from ironclip.testtime._views import ViewTuning, with_views
+from ironclip.testtime._views import few_views, with_views
 
 RANGE = 10.0  # of theta, for pixels from 0 to 1
 BORDER = 11  # keeps the draw of the border apart from those of the views
 
 
-class TTP(ViewTuning):
+class TTP(TestTimeMethod):
     """Test-time padding.
 
     Args:
@@ -142,10 +142,8 @@ class TTP(ViewTuning):
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """A gate with a slope, views with nothing trained, and draws of the whole adaptation."""
-        assert isinstance(classifier, AdaptingClassifier)
-        gate = AdaptingClassifier(self, classifier.base, self.gated)
-        gate.name = "gate"
-        return ((gate,) if self.padding else ()) + super().surrogates(classifier)
+        gate = (surrogate(classifier, "gate", self.gated),) if self.padding else ()
+        return (*gate, few_views(classifier, self.views, augmix=self.augmix), *super().surrogates(classifier))
 
 
 METHOD = TTP

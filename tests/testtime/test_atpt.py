@@ -12,6 +12,7 @@ from ironclip.backbones.resnet import ResNetTower
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UsageError
 from ironclip.testtime import _base, build
+from ironclip.testtime._parts import Selected
 from ironclip.testtime._random_views import Views, random_views
 from ironclip.testtime._relevance import (
     clipped,
@@ -126,7 +127,7 @@ def views_of(base, images, **options):
     method = build("atpt", {"views": 7, **options})
     keys = _base.image_keys(images, 0)
     with torch.no_grad():
-        return method.pictures(method.prepared(base), images, keys), random_views(images, keys, 6)
+        return method.parts().views(method.prepared(base), images, keys), random_views(images, keys, 6)
 
 
 def test_limits_in_which_the_views_are_those_of_rtpt(base, images):
@@ -160,12 +161,12 @@ def test_the_views_that_are_surest_after_tuning_vote(base, images):
     method = build("atpt", {"views": 7, "ensemble": "uniform", "vote": 2})
     prompted = method.prepared(base)
     with torch.no_grad():
-        pictures = method.pictures(prompted, images, _base.image_keys(images, 0))
+        pictures = method.parts().views(prompted, images, _base.image_keys(images, 0))
         tuned = method.tune(prompted, _base.features_of(prompted, pictures))
     chances = tuned.logits.softmax(-1)
     doubt = -(chances * chances.log()).sum(-1)
     surest = doubt.argsort(1)[:, :2]
-    assert_close(method.answer(tuned), torch.stack([tuned.logits[b, surest[b]].mean(0) for b in range(3)]))
+    assert_close(method.parts().vote.answer(tuned), torch.stack([tuned.logits[b, surest[b]].mean(0) for b in range(3)]))
 
 
 def test_without_augmix_guidance_changes_nothing_and_costs_nothing(base, images):
@@ -207,7 +208,7 @@ def test_the_paper_variant_weighs_probabilities_of_the_confident_views(base, ima
     assert method.passes == 12 + 11 + 4
     prompted, keys = method.prepared(base), _base.image_keys(images, 0)
     with torch.no_grad():
-        pictures = method.pictures(prompted, images, keys)
+        pictures = method.parts().views(prompted, images, keys)
         tuned = method.tuned(prompted, pictures)
         total = torch.zeros(3, 5, dtype=torch.float64)
         for b in range(3):
@@ -254,7 +255,7 @@ def test_the_views_of_the_paper_are_the_whole_picture_where_it_matters_and_its_a
             for view in found.base[b]:
                 assert torch.allclose(view, image) or torch.allclose(view, image.flip(-1))
         assert not torch.allclose(found.base[:, 0], found.base[:, 1])  # some are mirrored
-        pictures = method.pictures(prompted, images, keys)[:, 1:]
+        pictures = method.parts().views(prompted, images, keys)[:, 1:]
         maps = method.maps(prompted, found.base)
         high, _ = zones(enlarged(maps.flatten(0, 1), 32), 0.2, 0.8)
         high = high.view(3, 6, 1, 32, 32)
@@ -267,10 +268,10 @@ def test_the_paper_lowers_the_entropy_that_smooth_maps_weigh_and_the_code_its_me
     weights = torch.tensor([[0.5, 0.3, 0.2]], dtype=torch.float64)
     entropies = [-(p * p.log()).sum() for p in logits[0].softmax(-1)]
     expected = 0.5 * entropies[0] + 0.3 * entropies[1] + 0.2 * entropies[2]
-    assert_close(build("atpt", {}).weighted(logits, weights)[0], expected)
+    assert_close(build("atpt", {}).parts().objective(Selected(logits, logits, weights))[0], expected)
     with torch.no_grad():
         prompted = build("atpt", {}).prepared(base)
-        views = build("atpt", {"views": 12}).pictures(prompted, images, _base.image_keys(images, 0))
+        views = build("atpt", {"views": 12}).parts().views(prompted, images, _base.image_keys(images, 0))
         one, other = (
             build("atpt", {"views": 12, "select": 0.5, "tv_tau": 0.01, "loss_weights": how}).tuned(prompted, views)
             for how in ("tv", "uniform")

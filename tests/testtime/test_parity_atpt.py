@@ -119,10 +119,10 @@ def test_the_whole_chain_in_float64(world, zone, monkeypatch):
         "views": views[0], "zero_shot_logits": base(views[0, :1])[0], "logits_initial": tuned.start[0],
         "view_entropy": entropy(tuned.start[0]), "selected": tuned.selected[0],
         "loss": entropy(picked(tuned.start, tuned.selected)).mean(),
-        "gradient": method._first_slope(base, picked(features, tuned.selected), False)[0], "ctx_tuned": tuned.context[0],
-        "logits_tuned": tuned.logits[0], "reliability_weight_diagonal_masked": method.weights(features)[0],
-        "prediction_diagonal_masked": method.answer(tuned)[0],
-        "prediction_third_of_views_diagonal_masked": third.answer(tuned)[0],
+        "gradient": method.first_gradient(base, picked(features, tuned.selected), False)[0], "ctx_tuned": tuned.context[0],
+        "logits_tuned": tuned.logits[0], "reliability_weight_diagonal_masked": method.parts().vote.weights(features)[0],
+        "prediction_diagonal_masked": method.parts().vote.answer(tuned)[0],
+        "prediction_third_of_views_diagonal_masked": third.parts().vote.answer(tuned)[0],
     }  # fmt: skip
     for name, value in found.items():
         assert_matches(case, f"{zone}.{name}", value)
@@ -148,13 +148,13 @@ def test_tuning_and_ensemble_of_the_stored_views(world, zone):
     same("view_entropy", entropy(tuned.start[0]))
     assert torch.equal(tuned.selected[0], tensors[f"{zone}.selected"])
     same("loss", entropy(picked(tuned.start, tuned.selected)).mean())
-    same("gradient", method._first_slope(base, picked(features, tuned.selected), False)[0])
+    same("gradient", method.first_gradient(base, picked(features, tuned.selected), False)[0])
     same("ctx_tuned", tuned.context[0])
     same("logits_tuned", tuned.logits[0])
-    same("reliability_weight_diagonal_masked", method.weights(features)[0])
-    same("prediction_diagonal_masked", method.answer(tuned)[0])
+    same("reliability_weight_diagonal_masked", method.parts().vote.weights(features)[0])
+    same("prediction_diagonal_masked", method.parts().vote.answer(tuned)[0])
     third = make(case, zone, vote=notes["constants"]["views"] // 3)
-    same("prediction_third_of_views_diagonal_masked", third.answer(tuned)[0])
+    same("prediction_third_of_views_diagonal_masked", third.parts().vote.answer(tuned)[0])
 
 
 def test_the_row_of_the_class_token_is_that_of_the_whole_product(world):

@@ -1,5 +1,7 @@
 """TPT, C-TPT and R-TPT against values of the released codes: features, selection, loss, gradients, context, logits, weights."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from parity import assert_matches, load_case, words
@@ -9,6 +11,7 @@ from torch.testing import assert_close
 from ironclip.backbones import assemble, splice
 from ironclip.testtime import build
 from ironclip.testtime._base import features_of
+from ironclip.testtime._parts import Selected
 from ironclip.testtime._prompts import dispersion, entropy, neighbour_weights, picked
 
 DTYPES = {"float64": torch.float64, "float32": torch.float32}
@@ -70,11 +73,11 @@ def test_selection_loss_and_gradient_of_the_first_step(world):
     assert_matches(case, "view_entropy", entropy(tuned.start[0]))
     assert_matches(case, "selected", tuned.selected[0])
     chosen = picked(features, tuned.selected)
-    loss = method.objective(picked(tuned.start, tuned.selected), base.text_features[None])
+    loss = method.parts().objective(Selected(picked(tuned.start, tuned.selected), base.text_features[None]))
     if name == "ctpt":  # the stored loss is the one without the dispersion
         loss = loss + method.weight * dispersion(base.text_features)
     assert_matches(case, "loss", loss[0])
-    assert_matches(case, "gradient", method._first_slope(base, chosen, False)[0])
+    assert_matches(case, "gradient", method.first_gradient(base, chosen, False)[0])
 
 
 def test_one_step_reaches_the_stored_context_and_logits(world):
@@ -87,19 +90,19 @@ def test_one_step_reaches_the_stored_context_and_logits(world):
 def test_two_steps_keep_the_selection_and_reach_the_stored_context(world):
     name, base, features, case = world
     method, slopes, losses = make(name, case, steps=2), [], []
-    whole, objective = method._slope, method.objective
+    whole, parts = method.next_gradient, method.parts()
 
     def spy(*args):
         slopes.append(whole(*args))
         return slopes[-1]
 
-    def watched(logits, text):
-        value = objective(logits, text)
-        extra = method.weight * dispersion(text) if name == "ctpt" else 0.0  # the stored losses are without it
+    def watched(seen):
+        value = parts.objective(seen)
+        extra = method.weight * dispersion(seen.text) if name == "ctpt" else 0.0  # the stored losses are without it
         losses.append((value + extra).detach()[0])
         return value
 
-    method._slope, method.objective = spy, watched
+    method.next_gradient, method.parts = spy, lambda: replace(parts, objective=watched)
     tuned = method.tune(base, features)
     assert_matches(case, "loss_2steps", torch.stack(losses))
     assert_matches(case, "selected", tuned.selected[0])
@@ -113,10 +116,10 @@ def test_the_shared_graph_gives_the_gradient_of_autograd(world):
     method = make(name, case)
     chosen = picked(features, method.tune(base, features).selected)
     context = base.start[None]
-    plain = method._slope(base, context, chosen, False)
+    plain = method.next_gradient(base, context, chosen, False)
     assert_matches(case, "gradient", plain[0])
     if base.backbone.dtype == torch.float64:
-        assert_close(method._first_slope(base, chosen, False), plain, rtol=0, atol=1e-10 * float(plain.abs().amax()))
+        assert_close(method.first_gradient(base, chosen, False), plain, rtol=0, atol=1e-10 * float(plain.abs().amax()))
 
 
 def test_the_ensemble_of_rtpt_with_the_diagonal_left_out(backbone):
@@ -128,16 +131,16 @@ def test_the_ensemble_of_rtpt_with_the_diagonal_left_out(backbone):
         features = features_of(base, tensors["views"].to(backbone.dtype)[None])
     similarity = features[0] @ features[0].T
     assert_matches(case, "similarity", similarity)
-    weights = method.weights(features)[0]
+    weights = method.parts().vote.weights(features)[0]
     assert_matches(case, "reliability_weight_diagonal_masked", weights)
     # the weights are softmax(score / temperature), so they give the scores up to one number
     score = method.temperature * weights.log()
     masked = similarity.masked_fill(torch.eye(len(similarity), dtype=torch.bool), -torch.inf)
     wanted = masked.topk(notes["constants"]["neighbours"], dim=1).values.mean(1)
     assert_matches(case, "reliability_score_diagonal_masked", score - score.mean() + wanted.mean())
-    assert_matches(case, "prediction_diagonal_masked", method.answer(method.tune(base, features))[0])
+    assert_matches(case, "prediction_diagonal_masked", method.parts().vote.answer(method.tune(base, features))[0])
     two = make("rtpt", case, steps=2)
-    assert_matches(case, "prediction_diagonal_masked_2steps", two.answer(two.tune(base, features))[0])
+    assert_matches(case, "prediction_diagonal_masked_2steps", two.parts().vote.answer(two.tune(base, features))[0])
     assert abs(float(weights.sum()) - 1) < 1e-5
 
 

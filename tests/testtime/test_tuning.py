@@ -45,7 +45,7 @@ def test_no_step_is_the_ensemble_with_the_start_prompt(base, images):
         classifier = build("rtpt", {"views": 12, "steps": 0})(base)
         method = classifier.method
         keys = _base.image_keys(images, 0)
-        features = features_of(base, method.pictures(classifier.base, images, keys))
+        features = features_of(base, method.parts().views(classifier.base, images, keys))
         weights = neighbour_weights(features)
         assert_close(classifier(images), (weights[..., None] * (20.0 * features @ base.text_features.T)).sum(1))
         each = (20.0 * features @ base.text_features.T).softmax(-1).mean(1)
@@ -77,7 +77,7 @@ def test_tpt_and_rtpt_agree_where_only_one_view_is_selected(base, images):
     one = {"views": 12, "select": 0.1}
     tpt, rtpt = build("tpt", one), build("rtpt", one)
     prompted = tpt.prepared(base)
-    features = features_of(base, tpt.pictures(prompted, images, [1, 2, 3]))
+    features = features_of(base, tpt.parts().views(prompted, images, [1, 2, 3]))
     assert_close(tpt.tune(prompted, features).context, rtpt.tune(prompted, features).context)
 
 
@@ -179,7 +179,7 @@ def test_several_steps_are_differentiated_through_the_views_that_they_were_taken
     method = build("tpt", {"views": 5, "select": 0.6, "steps": 3, "lr": 0.02, "gradient": "full"})
     prompted = method.prepared(base)
     with torch.no_grad():
-        features = features_of(prompted, method.pictures(prompted, images[:1], _base.image_keys(images[:1], 0)))
+        features = features_of(prompted, method.parts().views(prompted, images[:1], _base.image_keys(images[:1], 0)))
     leaf = features.clone().requires_grad_()
     (slope,) = torch.autograd.grad(method.tune(prompted, leaf).text[0, 0, 0], leaf)
     way = torch.randn(features.shape, generator=torch.Generator().manual_seed(0)).double()
@@ -226,7 +226,7 @@ def test_difftpt_asks_the_generator_and_drops_what_looks_different(base, images)
     far = torch.zeros(1, 11, 4)
     far[0, :, 0] = 1.0
     far[0, 7:, 0], far[0, 7:, 1] = 0.0, 9.0  # views 7..10 look different, and are the most confident
-    chosen = build("difftpt", {"similar": 0.6, "select": 0.5}).choose(far)
+    chosen = build("difftpt", {"similar": 0.6, "select": 0.5}).parts().select(far)
     assert chosen.shape == (1, 3)
     assert (chosen < 7).all()
     with pytest.raises(UsageError, match="must return views of shape"):
