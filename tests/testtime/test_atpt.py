@@ -162,7 +162,7 @@ def test_the_views_that_are_surest_after_tuning_vote(base, images):
     prompted = method.prepared(base)
     with torch.no_grad():
         pictures = method.parts().views(prompted, images, _base.image_keys(images, 0))
-        tuned = method.tune(prompted, _base.features_of(prompted, pictures))
+        tuned = method.tuned(prompted, pictures)
     chances = tuned.logits.softmax(-1)
     doubt = -(chances * chances.log()).sum(-1)
     surest = doubt.argsort(1)[:, :2]
