@@ -13,6 +13,7 @@ from ironclip.core.types import Adaptation, Context
 from ironclip.testtime import _base, _prompts, build, called
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import AdamW, dispersion, entropy, marginal_entropy, neighbour_weights
+from ironclip.testtime._views import with_views
 
 CLASSES = ("cat", "golden_retriever", "school bus", "tram", "oak tree")
 TUNING = ("tpt", "ctpt", "rtpt", "tpt_ensemble", "difftpt")
@@ -79,6 +80,17 @@ def test_tpt_and_rtpt_agree_where_only_one_view_is_selected(base, images):
     prompted = tpt.prepared(base)
     features = features_of(base, tpt.parts().views(prompted, images, [1, 2, 3]))
     assert_close(tpt.tune(prompted, features).context, rtpt.tune(prompted, features).context)
+
+
+def test_an_attacker_has_the_mean_of_eight_views_on_which_nothing_is_tuned(base, images):
+    method = build("rtpt", {"views": 12})
+    classifier = method(base)
+    few = {each.name: each for each in method.surrogates(classifier)}["views"]
+    keys = _base.image_keys(images, 0)
+    with torch.no_grad():
+        features = features_of(classifier.base, with_views(images, keys, 8, augmix=True))
+        assert_close(few(images), 20.0 * features.mean(1) @ classifier.base.text_features.T)
+    assert few.cost == 9
 
 
 def test_the_marginal_entropy_is_as_exact_as_its_logits():
