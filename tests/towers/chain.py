@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from torch.testing import assert_close
 
-from ironclip import defenses
+from ironclip import defenses, presets
 from ironclip.attacks import build
 from ironclip.backbones import ClipBackbone
 from ironclip.core.errors import UsageError
@@ -49,6 +49,7 @@ def walk(name: str, weights: str, backbone: ClipBackbone, data: Path, folder: Pa
         {
             "method": name, "backbone": weights, "dataset": str(data), "options": given(name), "shots": 1, "eps": EPS,
             "schedule": {"epochs": 1, "batch_size": 3, "warmup_epochs": 0}, "attack": {"steps": 1},
+            "augment": presets.default(name).get("augment", "rrc_flip"),  # AdvPT stores images as they are
         }
     )  # fmt: skip
     run = train(config, out=folder / "run", experiment=open_experiment(config, backbone=backbone))
