@@ -8,6 +8,7 @@ from ironclip.audit.diagnostic import Diagnostic
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
 from ironclip.core.errors import NonFinite
+from ironclip.core.signals import leave_if_asked
 
 
 def found() -> dict[str, Diagnostic]:
@@ -29,7 +30,11 @@ CHECKS = found()
 
 
 def diagnose(lab: Lab, *, callback: Callable[[int, int], None] = lambda done, total: None) -> tuple[Verdict, ...]:
-    """The verdicts of all `CHECKS`, in the order of their numbers."""
+    """The verdicts of all `CHECKS`, in the order of their numbers.
+
+    Raises:
+        Leaving: the process was asked to leave; the verdicts are made again.
+    """
     if not len(lab):
         text = "the classifier gets no image right"
         return tuple(Verdict(id=name, title="not run", level="not applicable", text=text) for name in CHECKS)
@@ -40,4 +45,5 @@ def diagnose(lab: Lab, *, callback: Callable[[int, int], None] = lambda done, to
         except NonFinite as error:  # itself a finding: the attacks of this check cannot be run
             verdicts.append(Verdict(id=name, title="not finite", level="fail", text=str(error)))
         callback(done, len(CHECKS))
+        leave_if_asked()
     return tuple(sorted(verdicts, key=lambda verdict: int(verdict.id[1:])))

@@ -20,6 +20,7 @@ from typing import Any
 from unittest import mock
 
 from ironclip.core.errors import IronclipError, UsageError
+from ironclip.core.signals import LEAVE, Leaving, asked_to_leave
 
 ENDINGS = ("_exit", "abort", "execv", "execve")
 """Functions of `os` that end this process or put another in its place; those with other names call these."""
@@ -33,7 +34,8 @@ class Ended(BaseException):
 def guarded(doing: str, home: Path | None = None, *, hold: bool = True) -> Iterator[None]:
     """Runs code of others: what it raises becomes a UsageError, `doing` and the reason in one line.
 
-    Inside, the files in `home` can be imported and the command line is empty. A real Ctrl-C still interrupts.
+    Inside, the files in `home` can be imported and the command line is empty. A real Ctrl-C still interrupts, and who was
+    asked to leave does.
 
     Args:
         hold: keep what is printed until the end, and write it to standard error, so that a JSON value on standard output stays
@@ -56,7 +58,7 @@ def guarded(doing: str, home: Path | None = None, *, hold: bool = True) -> Itera
     except IronclipError:
         raise
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and asked:
+        if (isinstance(error, KeyboardInterrupt) and asked) or (isinstance(error, Leaving) and asked_to_leave()):
             raise
         raise UsageError(f"{doing}: {reason(error, said.getvalue())}") from None
     if said.getvalue():
@@ -80,20 +82,22 @@ def _line(text: str) -> str:
 
 @contextmanager
 def _interrupts(asked: list[bool]) -> Iterator[None]:
-    """Notes inside whether a KeyboardInterrupt is a real one."""
-    if threading.current_thread() is not threading.main_thread() or not callable(before := signal.getsignal(signal.SIGINT)):
-        yield
-        return
+    """Notes inside whether a KeyboardInterrupt is a real one: of Ctrl-C, or of a signal that is handled as Ctrl-C is."""
+    main = threading.current_thread() is threading.main_thread()
+    handlers: dict[int, Any] = {number: signal.getsignal(number) for number in (signal.SIGINT, *LEAVE)}
+    before = {number: handler for number, handler in handlers.items() if main and callable(handler)}
 
     def interrupted(number: int, frame: FrameType | None) -> Any:
         asked.append(True)
-        return before(number, frame)
+        return before[number](number, frame)
 
-    signal.signal(signal.SIGINT, interrupted)
+    for number in before:
+        signal.signal(number, interrupted)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

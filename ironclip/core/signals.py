@@ -3,10 +3,12 @@
 import _thread
 import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
+from typing import Any, TypeVar
 
+T = TypeVar("T")
 SOON = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
 """What a scheduler is asked to send before a time limit (`sbatch --signal=USR1@300`)."""
 LATER = 75
@@ -22,6 +24,32 @@ class Leaving(BaseException):
 
 
 LEAVE = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    _noted.append(number)
+
+
+def _noting(number: int) -> None:
+    """From now on this signal is noted; calls of the operating system that it interrupts go on, also those of libraries in C."""
+    signal.signal(number, _note)
+    signal.siginterrupt(number, False)
+
+
+@contextmanager
+def heard_from_here() -> Iterator[None]:
+    """Around the whole work of a process, its imports included: the signals of a scheduler are noted, where they would end it.
+
+    Afterwards they are ignored, because the process ends, and its exit status must say how its work ended.
+    """
+    ours = [number for number in SOON if signal.getsignal(number) is signal.SIG_DFL]
+    for number in ours:
+        _noting(number)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def interrupt() -> None:
@@ -62,7 +90,7 @@ def finishing(numbers: Sequence[int] = SOON) -> Iterator[None]:
         before = {number: signal.getsignal(number) for number in numbers}
         before = {number: handler for number, handler in before.items() if handler is not signal.SIG_IGN}
     for number in before:
-        signal.signal(number, lambda number, frame: _noted.append(number))
+        _noting(number)
     try:
         yield
     except Leaving:
@@ -82,6 +110,13 @@ def _restored(before: Mapping[int, Any]) -> list[int]:
     asked = [number for number in before if number in _noted]
     _noted[:] = [number for number in _noted if number not in before]
     return asked
+
+
+def until_asked(items: Iterable[T]) -> Iterator[T]:
+    """These, one after the other, until the process is asked to leave: then `Leaving` instead of the next one."""
+    for item in items:
+        leave_if_asked()
+        yield item
 
 
 def asked_to_leave() -> bool:

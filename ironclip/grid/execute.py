@@ -55,6 +55,8 @@ def run_local(
                 leave_if_asked()
             time.sleep(0.5)
         tell(plan, out, seen, callback)
+        if not all_settled(plan, out):  # a scheduler may have told the workers, and not this process
+            leave_if_asked(asked_to_leave() or any(worker.poll() == LATER for worker in running))
     finally:
         for worker in running:
             worker.terminate()

@@ -7,9 +7,7 @@ import json
 import sys
 from pathlib import Path
 
-from ironclip.core.signals import LATER, Leaving, finishing, leaving_in_order
-from ironclip.grid.plan import plan
-from ironclip.grid.work import work
+from ironclip.core.signals import LATER, Leaving, finishing, heard_from_here, leaving_in_order
 
 
 def main(file: str, out: str, device: str, choice: str = "{}") -> None:
@@ -17,6 +15,9 @@ def main(file: str, out: str, device: str, choice: str = "{}") -> None:
     until = chosen.pop("until", None)
     try:
         with leaving_in_order(), finishing():
+            from ironclip.grid.plan import plan
+            from ironclip.grid.work import work
+
             work(plan(Path(file), **chosen), Path(out), device=device, until=until)
     except Leaving:
         sys.exit(LATER)
@@ -25,4 +26,5 @@ def main(file: str, out: str, device: str, choice: str = "{}") -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    with heard_from_here():
+        main(*sys.argv[1:])

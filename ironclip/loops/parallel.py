@@ -16,6 +16,7 @@ from torch import nn
 
 from ironclip.core import errors
 from ironclip.core.errors import RunError, UsageError
+from ironclip.core.signals import leave_if_asked
 from ironclip.core.types import Batch
 
 
@@ -77,6 +78,7 @@ def launch(
     Raises:
         UsageError: lightning-fabric is not installed, or fewer than two processes.
         IronclipError: what `work` raised in one of the processes. RunError: one of them died.
+        Leaving: one of them died after this process was asked to leave.
     """
     nodes = 1
     if those:
@@ -100,8 +102,12 @@ def launch(
     try:
         return fabric.launch(_begin, work, *arguments)
     except torch.multiprocessing.ProcessRaisedException as error:
-        raise raised(str(error)) from None
+        found = raised(str(error))
+        if not isinstance(found, errors.IronclipError):
+            leave_if_asked()  # one that was told before it could listen died, and the others missed it
+        raise found from None
     except torch.multiprocessing.ProcessExitedException as error:
+        leave_if_asked()
         raise RunError(f"a process of the training died ({error}); nothing is lost, the same command goes on") from None
 
 

@@ -24,10 +24,10 @@ from ironclip.loops.draws import drawn_for
 from ironclip.loops.scoring import check_budget, quantised
 from ironclip.protocols.distinct import check_distinct
 from ironclip.protocols.experiment import Experiment
-from ironclip.records.folder import EvaluationFolder
+from ironclip.records.folder import WAIT, EvaluationFolder
 from ironclip.records.learned import fingerprint
 from ironclip.records.lock import locked
-from ironclip.records.shards import WAIT, Part, agree, missing, shards, take, versions
+from ironclip.records.shards import Part, agree, missing, shards, take, versions
 from ironclip.records.share import Shard, Share
 
 MANIFEST = "manifest.json"

@@ -22,7 +22,7 @@ from ironclip.protocols.collapse import sight
 from ironclip.protocols.config import RunConfig, configure
 from ironclip.protocols.experiment import Experiment, open_configured, open_experiment, take_learned
 from ironclip.protocols.places import found_again, places
-from ironclip.records.folder import START, RunFolder
+from ironclip.records.folder import WAIT, RunFolder
 from ironclip.records.last import point
 from ironclip.records.learned import Learned
 
@@ -62,7 +62,7 @@ def train(
     run = RunFolder.create(config.as_dict(), out=out, root=root)
     if as_last and first:
         point(run.path)
-    with run.lock(wait=0.0 if _learns(experiment) and parallel is None else START) if first else nullcontext():
+    with run.lock(wait=0.0 if _learns(experiment) and parallel is None else WAIT) if first else nullcontext():
         if run.status in ("trained", "evaluated"):
             say({"event": "done", "run": str(run.path)})
             return run

@@ -10,6 +10,7 @@ import torch
 from ironclip import attacks
 from ironclip.backbones.counting import counted
 from ironclip.core.errors import UsageError
+from ironclip.core.signals import until_asked
 from ironclip.core.tensors import evaluating, frozen
 from ironclip.core.threat import Knowledge, Norm, Threat
 from ironclip.core.types import Attack, Batch, Classifier
@@ -134,7 +135,7 @@ def evaluate_run(
         record, examples = made.score(folder, made.batches(), len(pictures), callback)
         if distortion and "distortion" not in record.diagnostics:
             moved = {
-                name: feature_distortion(experiment.base, perturbing(attack), pictures.batches(size))
+                name: feature_distortion(experiment.base, perturbing(attack), until_asked(pictures.batches(size)))
                 for name, attack in named.items()
             }
             record = record.model_copy(update={"diagnostics": {**record.diagnostics, "distortion": moved}})
@@ -142,7 +143,7 @@ def evaluate_run(
         if targeted is not None and targeted not in record.diagnostics.get("targeted", {}):
             device, seen = str(experiment.backbone.device), record.threat
             reached = {
-                name: success(made.classifier, attack, pictures.batches(size), targeted, seen, device=device)
+                name: success(made.classifier, attack, until_asked(pictures.batches(size)), targeted, seen, device=device)
                 for name, attack in named.items()
             }
             rules = {**record.diagnostics.get("targeted", {}), targeted: reached}

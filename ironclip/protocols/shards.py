@@ -14,10 +14,10 @@ from ironclip.protocols.audit_target import AuditTarget
 from ironclip.protocols.experiment import Experiment
 from ironclip.protocols.measure import Callback, prepare
 from ironclip.protocols.workers import Tally, Workers
-from ironclip.records.folder import EvaluationFolder, RunFolder
+from ironclip.records.folder import WAIT, EvaluationFolder, RunFolder
 from ironclip.records.merge import merge
 from ironclip.records.record import Record
-from ironclip.records.shards import RESULT, WAIT, Part, missing, take
+from ironclip.records.shards import RESULT, Part, missing, take
 from ironclip.records.share import Shard, Share
 
 

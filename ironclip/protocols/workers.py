@@ -95,7 +95,7 @@ class Workers:
         return any(worker.poll() is None for worker in self.running)
 
     def _started(self, number: int) -> "subprocess.Popen[bytes]":
-        command = [sys.executable, "-c", "from ironclip.cli import main; main()", *self.command]
+        command = [sys.executable, "-m", "ironclip", *self.command]
         environment = worker_environment(number, self.many, self.device)
         quiet = subprocess.DEVNULL
         return subprocess.Popen(command, env=environment, stdin=quiet, stdout=quiet, stderr=self.said[number])

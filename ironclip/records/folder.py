@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 
 Status = Literal["new", "training", "trained", "evaluated"]
 NAMED = ("method", "dataset", "backbone", "shots", "seed")
-START = 10.0
-"""Seconds to wait for another process that begins the same run."""
+WAIT = 60.0
+"""Seconds to wait for another process that begins the same run, or merges its shards; on a busy machine that takes long."""
 AGAIN = "Copy the folder again, or remove its record.json and samples.jsonl and measure again"
 
 
@@ -174,7 +174,7 @@ class RunFolder(EvaluationFolder):
             if others and not file.exists():
                 raise RunError(f"{path} holds other files; choose another --out or empty it")
             if not file.exists():
-                with run.lock(wait=START):
+                with run.lock(wait=WAIT):
                     if not file.exists():  # else another process has begun the run meanwhile
                         write_text(file, yaml.safe_dump(config, sort_keys=True, allow_unicode=True))
             if run.config_hash != canonical_hash(config):

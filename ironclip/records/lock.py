@@ -8,7 +8,7 @@ of their own clock, or at once where its process was of this machine and is dead
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ironclip.core.descriptors import OWNER, lock, to_change
 from ironclip.core.errors import RunBusy
 from ironclip.core.files import disk_errors
-from ironclip.core.signals import interrupt
+from ironclip.core.signals import interrupt, leave_if_asked
 
 if TYPE_CHECKING:
     from filelock import SoftFileLease
@@ -52,6 +52,7 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
     Raises:
         RunBusy: another process, or another place in this one, holds it. RunError: it cannot be written.
+        Leaving: the process was asked to leave, and another one holds it.
         KeyboardInterrupt: in the main thread, where another machine took the lease of a process that had stood still for long.
     """
     with disk_errors(folder):
@@ -74,13 +75,10 @@ def locked(folder: Path, wait: float = 0.0) -> Iterator[None]:
 
 def _locked(descriptor: int, folder: Path, wait: float) -> bool:
     """Whether this descriptor holds the folder; False where the file system has no locks."""
-    until = time.monotonic() + wait
     try:
-        while not lock(descriptor):
-            if time.monotonic() >= until:
-                os.lseek(descriptor, OWNER, os.SEEK_SET)
-                raise _busy(folder, os.read(descriptor, 20).decode(errors="replace").strip())
-            time.sleep(PAUSE)
+        if not _in_time(lambda: lock(descriptor), wait):
+            os.lseek(descriptor, OWNER, os.SEEK_SET)
+            raise _busy(folder, os.read(descriptor, 20).decode(errors="replace").strip())
     except OSError as error:
         if error.errno in WITHOUT:
             return False
@@ -88,6 +86,21 @@ def _locked(descriptor: int, folder: Path, wait: float) -> bool:
     os.lseek(descriptor, OWNER, os.SEEK_SET)
     os.ftruncate(descriptor, 0)
     os.write(descriptor, str(os.getpid()).encode())
+    return True
+
+
+def _in_time(taken: Callable[[], bool], wait: float) -> bool:
+    """Whether it was taken within so many seconds.
+
+    Raises:
+        Leaving: the process was asked to, and others hold what it waits for.
+    """
+    until = time.monotonic() + wait
+    while not taken():
+        leave_if_asked()
+        if time.monotonic() >= until:
+            return False
+        time.sleep(PAUSE)
     return True
 
 
@@ -101,11 +114,17 @@ def _leased(folder: Path, wait: float) -> Iterator[None]:
     lease = _leases[path]
     if lease.is_locked:  # by another place of this thread
         raise _busy(folder, str(os.getpid()))
-    with disk_errors(folder):
+
+    def taken() -> bool:
         try:
-            lease.acquire(timeout=wait, poll_interval=PAUSE)
-        except Timeout:  # an OSError as well
-            raise _busy(folder, str(lease.pid or "")) from None
+            lease.acquire(timeout=0)
+        except Timeout:
+            return False
+        return True
+
+    with disk_errors(folder):
+        if not _in_time(taken, wait):
+            raise _busy(folder, str(lease.pid or ""))
     try:
         yield
     finally:

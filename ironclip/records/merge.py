@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ironclip.core.errors import RunError
-from ironclip.records.folder import EvaluationFolder, RunFolder
+from ironclip.records.folder import WAIT, EvaluationFolder, RunFolder
 from ironclip.records.record import Record, Sample, Setup, canonical_hash
-from ironclip.records.shards import SAME, WAIT, agree, missing, shards
+from ironclip.records.shards import SAME, agree, missing, shards
 from ironclip.records.summary import summarise
 
 AGAIN = "Remove that shard's folder and measure it again"

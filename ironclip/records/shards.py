@@ -15,7 +15,7 @@ from typing import Any
 
 from ironclip.core.errors import RunBusy, RunError
 from ironclip.core.signals import leave_if_asked
-from ironclip.records.environment import environment
+from ironclip.records.environment import code, packages
 from ironclip.records.folder import EvaluationFolder
 from ironclip.records.lock import locked
 from ironclip.records.record import Setup
@@ -26,11 +26,7 @@ SAME = (
     "learned_sha256",
 )  # fmt: skip
 """What of the set-up must agree among the shards of one record, besides its settings."""
-ELSEWHERE = ("device", "system", "machine", "python")
-"""What may differ between the machines of two shards."""
 RESULT = "record.json"
-WAIT = 60.0
-"""Seconds to wait for a run that another shard holds while it begins or merges."""
 
 
 @dataclass(frozen=True)
@@ -66,8 +62,8 @@ class Part:
 
 
 def versions() -> dict[str, str]:
-    """What computes here, and must be the same for all shards."""
-    return {key: value for key, value in environment().items() if key not in ELSEWHERE}
+    """What computes here, and must be the same for all shards; device, system and Python may differ."""
+    return {**packages(), "code": code()}
 
 
 def take(

@@ -1,12 +1,28 @@
 """A process that is told to go leaves what Ctrl-C leaves."""
 
+import ctypes
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
 
-from ironclip.core.signals import LEAVE, SOON, Leaving, asked_to_leave, finishing, leave_if_asked, leaving_in_order
+from ironclip.core import signals
+from ironclip.core.signals import (
+    LEAVE,
+    SOON,
+    Leaving,
+    asked_to_leave,
+    finishing,
+    heard_from_here,
+    leave_if_asked,
+    leaving_in_order,
+    until_asked,
+)
 
 
 @pytest.mark.parametrize("number", LEAVE)
@@ -94,3 +110,73 @@ def test_nothing_is_asked_of_who_ignores_it():
             leave_if_asked()
     finally:
         signal.signal(USR1, before)
+
+
+def test_a_signal_while_a_command_is_imported_is_heard_and_one_at_its_end_is_ignored(monkeypatch):
+    monkeypatch.setattr(signals, "_noted", [])
+    try:
+        with heard_from_here():
+            signal.raise_signal(USR1)  # while the rest is imported
+            with pytest.raises(Leaving), finishing():
+                leave_if_asked()
+            assert not asked_to_leave(), "nobody is there who queues the work again"
+        signal.raise_signal(USR1)
+    finally:
+        assert signal.getsignal(USR1) is signal.SIG_IGN
+        signal.signal(USR1, signal.SIG_DFL)
+
+
+def test_a_signal_that_is_noted_breaks_no_call_of_a_library():
+    """A library in C that reads from a pipe gets its byte, and no "interrupted system call"."""
+    source, sink = os.pipe()
+    found = ctypes.create_string_buffer(1)
+    read = ctypes.CDLL(None, use_errno=True).read
+    main = threading.main_thread().ident
+
+    def interrupt_then_write():
+        time.sleep(0.1)
+        signal.pthread_kill(main, USR1)
+        time.sleep(0.1)
+        os.write(sink, b"x")
+
+    other = threading.Thread(target=interrupt_then_write)
+    with finishing():
+        other.start()
+        assert (read(source, found, 1), found.raw) == (1, b"x")
+        other.join()
+        assert asked_to_leave()
+    os.close(source), os.close(sink)
+
+
+def test_what_takes_long_stops_between_two_items():
+    done = []
+
+    def work():
+        with finishing():
+            for item in until_asked([1, 2, 3]):
+                done.append(item)
+                signal.raise_signal(USR1)
+
+    with pytest.raises(Leaving):
+        work()
+    assert done == [1]
+    assert list(until_asked([1, 2])) == [1, 2]
+
+
+PROCESS = """
+import signal, sys
+class Early:
+    def find_spec(self, name, path, target=None):
+        if name == "typer":
+            signal.raise_signal(signal.SIGUSR1)
+sys.meta_path.insert(0, Early())
+sys.argv = ["ironclip", *{words!r}]
+import runpy
+runpy.run_module({module!r}, run_name="__main__")
+"""
+
+
+def test_a_command_that_is_told_before_its_parser_is_imported_lives():
+    script = PROCESS.format(words=["--version"], module="ironclip")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert (done.returncode, done.stdout[:8]) == (0, "ironclip"), done.stderr

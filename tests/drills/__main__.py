@@ -4,6 +4,7 @@ Exit status 1 if anything fell.
 
 kills: kill -9 every few writes, a third of them with a torn write, and at random moments, 85 of each job; two at once.
 shards: two commands that share the shards of one evaluation, 40 times killed or told to leave, with and without flock.
+told: commands that are told to leave at 60 random moments from their start on, on a busy machine.
 disks: a full disk, a read-only one, one that renames onto nothing, at writes spread over each job.
 runs: 20,000 damaged run folders to ten readers each. requests: 5,000 odd requests to one service.
 """
@@ -17,7 +18,7 @@ from pathlib import Path
 
 from records.test_damaged import drill as damaged_runs
 
-from drills import requests, sharded
+from drills import requests, sharded, told
 from drills.jobs import JOBS
 from drills.kills import Drill
 
@@ -63,7 +64,12 @@ def shards(scale: float, _: list[str], root: Path) -> Iterator[tuple[str, list[s
         yield f"eight shards, two commands, {locks or 'flock'}: {met} times killed or told to leave", wrong
 
 
-PARTS = {"shards": shards, "kills": kills, "disks": disks, "runs": runs, "requests": odd_requests}
+def signalled(scale: float, _: list[str], root: Path) -> Iterator[tuple[str, list[str]]]:
+    met, wrong = told.drill(root, round(60 * scale))
+    yield f"told to leave at {met.total()} moments, exit status and how often: {dict(met.most_common())}", wrong
+
+
+PARTS = {"shards": shards, "told": signalled, "kills": kills, "disks": disks, "runs": runs, "requests": odd_requests}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

@@ -1,13 +1,19 @@
 """Training on two processes equals training on one; parts and sums on their own."""
 
+import signal
+import sys
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch.multiprocessing import ProcessExitedException, ProcessRaisedException
 from torch.testing import assert_close
 
 from ironclip import attacks, defenses
 from ironclip.backbones.tiny import tiny_backbone
-from ironclip.core.errors import DataError, UsageError
+from ironclip.core.errors import DataError, RunError, UsageError
 from ironclip.core.schedule import Schedule
+from ironclip.core.signals import SOON, Leaving, finishing
 from ironclip.core.types import Batch
 from ironclip.loops.parallel import Parallel, launch, raised
 from ironclip.loops.training import fit
@@ -107,6 +113,42 @@ def test_what_a_process_raised_is_raised_here():
     error = raised(text)
     assert (type(error), str(error)) == (DataError, "no picture: none")
     assert type(raised("Traceback\nKeyError: 3")) is RuntimeError
+
+
+class Dying:
+    """A fabric whose processes end as they are told; torch says how."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def launch(self, *_):
+        raise self.error
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ProcessExitedException("signal SIGUSR1", 0, 1, -10), Leaving),
+        (ProcessRaisedException("RuntimeError: connection closed by peer", 0, 1), Leaving),
+        (ProcessRaisedException("ironclip.core.errors.DataError: no image", 0, 1), DataError),
+    ],
+)
+def test_processes_that_die_of_a_signal_to_leave_have_left(monkeypatch, error, kind):
+    """A scheduler's signal goes to all of them, and ends one that has not yet begun to listen."""
+    plugins = SimpleNamespace(environments=SimpleNamespace(LightningEnvironment=lambda: None))
+    fabric = SimpleNamespace(Fabric=lambda **_: Dying(error), plugins=plugins, __spec__=SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "lightning_fabric", fabric)
+    monkeypatch.setitem(sys.modules, "lightning_fabric.plugins", plugins)
+
+    def told():
+        with finishing():
+            signal.raise_signal(SOON[0])
+            launch(trained, processes=2)
+
+    with pytest.raises(kind):
+        told()
+    with pytest.raises((RunError, RuntimeError, DataError)):
+        launch(trained, processes=2)
 
 
 @pytest.mark.slow
