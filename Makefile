@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 WORKERS ?= 2
 
-.PHONY: install demo test check zoo towers slow mutants package fuzz drills crosscheck live bench benchmark docs clean
+.PHONY: install demo test check zoo towers slow mutants package fuzz drills crosscheck live bench benchmark tables docs clean
 
 install: $(VENV)/.core  ## an environment in .venv with the command `ironclip`
 
@@ -64,6 +64,9 @@ benchmark: $(VENV)/.core  ## docs/benchmarks.md from real pictures (IRONCLIP_DAT
 	  $(BIN)/ironclip grid run grids/$$grid.yaml --workers $(WORKERS); \
 	  $(BIN)/ironclip report runs/$$grid --matrix --html runs/$$grid.html --csv runs/$$grid.csv --figures runs/$$grid-figures; \
 	done
+
+tables: $(VENV)/.core  ## the README's table anew from docs/results; other pages get theirs when the site is built
+	$(BIN)/python docs/tables.py
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

@@ -5,6 +5,7 @@
 
 import ast
 import dataclasses
+import importlib.util
 import inspect
 import os
 import re
@@ -257,7 +258,17 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     for mark, write in TABLES.items():
         if mark in markdown:
             markdown = markdown.replace(mark, write())
-    return markdown
+    return tables().included(markdown)
+
+
+def tables() -> Any:
+    """The module beside this one, which is no part of a package."""
+    spec = importlib.util.spec_from_file_location("tables", Path(__file__).with_name("tables.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def on_files(files: Any, config: Any) -> Any:

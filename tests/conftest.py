@@ -1,8 +1,10 @@
 """Fixtures shared by all tests: real pictures where they are present."""
 
+import importlib.util
 import os
 import random
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -29,6 +31,17 @@ def _seed() -> None:
     """The same global draws for a test and its fixtures, whichever tests ran before in the same worker."""
     random.seed(0)
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def hooks() -> ModuleType:
+    """What writes the generated pages and tables of the site."""
+    spec = importlib.util.spec_from_file_location("hooks", Path(__file__).resolve().parents[1] / "docs" / "hooks.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -1,7 +1,6 @@
 """The site's generated pages hold everything that there is, each with a meaning, and the architecture names what exists."""
 
 import ast
-import importlib.util
 import re
 from pathlib import Path
 
@@ -23,16 +22,6 @@ def test_our_board_is_made_of_the_records_that_are_stored(hooks):
     assert len(stored) >= 14
     assert {name.removeprefix("board/robustbench/").removesuffix(".json") for name in made} == stored
     assert all(f"records/{name}.json" in page for name in stored)
-
-
-@pytest.fixture(scope="module")
-def hooks():
-    spec = importlib.util.spec_from_file_location("hooks", DOCS / "hooks.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture(scope="module")

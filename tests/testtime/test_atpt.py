@@ -201,6 +201,8 @@ def test_total_variation():
     literal = build("atpt", {"tv_resolution": "pixel", "tv_norm": "sum", "tv_tau": 1.0})
     expected = (-total_variation(enlarged(maps, 20))).softmax(0)
     assert_close(literal.smoothness(maps[None], 20)[0], expected)
+    mean = build("atpt", {"tv_norm": "mean", "tv_tau": 0.01}).smoothness(maps[None], 20)[0]
+    assert_close(mean, (-total_variation(maps) / 40 / 0.01).softmax(0))  # 40 pairs of neighbours in a map of 5 x 5
 
 
 def test_the_paper_variant_weighs_probabilities_of_the_confident_views(base, images):

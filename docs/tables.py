@@ -1,0 +1,316 @@
+"""Tables of the pages and of the README, written from the CSV files of `docs/results`: no figure in them is typed.
+
+A page asks for a table with the line `<!-- table: NAME -->`; `hooks.py` writes it there when the site is built. The README is
+also read where no site is built, so its table stands between `<!-- table: NAME -->` and `<!-- end -->`;
+`python docs/tables.py` writes it anew, and a test says whether that was done.
+"""
+
+import csv
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from fractions import Fraction
+from functools import cache, partial
+from pathlib import Path
+from statistics import fmean
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDER = ROOT / "docs" / "results"
+PGD = "linf 1/255 {}; pgd (100 steps)"
+SETS = ("caltech101", "clothing10", "eurosat", "flowers5")
+Stored = Mapping[str, str]
+
+
+@cache
+def stored(file: str) -> tuple[Stored, ...]:
+    """The lines of a CSV file of `docs/results`."""
+    with (FOLDER / f"{file}.csv").open(encoding="utf-8") as stream:
+        return tuple(csv.DictReader(stream))
+
+
+def found(file: str, method: str, data: str, facts: str = "", **wanted: str) -> Stored | None:
+    """The line of a method on a data set, the first of several that say the same; "quick" may be left out of a method's name.
+
+    Raises:
+        LookupError: the lines that fit say different things.
+    """
+    names = (method, f"{method} (quick)", method.replace("(", "(quick, "), f"zero_shot+{method}")
+    lines = [
+        line
+        for line in stored(file)
+        if line["method"] in names and line["data"] == data and facts in ("", line.get("facts", ""))
+        if all(line[key].startswith(value) for key, value in wanted.items())
+    ]
+    if len({(line["clean"], line["robust"]) for line in lines}) > 1:
+        raise LookupError(f"{file}.csv has {len(lines)} lines of {method} on {data}, {facts} {wanted}")
+    return lines[0] if lines else None
+
+
+def mean(values: Sequence[str]) -> Fraction:
+    """The exact mean of stored decimals."""
+    return sum(map(Fraction, values), Fraction()) / len(values)
+
+
+def tenths(value: Fraction) -> str:
+    """A share in per cent with one decimal; half way between two, to the even one."""
+    return f"{round(1000 * value) / 10:.1f}"
+
+
+def per_cent(line: Stored, column: str, digits: int = 1) -> str:
+    return f"{100 * float(line[column]):.{digits}f}"
+
+
+def interval(line: Stored, column: str, digits: int = 1) -> str:
+    return f"[{per_cent(line, column + '_low', digits)}, {per_cent(line, column + '_high', digits)}]"
+
+
+def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
+    """A Markdown table."""
+    above = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    return "\n".join([*above, *[f"| {' | '.join(cells)} |" for cells in lines]])
+
+
+def headline(data: str, methods: Sequence[str]) -> str:
+    """The trained defences at their training radius, one seed."""
+    facts = "backbone mini; 16 shots; linf 2/255 white-box; standard-fast"
+    lines = []
+    for method in methods:
+        line = found("headline", method, data, facts, seeds="1")
+        assert line is not None, method
+        figures = [f"{per_cent(line, what)} {interval(line, what)}" for what in ("clean", "robust")]
+        lines.append([method, f"{int(line['learned_parameters']):,}", *figures])
+    return table(["method", "learned parameters", "clean %", "robust at 2/255 %"], lines)
+
+
+def few_shot() -> str:
+    """APT and NAP on three towers; all lines of the file as they stand."""
+    lines = stored("few-shot")
+    return table(list(lines[0]), [list(line.values()) for line in lines])
+
+
+PROMPTS = ("zero_shot", "hep", "adv_vpt", "advmaple", "advpt", "advvlp", "apd", "apt", "avp_pixel", "capt", "fap", "nap", "paft")
+
+
+def prompts(backbone: str) -> str:
+    """Clean, robust and harmonic mean of the prompt methods on four data sets, with the best of each column in bold."""
+    facts = f"backbone {backbone}; 16 shots; {PGD.format('white-box')}"
+    figures: list[list[tuple[Fraction, str, bool]]] = []  # (value, what stands after it, whether it may be the best)
+    tails = []
+    for method in PROMPTS:
+        lines = [line for data in SETS if (line := found("prompts", method, data, facts)) is not None]
+        cells, values = [], []
+        for line in lines:
+            collapsed = line["note"] == "collapsed"
+            mark = " (collapsed)" if collapsed else ""
+            for what, end in (("clean", ""), ("robust", mark)):
+                spread = f" ±{per_cent(line, what + '_std')}" if line["seeds"] != "1" else ""
+                cells.append((Fraction(line[what]), spread + end, what == "clean" or not collapsed))
+            cells.append((Fraction(line["harmonic"]), "", not collapsed))
+            values.append((line["clean"], line["robust"]))
+        clean, robust = (mean(column) for column in zip(*values, strict=True))
+        fallen = any(line["note"] == "collapsed" for line in lines)
+        together = harmonic((clean, robust))
+        cells += [(clean, "", True), (robust, " (collapsed)" if fallen else "", not fallen), (together, "", not fallen)]
+        figures.append(cells)
+        learned = sorted({int(line["learned_parameters"]) for line in lines})
+        seconds = fmean(float(line["train_seconds"]) for line in lines)
+        tails.append(["–".join(f"{count:,}" for count in dict.fromkeys((learned[0], learned[-1]))), f"{seconds:.0f}"])
+    best = [max(round(1000 * cell[0]) for cell in column if cell[2]) for column in zip(*figures, strict=True)]
+    lines_out = []
+    for method, cells, tail in zip(PROMPTS, figures, tails, strict=True):
+        shown = []
+        for (value, end, ranked), top in zip(cells, best, strict=True):
+            number = f"**{tenths(value)}**" if ranked and tail[0] != "0" and round(1000 * value) == top else tenths(value)
+            shown.append(number + end)
+        lines_out.append([method, *shown, *tail])
+    head = [f"{data} {what}" for data in (*SETS, "average") for what in ("clean", "robust", "H")]
+    return table(["Method", *head, "learned", "train s"], lines_out)
+
+
+def threats(file: str, method: str, data: str, backbone: str, shots: str) -> str:
+    """ "clean / static / white-box / adaptive ±deviation [interval]"; "=" where the classifier itself is the adaptive attack."""
+    lines = {}
+    for threat in ("static", "white-box", "adaptive"):
+        for steps in ("40", "100"):
+            facts = f"backbone {backbone}; {shots}; linf 1/255 {threat}; pgd ({steps} steps)"
+            lines[threat] = lines.get(threat) or found(file, method, data, facts)
+    if lines["white-box"] is None:
+        return "–"
+    last = lines["adaptive"] or lines["white-box"]
+    undefended = lines["static"] or lines["white-box"]  # of zero-shot, which has no other attack
+    figures = [per_cent(line, what, 0) for line, what in
+               ((lines["white-box"], "clean"), (undefended, "robust"), (lines["white-box"], "robust"))]  # fmt: skip
+    figures.append(per_cent(last, "robust", 0) if lines["adaptive"] else "=")
+    spread = f" ±{per_cent(last, 'robust_std', 0)}" if last["seeds"] != "1" else ""
+    return f"{' / '.join(figures)}{spread} {interval(last, 'robust', 0)}"
+
+
+REPRESENTATIONS = ("zero_shot", "tecoa", "fare", "tga_zsr", "pmg_aft", "advmask", "defeat (official)", "defeat (stable)")
+STACKS = ("nap+advmask", "fap+advmask", "apt+defeat")
+
+
+def representations(methods: Sequence[str], sets: Sequence[str], backbone: str, shots: str = "16 shots") -> str:
+    lines = [[method, *[threats("representation", method, data, backbone, shots) for data in sets]] for method in methods]
+    return table(["method", *[f"{data}: clean / static / white-box / adaptive" for data in sets]], lines)
+
+
+def ablations(methods: Sequence[str]) -> str:
+    lines = [[method, threats("representation", method, "eurosat", "mini", "16 shots")] for method in methods]
+    return table(["", "eurosat"], lines)
+
+
+MASKS = ("advmask", *[f"advmask ({option})" for option in (
+    "adaptive_weight=False", "align_norm=l2, align_weight=2000", "align_weight=5", "alignment=js", "alignment=kl",
+    "alignment=none", "default, alignment=kl", "default, alignment=lafa", "default, alignment=none", "targets=both",
+    "targets=mlp")])  # fmt: skip
+SHIELDS = ("defeat (stable)", *[f"defeat (stable, {option})" for option in (
+    "codes=16", "codes=256", "codes=64", "fusion_weight=0, reconstruct=pixels", "fusion_weight=adaptive",
+    "reconstruct=class")])  # fmt: skip
+
+
+def mask_shots() -> str:
+    """AdvMask with one, four and sixteen shots."""
+    lines = [
+        [shots.split()[0], *[threats("representation", "advmask", data, "mini", shots) for data in ("eurosat", "flowers5")]]
+        for shots in ("1 shot", "4 shots", "16 shots")
+    ]
+    return table(["shots", "eurosat", "flowers5"], lines)
+
+
+def mask_transfer() -> str:
+    """AdvMask's masks on the classes of another data set, clean / robust, beside zero-shot's."""
+    lines = []
+    for backbone, source, data in (("mini", "flowers5", "eurosat"), ("mini", "flowers5", "clothing10"),
+                                   ("mini", "clothing10", "eurosat"), ("mini", "clothing10", "flowers5"),
+                                   ("mini-robust", "flowers5", "eurosat")):  # fmt: skip
+        facts = f"backbone {backbone}; 16 shots; {PGD.format('white-box')}"
+        pair = [
+            found("representation", "zero_shot", data, facts),
+            found("representation", "advmask", data, f"{facts}; learned on {source}"),
+        ]
+        lines.append([backbone, source, data, *[both(line) for line in pair]])
+    return table(["backbone", "learned on", "measured on", "zero-shot", "masked"], lines)
+
+
+def both(line: Stored | None) -> str:
+    """ "clean / robust" in whole per cent."""
+    return "–" if line is None else f"{per_cent(line, 'clean', 0)} / {per_cent(line, 'robust', 0)}"
+
+
+TEST_TIME = ("zero_shot", "rtpt", "atpt", "tpt", "tpt_ensemble", "ctpt", "mta", "ttc", "tapt", "aom")
+
+
+def test_time() -> str:
+    """Clean, static and adaptive accuracy of the test-time methods, and what they cost."""
+    lines = []
+    for method in TEST_TIME:
+        cells, values, seconds = [], [], []
+        for data in SETS:
+            static, adaptive = (found("testtime", method, data, threat=threat) for threat in ("static", "adaptive"))
+            assert static is not None
+            assert adaptive is not None
+            figures = (per_cent(static, "clean", 0), per_cent(static, "robust", 0), per_cent(adaptive, "robust", 0))
+            cells.append(f"{figures[0]} / {figures[1]} / **{figures[2]}** {interval(adaptive, 'robust', 0)}")
+            values.append([static["clean"], static["robust"], adaptive["robust"]])
+            seconds.append(float(static["answer_seconds"]))
+        average = " / ".join(tenths(mean(column)) for column in zip(*values, strict=True))
+        forward, backward = (f"{float(static[f'{way}_passes']):.0f}" for way in ("forward", "backward"))
+        passes = f"{forward} + {backward} back" if backward != "0" else "1" if forward == "0" else forward
+        lines.append([method, *cells, average, f"{fmean(seconds):.2f}" if any(seconds) else "", passes])
+    head = [f"{data} clean / static / adaptive" for data in (*SETS, "average")]
+    return table(["method", *head, "s per image", "image passes"], lines)
+
+
+def test_time_ablations() -> str:
+    """A-TPT's ablations and the prompts, static attacks."""
+    names = dict.fromkeys(line["method"] for line in stored("testtime-ablations"))
+    lines = []
+    for name in sorted(names, key=lambda name: ("atpt" not in name, name.endswith("rtpt"), name)):
+        cells = [found("testtime-ablations", name, data) for data in ("eurosat", "flowers5")]
+        figures = ["–" if line is None else per_cent(line, what) for line in cells for what in ("clean", "robust")]
+        lines.append([name.removeprefix("zero_shot+"), *figures])
+    return table(["", "eurosat clean", "eurosat static", "flowers5 clean", "flowers5 static"], lines)
+
+
+def held_out(data: str) -> str:
+    """Base and new classes, with harmonic means."""
+    facts = f"backbone mini; 16 shots; {PGD.format('white-box')}; base-to-new"
+    lines = []
+    for method in ("zero_shot", "nap", "capt", "fap", "advmask", "tecoa"):
+        halves = [found("generalisation", method, f"{data}-{half}", facts) for half in ("base", "new")]
+        values = [Fraction(line[what]) for line in halves if line is not None for what in ("clean", "robust")]
+        means = [harmonic(values[0::2]), harmonic(values[1::2]), harmonic(values)]
+        lines.append([method, *[str(round(100 * value)) for value in (*values, *means)]])
+    return table(["method", "base clean", "base robust", "new clean", "new robust", "H clean", "H robust", "H4"], lines)
+
+
+def harmonic(values: Sequence[Fraction]) -> Fraction:
+    return len(values) / sum((1 / value for value in values), Fraction()) if all(values) else Fraction()
+
+
+def other_sets() -> str:
+    """Learned on caltech101, measured on the other three."""
+    facts = f"backbone mini; 16 shots; {PGD.format('white-box')}; learned on caltech101"
+    methods = ("zero_shot", "nap", "capt", "fap", "apd", "advmaple", "advvlp", "adv_vpt", "avp_pixel", "advpt", "apt",
+               "advmask", "tecoa")  # fmt: skip
+    lines, others = [], ("eurosat", "flowers5", "clothing10")
+    for method in methods:
+        rows = [found("generalisation", method, data, facts) for data in ("caltech101", *others)]
+        means = [tenths(mean([row[what] for row in rows[1:] if row is not None])) for what in ("clean", "robust")]
+        lines.append([method, *[both(row) for row in rows], " / ".join(means)])
+    head = [f"{data} clean / robust" for data in ("caltech101", *others)]
+    return table(["method", *head, "average of the other three"], lines)
+
+
+def fewer_shots() -> str:
+    """Clean / robust with 1, 4 and 16 shots; "*": on 100 images and three seeds, from the prompts' file."""
+    lines = []
+    for method in ("zero_shot", "nap", "capt", "fap", "advmask", "tecoa"):
+        cells = []
+        for data in ("eurosat", "flowers5"):
+            for shots in ("1 shot", "4 shots", "16 shots"):
+                facts = f"backbone mini; {shots}; {PGD.format('white-box')}"
+                own = found("generalisation", method, data, facts)
+                more = None if own else found("representation", method, data, facts) or found("prompts", method, data, facts)
+                cells.append(both(own or more) + ("*" if more and more["images"] == "100" else ""))
+        lines.append([method, *cells])
+    return table(["method", *[f"{data} {shots}" for data in ("eurosat", "flowers5") for shots in (1, 4, 16)]], lines)
+
+
+README = ("zero_shot", "fap", "apd", "capt", "defeat", "advmask", "nap", "tecoa")
+TABLES: dict[str, Callable[[], str]] = {
+    "headline readme": partial(headline, "eurosat", README),
+    "few-shot": few_shot,
+    "prompts mini": partial(prompts, "mini"),
+    "prompts mini-robust": partial(prompts, "mini-robust"),
+    "representations": partial(representations, (*REPRESENTATIONS, *STACKS), ("eurosat", "flowers5", "clothing10"), "mini"),
+    "representations caltech101": partial(representations, REPRESENTATIONS, ("caltech101",), "mini", "4 shots"),
+    "representations mini-robust": partial(representations, REPRESENTATIONS, ("eurosat", "flowers5"), "mini-robust"),
+    "masks": partial(ablations, MASKS),
+    "masks shots": mask_shots,
+    "masks transfer": mask_transfer,
+    "shields": partial(ablations, SHIELDS),
+    "test time": test_time,
+    "test time ablations": test_time_ablations,
+    "held out eurosat": partial(held_out, "eurosat"),
+    "held out caltech101": partial(held_out, "caltech101"),
+    "other sets": other_sets,
+    "fewer shots": fewer_shots,
+}
+"""Name of a table in a page -> the function that writes it."""
+MARK = re.compile(r"^<!-- table: ([\w -]+?) -->$", re.MULTILINE)
+BLOCK = re.compile(r"^<!-- table: ([\w -]+?) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
+
+
+def included(markdown: str) -> str:
+    """A page with the tables that it asks for."""
+    return MARK.sub(lambda mark: TABLES[mark[1]](), markdown)
+
+
+def renewed(markdown: str) -> str:
+    """A text whose tables stand between marks, with the tables written anew."""
+    return BLOCK.sub(lambda mark: f"<!-- table: {mark[1]} -->\n{TABLES[mark[1]]()}\n<!-- end -->", markdown)
+
+
+if __name__ == "__main__":
+    page = ROOT / "README.md"
+    page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")
