@@ -33,6 +33,7 @@ def test_a_page_gets_its_tables_when_the_site_is_built(hooks) -> None:
     (row,) = [line for line in page.splitlines() if line.startswith("| nap | 50.0 ")]
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[7:10] == ["64.0 ±1.4", "**36.7** ±0.5", "**46.6**"]  # the best of a column is bold
+    assert "| zero_shot | 46.0 | 36.0 | 40.4 | 22.0 | 8.0 | 11.7 | 68.0 |" in page  # the largest of its column; learns nothing
     assert cells[14] == "34.0 (collapsed)"  # the largest average, and not bold, for one of its runs collapsed
     assert cells[13] == "51.8"  # 51.75: half way goes to the even digit
     assert cells[16:] == ["580,096", "151"]
