@@ -60,7 +60,7 @@ def on_behalf_of(method: str) -> Iterator[None]:
 
 def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> UsageError:
     """The error for a name that does not exist, with the nearest one that does, or all; `see`: a command that lists them."""
-    known = sorted(known)
+    known = sorted(set(known))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
     return UsageError(f"unknown {kind} {name!r}; {hint}" + (f" (all: `{see}`)" if see else ""))

@@ -89,7 +89,8 @@ def named_attacks(
         if key not in used and not every:
             raise UsageError(f"nothing of {', '.join(names)} can be set; got {key}, which is for others, such as --attack pgd")
         if key not in used:
-            raise unknown("option of these attacks", key, every, see=f"ironclip list options {names[0].strip()}")
+            settable = every - {*permits.RESERVED, "seed"}
+            raise unknown("option of these attacks", key, settable, see=f"ironclip list options {names[0].strip()}")
     return made
 
 

@@ -6,7 +6,7 @@ from ironclip import defenses, testtime
 from ironclip.attacks import CATALOGUE
 from ironclip.core.errors import UsageError
 from ironclip.protocols.options import described
-from ironclip.protocols.resolve import resolve
+from ironclip.protocols.resolve import named_attacks, resolve
 
 
 def test_options_are_those_that_the_code_checks() -> None:
@@ -49,3 +49,14 @@ def test_an_unknown_setting_is_answered_with_those_of_this_method(key: str, word
     assert "refiner_layers" in str(refusal.value) or "did you mean" in str(refusal.value)
     assert "dataset" not in str(refusal.value)
     assert str(refusal.value).endswith("(all: `ironclip list options nap`)")
+
+
+def test_a_hint_names_what_can_be_set_and_nothing_twice() -> None:
+    with pytest.raises(UsageError) as refused:
+        named_attacks(["pgd"], 4 / 255, 0, ["judge=1"])
+    known = str(refused.value).partition("known: ")[2].partition(" (all")[0].split(", ")
+    assert known == sorted({option.name for option in described("pgd")[1]})
+    with pytest.raises(UsageError) as refused:
+        named_attacks(["zzz"], 4 / 255, 0)
+    known = str(refused.value).partition("known: ")[2].split(", ")
+    assert len(known) == len(set(known)) > 10
