@@ -65,16 +65,16 @@ def dataset(
     classes: str | Path | Sequence[str] | None = None,
     layout: str = "auto",
 ) -> Data:
-    """Pictures by name, from a folder with one subfolder per class (see `ironclip data list`), or handed over.
+    """Images by name, from a folder with one subfolder per class (see `ironclip data list`), or handed over.
 
     What is handed over is written once into the cache folder, so that a run can be opened again without this program. Training
-    augments by itself: hand over pictures without random transforms and without Normalize.
+    augments by itself: hand over images without random transforms and without Normalize.
 
     Args:
-        source: a name or a path; or a torch or torchvision data set, a Hugging Face data set, a list of (picture, label), a list
-            of pictures with `labels`, or {"train": ..., "test": ...} of these. Without a test split, one is made.
-        labels: of a list of pictures: numbers or class names.
-        shots: training pictures per class; None: all.
+        source: a name or a path; or a torch or torchvision data set, a Hugging Face data set, a list of (image, label), a list
+            of images with `labels`, or {"train": ..., "test": ...} of these. Without a test split, one is made.
+        labels: of a list of images: numbers or class names.
+        shots: training images per class; None: all.
         seed: draws them.
         classes: of a folder, a file with the class names, where the folders' names are none; of what is handed over, the
             list of names, where it does not say them itself.
@@ -170,9 +170,9 @@ def evaluate(
         attack: one or several names (see `ironclip list attacks`); default: a worst case with nothing to set, and for a test-time
             method met by an attacker who knows it the attack "adaptive".
         eps: the radius in the units of the norm, or several such as "1/255,4/255"; default: 4/255 for "linf", none for "l2".
-        limit: number of test pictures, classes in proportion.
+        limit: number of test images, classes in proportion.
         knowledge: default: white-box, and for test-time methods both static and adaptive.
-        source: for knowledge "transfer": the backbone or the run on which the pictures are made.
+        source: for knowledge "transfer": the backbone or the run on which the images are made.
         targeted: also how often each attack reaches the class that this rule chooses: "next", "random" or "least-likely".
         options: of the attacks, such as steps=100.
     """

@@ -102,7 +102,7 @@ def run_audit(
     Args:
         target: a model, or any function from images [B, 3, R, R] in [0, 1] to logits [B, K], which is audited anew in each call;
             its attributes `base`, `surrogates` and `resolution` are honoured (see the docs on the audit).
-        data: the pictures; a model knows its own.
+        data: the images; a model knows its own.
         eps: radii such as "1/255,4/255"; default: 1, 2, 4 and 8 grey levels for "linf", none for "l2".
         attack: names; default: PGD and AutoAttack, or Square where there are no gradients.
         options: of the attacks, such as steps=100.

@@ -10,11 +10,11 @@ from ironclip.data import Dataset, EvalSet
 
 @dataclass(frozen=True, repr=False)
 class Data:
-    """A data set with how many pictures per class are learned from, and the seed that draws them.
+    """A data set with how many images per class are learned from, and the seed that draws them.
 
     Args:
         name: as it was asked for, so that a run can open it again.
-        shots: None: all training pictures.
+        shots: None: all training images.
     """
 
     name: str
@@ -29,7 +29,7 @@ class Data:
         return self.dataset.classes
 
     def batch(self, split: str = "test", limit: int | None = None, *, resolution: int) -> Batch:
-        """Pictures of a split as images [B, 3, R, R] in [0, 1] with their labels, classes in proportion."""
+        """Images of a split as images [B, 3, R, R] in [0, 1] with their labels, classes in proportion."""
         return EvalSet(self.dataset, split, resolution=resolution, limit=limit).batch(slice(None))
 
     def __str__(self) -> str:

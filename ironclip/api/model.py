@@ -75,7 +75,7 @@ class Model(nn.Module):
         return self.classifier(images)
 
     def classify(self, *pictures: str | Path, top: int = 3) -> list[Prediction]:
-        """The most probable classes of pictures or of folders of pictures; unreadable ones are left out."""
+        """The most probable classes of images or of folders of images; unreadable ones are left out."""
         with closing(Bar("classify", hidden=not seen())) as bar:
             return predict(self, [Path(picture) for picture in pictures], top=top, progress=bar.count)[0]
 

@@ -93,7 +93,7 @@ STANDARD_FAST_L1: dict[str, tuple[str, dict[str, Any]]] = {
     "apgd-ce": ("apgd", {"loss": "ce", "steps": 50}),
     "apgd-t3": ("apgd", {"steps": 50, "loss": "dlr", "targets": 3}),
 }
-"""The same in l1, where a step along the steepest direction changes one number of the picture: sparse steps take its place."""
+"""The same in l1, where a step along the steepest direction changes one value of the image: sparse steps take its place."""
 
 
 def kind(name: str) -> Any:

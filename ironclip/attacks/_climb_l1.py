@@ -94,7 +94,7 @@ def _stage(
 
 
 def sparse(slope: Tensor, share: Tensor) -> Tensor:
-    """[B, ...] signs of the largest entries of each slope, divided by their number: a direction of l1 length 1.
+    """[B, ...] signs of the largest entries of each gradient, divided by their number: a direction of l1 length 1.
 
     Args:
         share: [B] of the entries that move, at least one.

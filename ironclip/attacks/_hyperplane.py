@@ -11,8 +11,8 @@ def onto_hyperplane(points: Tensor, normal: Tensor, excess: Tensor, kind: str) -
 
     Each coordinate moves towards the wall that lowers |excess| by min(lambda * v, room), v = 1 for l-infinity and |normal| for
     l2; lambda solves a concave piecewise-linear equation, found by Newton's method from the left: the reference sorts all
-    coordinates instead [code: fra31/auto-attack, fab_projections.py]. Coordinates with no slope stay. Where all the room does
-    not suffice, all of it is used.
+    coordinates instead [code: fra31/auto-attack, fab_projections.py]. Coordinates with a gradient of zero stay. Where all the
+    room does not suffice, all of it is used.
 
     Args:
         points: [R, n] in [0, 1].

@@ -15,7 +15,7 @@ from ironclip.core.types import Attack, Images
 
 
 class InTurn(AttackOptions):
-    """Base of an attack that is a sequence of others. Pictures [B, C, H, W]: misclassified ones where any member found one, else
+    """Base of an attack that is a sequence of others. Images [B, C, H, W]: misclassified ones where any member found one, else
     those of the largest margin.
 
     Its `mode` "compact": images that are broken, or wrong at first, meet no further member. "full": every member, every image.

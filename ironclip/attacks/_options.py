@@ -33,7 +33,7 @@ class AttackOptions:
     norms: ClassVar[tuple[str, ...]] = ("linf", "l2")
     judges: ClassVar[bool] = False
     perturb: ClassVar[Callable[..., Tensor]]
-    """(function, images, labels, positions, ...draws) -> pictures, written by each attack; all arguments are checked before."""
+    """(function, images, labels, positions, ...draws) -> images, written by each attack; all arguments are checked before."""
 
     def __post_init__(self) -> None:
         options = {field.name: getattr(self, field.name) for field in fields(self)}  # type: ignore[arg-type]
@@ -68,7 +68,7 @@ class AttackOptions:
         loss: Loss | None = None,
         **draws: Any,
     ) -> Tensor:
-        """[B, ...] pictures in the ball and in [0, 1].
+        """[B, ...] images in the ball and in [0, 1].
 
         Args:
             function: images -> logits [B, K]; a module's parameters are frozen meanwhile.

@@ -33,7 +33,7 @@ from ironclip.core.types import Images
 LOOKS = 10  # how often a point is judged on its way
 LEAST = 0.1  # of the first step size, at the last step
 FAR = 5  # over the number of steps, the least first step in units of eps: all steps together cross the ball
-MOVE = 0.6 / 255  # how far a pixel of a copy moves at most: over half a grey level, so that the copy is another picture
+MOVE = 0.6 / 255  # how far a pixel of a copy moves at most: over half a grey level, so that the copy is another image
 
 
 def towards(outputs: Tensor, labels: Tensor) -> Tensor:

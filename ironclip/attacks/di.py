@@ -1,9 +1,9 @@
-"""Input diversity: each step looks at the image resized and padded at random, so that the picture fools other models too.
+"""Input diversity: each step looks at the image resized and padded at random, so that the image fools other models too.
 
 Source: Xie et al. 2019 (arXiv 1803.06978); constants as in DIFGSM of Harry24k/adversarial-attacks-pytorch [code]: with
 probability 0.5 resize to 90 .. 100 % of the side, bilinear, and pad with zeros at a random place; no random start, decay 0,
 last iterate. There one size is drawn for a batch; here one for each image, so that no image depends on the others of its batch
-[deviation]. Step eps / 4 [inferred]; the code that made the pictures of TAPT takes 1/255, 100 steps.
+[deviation]. Step eps / 4 [inferred]; the code that made the images of TAPT takes 1/255, 100 steps.
 """
 
 from dataclasses import dataclass

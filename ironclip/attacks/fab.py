@@ -173,7 +173,7 @@ def approach(
 def _boundary(
     function: Images, points: Tensor, labels: Tensor, targets: Tensor | None, rows: Tensor, names: Tensor, kind: str
 ) -> tuple[Tensor, Tensor]:
-    """([R] target's logit minus the true one, its slope [R, ...]); without targets, of the class whose boundary is nearest."""
+    """([R] target's logit minus the true one, its gradient [R, ...]); without targets, of the class whose boundary is nearest."""
     if targets is not None:
         return value_and_slope(function, lambda logits: TARGETED["margin"](logits, labels, targets[rows]), points, names)[1:]
     with torch.enable_grad():

@@ -2,9 +2,9 @@
 
 Source: Brown et al. 2017 (arXiv 1712.09665) for patches; Rao et al. 2020 (arXiv 2005.02313) for the search over places: every
 few steps the square may move by a stride to a neighbouring place, if the loss is larger there (their AP-FullLO). Deviation:
-the first places are those with the largest sum of |gradient| at the clean picture, one for each restart, without overlap where
-there is room; theirs are random [inferred]. Every picture has its own patch (no universal patch), so that per-image accuracy is
-a worst case. The radius is the share of the picture's area that the square may cover; inside it pixels are free in [0, 1].
+the first places are those with the largest sum of |gradient| at the clean image, one for each restart, without overlap where
+there is room; theirs are random [inferred]. Every image has its own patch (no universal patch), so that per-image accuracy is
+a worst case. The radius is the share of the image's area that the square may cover; inside it pixels are free in [0, 1].
 """
 
 import math
@@ -131,7 +131,7 @@ class Patch(AttackOptions):
 
 
 def first_corners(slope: Tensor, side: int, count: int) -> list[Tensor]:
-    """`count` times [B, 2] corners (row, column): the squares with the largest sum of |slope|, apart where there is room."""
+    """`count` times [B, 2] corners (row, column): the squares with the largest sum of |gradient|, apart where there is room."""
     sums = F.avg_pool2d(slope.abs().sum(1, keepdim=True), side, stride=1)[:, 0]
     down, across = (torch.arange(size, device=slope.device) for size in sums.shape[1:])
     free = torch.ones_like(sums, dtype=torch.bool)

@@ -1,7 +1,7 @@
-"""Transfer: pictures made on another backbone, for a predictor that the attacker does not see.
+"""Transfer: images made on another backbone, for a predictor that the attacker does not see.
 
 Zero-shot classification by the source backbone, with the class names of the attacked classifier, is attacked; every image is
-perturbed with all steps (no early stop), as pictures for another predictor must be. That transfer beats the white box
+perturbed with all steps (no early stop), as images for another predictor must be. That transfer beats the white box
 on the same target is an alarm of masked gradients.
 """
 

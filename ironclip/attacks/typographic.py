@@ -1,8 +1,8 @@
-"""Words painted on the picture: names of wrong classes, in several places and colors; scores and class names are all it needs.
+"""Words painted on the image: names of wrong classes, in several places and colors; scores and class names are all it needs.
 
 Source: Goh et al. 2021, "Multimodal Neurons in Artificial Neural Networks" (Distill), who name the attack; the search over words,
-places and colors and its constants are ours [inferred]. The words are painted by Pillow in its own font, so a picture does not
-depend on the fonts of a machine. The radius is the share of the picture's area of the rectangle around the words.
+places and colors and its constants are ours [inferred]. The words are painted by Pillow in its own font, so an image does not
+depend on the fonts of a machine. The radius is the share of the image's area of the rectangle around the words.
 """
 
 import math

@@ -2,7 +2,7 @@
 
 Along the sign of the returned gradient alone, a part of the derivative that is not returned stays invisible. So both
 checks take random directions v too, each pixel +1 or -1. For such directions E[(g.v - f'.v)^2] = |g - f'|^2: the errors add
-up to that of the whole gradient. Some directions move a half, a channel or a box of the picture only.
+up to that of the whole gradient. Some directions move a half, a channel or a box of the image only.
 """
 
 from collections.abc import Sequence
@@ -24,7 +24,7 @@ AUDIBLE = 10.0
 
 
 def directions(lab: Lab) -> list[Tensor]:
-    """Random directions of +1 and -1, keyed by image: the whole picture, its halves, each channel, a random half, boxes."""
+    """Random directions of +1 and -1, keyed by image: the whole image, its halves, each channel, a random half, boxes."""
     height, width = lab.images.shape[-2:]
     masks = [torch.ones_like(lab.images[0]) for _ in range(2)]
     for rows, columns in (

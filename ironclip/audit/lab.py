@@ -35,12 +35,12 @@ class Lab:
     """What the diagnostics work with.
 
     Args:
-        classifier: what is audited; pictures are scored by it.
+        classifier: what is audited; images are scored by it.
         attacked: what attacks differentiate: the classifier, or its mean over draws where it is random.
         images, labels, indices: [B, ...] images that the classifier gets right, on its device.
         wrong: the same three for some images it gets wrong; may be empty.
         steps: of the strong attack; the sheet's PGD-100. norm: of every attack.
-        sources: undefended or other classifiers on which transfer pictures are made.
+        sources: undefended or other classifiers on which transfer images are made.
         base: what a test-time method stands on.
         reported: predictions for `images` in the evaluation that is reported.
         gradients: False: the classifier gives scores only.

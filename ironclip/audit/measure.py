@@ -1,6 +1,6 @@
 """The measurement of an audit: robust accuracy over several radii, worst case per image, kept in a run folder as it grows.
 
-An image broken at one radius is broken at every larger one, for its picture lies in the larger ball too. So it is carried
+An image broken at one radius is broken at every larger one, for its image lies in the larger ball too. So it is carried
 over and not attacked again, and robust accuracy never rises with the radius. The images of a batch that are left at a larger
 radius stay together, so shards, which take whole batches, measure what the whole measures.
 """
@@ -35,7 +35,7 @@ class Pictures(Protocol):
 
 @dataclass(frozen=True)
 class Curve:
-    """Accuracy by radius, the records behind it, and broken pictures, those of the smallest radius first."""
+    """Accuracy by radius, the records behind it, and broken images, those of the smallest radius first."""
 
     radii: tuple[Radius, ...]
     records: tuple[Record, ...]
@@ -72,7 +72,7 @@ def points(
 
 @dataclass(frozen=True)
 class Scoring:
-    """What scores some rows of the pictures at all radii; arguments as of `measure`."""
+    """What scores some rows of the images at all radii; arguments as of `measure`."""
 
     classifier: Classifier
     pictures: Pictures
@@ -127,7 +127,7 @@ def measure(
     Args:
         attacks: radius -> attacks by name.
         setup: its threat is used but for the radius.
-        keep_examples: broken pictures to keep at each radius.
+        keep_examples: broken images to keep at each radius.
         callback: gets the radius and the events of `evaluation.evaluate`.
     """
     found = points(run, setup, attacks, len(pictures), radii, len(surrogates))
@@ -145,7 +145,7 @@ def measure(
 
 
 def _batches(pictures: Pictures, rows: Sequence[range], carried: Container[int]) -> Iterator[Batch]:
-    """The pictures of these rows, each range a batch; those whose outcome is carried over apart, which are read and not scored.
+    """The images of these rows, each range a batch; those whose outcome is carried over apart, which are read and not scored.
 
     What is scored together depends on its own range alone, so that shards score as the whole does.
     """

@@ -12,7 +12,7 @@ from ironclip.backbones.adapter import ClipBackbone
 
 @dataclass
 class Passes:
-    """Pictures that went forward through the image tower, and whose features sent a gradient back into it.
+    """Images that went forward through the image tower, and whose features sent a gradient back into it.
 
     A gradient that stops inside the tower counts as a pass, too.
     """

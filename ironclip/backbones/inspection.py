@@ -18,7 +18,7 @@ def inspect(
 ) -> dict[str, Any]:
     """JSON values: form of the file, architecture in words, activation, sizes, sha256 of files and weights, probe logits.
 
-    The probe is two fixed pictures and two texts (`probe.make_probe`): the same weights give the same logits on every machine.
+    The probe is two fixed images and two texts (`probe.make_probe`): the same weights give the same logits on every machine.
 
     Raises:
         UsageError, CheckpointError: as `load`.

@@ -1,4 +1,4 @@
-"""A fixed pair of pictures whose logits a checkpoint can state, so that a wrong activation or a damaged file shows on loading."""
+"""A fixed pair of images whose logits a checkpoint can state, so that a wrong activation or a damaged file shows on loading."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -23,7 +23,7 @@ def probe_images(resolution: int) -> Tensor:
 
 @torch.no_grad()
 def probe_logits(backbone: Backbone, texts: Sequence[str]) -> Tensor:
-    """[2, K] scaled cosines of the probe pictures and these texts."""
+    """[2, K] scaled cosines of the probe images and these texts."""
     images = backbone.encode_image(probe_images(backbone.spec.resolution).to(backbone.device))
     words = backbone.encode_text(backbone.embed_text(texts))
     return backbone.spec.logit_scale * F.normalize(images, dim=-1) @ F.normalize(words, dim=-1).T

@@ -56,7 +56,7 @@ def attack(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Write adversarial pictures as lossless PNG, inside the radius after rounding to 8 bits, with a manifest."""
+    """Write adversarial images as lossless PNG, inside the radius after rounding to 8 bits, with a manifest."""
     if batch_size < 1:
         raise UsageError(f"--batch-size is a number of images, at least 1; got {batch_size}")
     share = shared_out(shard, workers)
@@ -102,7 +102,7 @@ def attack(
 
 
 def _pictures(folder: Path, shown: Progress) -> int:
-    """How many pictures are there; shown, too."""
+    """How many images are there; shown, too."""
     found = len(list(folder.glob("*.png")))
     shown.say(number_of(found, "picture"), False)
     return found

@@ -20,7 +20,7 @@ def backbones_check(
     activation: Activation = None,
     as_json: Json = False,
 ) -> None:
-    """Load weights and say what they are: form, architecture, activation, sizes, sha256 and the logits of two fixed pictures."""
+    """Load weights and say what they are: form, architecture, activation, sizes, sha256 and the logits of two fixed images."""
     from ironclip.backbones.inspection import inspect
 
     _show(inspect(name, weights=weights, base=base, activation=activation), as_json)

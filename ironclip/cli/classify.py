@@ -66,7 +66,7 @@ def classify(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Label pictures with a trained run, or zero-shot with class names."""
+    """Label images with a trained run, or zero-shot with class names."""
     from ironclip import testtime
     from ironclip.data.class_lists import class_list
     from ironclip.data.layouts import left_out
@@ -124,7 +124,7 @@ def classify(
 
 
 def _collector(classifier: Any, photos: list[Any]) -> Any:
-    """Adds the first pictures, with what the classifier looked at, to `photos`."""
+    """Adds the first images, with what the classifier looked at, to `photos`."""
     from ironclip.protocols.explain import explain
     from ironclip.report.photos import photo
 

@@ -1,4 +1,4 @@
-"""The verb compare: runs against published numbers, or two runs against each other on the same pictures."""
+"""The verb compare: runs against published numbers, or two runs against each other on the same images."""
 
 import json
 from itertools import product
@@ -26,7 +26,7 @@ def compare(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Compare runs with the papers, or a run with others picture by picture (McNemar's test, Holm's correction)."""
+    """Compare runs with the papers, or a run with others image by image (McNemar's test, Holm's correction)."""
     from ironclip.records.folder import RunFolder
 
     runs = [RunFolder.open(folder) for folder in run_paths(targets)]
@@ -126,7 +126,7 @@ def _paired(first: Any, others: list[Any], as_json: bool) -> None:
 
 
 def _pairs(first: Any, second: Any) -> tuple[list[dict[str, Any]], dict[str, None]]:
-    """The tests of two runs, and a line for each pair of records on the same pictures that cannot be tested."""
+    """The tests of two runs, and a line for each pair of records on the same images that cannot be tested."""
     from ironclip.records.statistics import paired
     from ironclip.report.views import trained_at
 
@@ -154,7 +154,7 @@ def _pictures(record: Any) -> tuple[Any, ...]:
 
 
 def _differences(record: Any, other: Any) -> list[str]:
-    """What two records do not share of the pictures, the threat model and the constants of the attacks, with both values."""
+    """What two records do not share of the images, the threat model and the constants of the attacks, with both values."""
     found = []
     both = record.data.images_hash and other.data.images_hash  # records of before 2026-11-30 have none
     pictures = "data.images_hash" if both else "data.split_hash"

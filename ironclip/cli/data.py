@@ -44,7 +44,7 @@ def data_check(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Open every picture and say what is missing, unreadable, in two splits or under two labels; exit status 1 if anything is."""
+    """Open every image and say what is missing, unreadable, in two splits or under two labels; exit status 1 if anything is."""
     from dataclasses import asdict
 
     from ironclip.data.checking import check
@@ -73,7 +73,7 @@ def data_prepare(
     layout: Layout = "auto",
     as_json: Json = False,
 ) -> None:
-    """Fetch a data set where a library can, and decode its pictures into the cache."""
+    """Fetch a data set where a library can, and decode its images into the cache."""
     from ironclip.data.checking import prepare
 
     shown = Progress(f"prepare {name}", quiet=as_json)

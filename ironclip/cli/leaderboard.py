@@ -21,7 +21,7 @@ def leaderboard(
     title: Annotated[str, typer.Option(help="Heading of the page.")] = "Leaderboard of robust CLIP-like models",
     as_json: Json = False,
 ) -> None:
-    """A static site: every defence with what static pictures leave beside what an attack on it leaves, and its records."""
+    """A static site: every defence with what static images leave beside what an attack on it leaves, and its records."""
     from ironclip.core.files import write_json, write_text
     from ironclip.report.leaderboard import collect, lines, site
 

@@ -27,7 +27,7 @@ def pretrain(
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
-    """Train the embedded backbones from captioned pictures; goes on where an interrupted run stopped."""
+    """Train the embedded backbones from captioned images; goes on where an interrupted run stopped."""
     from ironclip.pretraining.train import PretrainConfig
     from ironclip.pretraining.train import pretrain as run_pretraining
     from ironclip.protocols.config import validated, values_of

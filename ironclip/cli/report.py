@@ -94,7 +94,7 @@ def report(
 
 
 def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
-    """The picture of runs and of tables that --csv wrote."""
+    """The figure of runs and of tables that --csv wrote."""
     from ironclip.core.texts import plain_bytes
     from ironclip.records.folder import RunFolder
     from ironclip.report.static_adaptive import of_csv, of_rows, pairs, picture

@@ -41,7 +41,7 @@ class RunBusy(RunError):
 
 
 class AttackError(IronclipError, ValueError):
-    """An attack that breaks its threat model: pictures outside the ball or the box, or of another shape."""
+    """An attack that breaks its threat model: images outside the ball or the box, or of another shape."""
 
 
 class NonFinite(IronclipError, ArithmeticError):

@@ -18,7 +18,7 @@ from ironclip.core.types import Images
 T = TypeVar("T")
 SHARE = 0.8  # of the free memory that images may take
 BESIDE = 1.5  # gradients, temporaries and copies of the images, per byte that is kept for the backward pass
-SMALL = 1 << 22  # numbers in a batch of pictures below which a CPU is not asked: 100 of 64 pixels, 27 of 224
+SMALL = 1 << 22  # numbers in a batch of images below which a CPU is not asked: 100 of 64 pixels, 27 of 224
 CGROUP = Path("/sys/fs/cgroup")
 
 

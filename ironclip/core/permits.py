@@ -74,7 +74,7 @@ def inside(attack: object) -> Iterator[object]:
 def full(attack: Any) -> Any:
     """The attack, and every attack that it holds, in its mode "full": no image is dropped before the last step.
 
-    A picture for another classifier, for a rounded one or for one that is random must not stop at the first success.
+    An image for another classifier, for a rounded one or for one that is random must not stop at the first success.
 
     Raises:
         UsageError: an attack in a closure, where its mode cannot be changed.

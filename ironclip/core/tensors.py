@@ -163,7 +163,7 @@ def value_and_slope(
 
     Raises:
         UsageError: the outputs do not depend on the images on the autograd path.
-        NonFinite: a value or a slope is NaN or infinite; sign(NaN) is 0 and would silently stop an attack.
+        NonFinite: a value or a gradient is NaN or infinite; sign(NaN) is 0 and would silently stop an attack.
     """
     with torch.enable_grad():
         leaf = images.detach().requires_grad_()
@@ -199,7 +199,7 @@ def ascend(
         loss: outputs -> [B] values to raise.
         start: [B, ...] first iterate, already inside the ball (and the box).
         images: [B, ...] centre of the ball.
-        box: iterates stay in [0, 1]. Without it they stay in the ball only; value and slope are those of the clipped iterate.
+        box: iterates stay in [0, 1]. Without it they stay in the ball only; value and gradient are those of the clipped iterate.
         observe: called with every evaluated (clipped) iterate, its outputs and values; not with the returned iterate.
         direction: gradient -> step of unit length; default: the steepest one.
         names: [B] dataset positions, for error messages.

@@ -10,7 +10,7 @@ Knowledge = Literal["white-box", "static", "transfer", "black-box", "adaptive"]
 NORMS = ("linf", "l2", "l1", "patch", "text")
 EXAMPLES = {"l2": "0.5", "l1": "12", "patch": "0.05", "text": "0.1"}
 PLACES = ("patch", "text")
-"""Threats that change a place of the picture as they like: eps is the share of the picture's area that the place may cover."""
+"""Threats that change a place of the image as they like: eps is the share of the image's area that the place may cover."""
 KNOWLEDGE = ("white-box", "static", "transfer", "black-box", "adaptive")
 
 
@@ -49,7 +49,7 @@ def parse_radii(text: str | None, norm: str = "linf", default: str = "4/255") ->
     """The radii of a text with commas, in the units of the norm.
 
     Args:
-        default: what None stands for, in l-infinity; elsewhere there is none, for the size depends on the pictures.
+        default: what None stands for, in l-infinity; elsewhere there is none, for the size depends on the images.
 
     Raises:
         UsageError: an unknown norm, no radius for another than linf, or as `parse_eps`.
@@ -80,7 +80,7 @@ class Threat:
             and its surrogates; "static": the undefended one; "transfer": another backbone; "black-box": scores only.
         resolution: side in pixels at which the perturbation lives; 0: not stated.
         quantised: the perturbed image is rounded to 8 bits before it is scored.
-        source: the classifier on which the pictures were made, where it is not the one that is scored (static, transfer).
+        source: the classifier on which the images were made, where it is not the one that is scored (static, transfer).
     """
 
     norm: Norm = "linf"
@@ -115,7 +115,7 @@ class Threat:
     def identity(self) -> dict[str, Any]:
         """The values that tell one evaluation of a run from another.
 
-        Where the pictures are static, the run says on what they are made, so that the source is left out there.
+        Where the images are static, the run says on what they are made, so that the source is left out there.
         """
         values = asdict(self)
         if self.knowledge != "transfer":

@@ -377,7 +377,7 @@ class TestTime(ABC):
     def __call__(self, base: Classifier) -> Classifier: ...
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
-        """Once, before it is put on this base: source statistics from training pictures, which are read only if the method asks
+        """Once, before it is put on this base: source statistics from training images, which are read only if the method asks
         for a batch. Default: nothing."""
         return None
 

@@ -1,4 +1,4 @@
-"""Pictures and their lists: data sets by name or path, few shots, robust decoding, batches.
+"""Images and their lists: data sets by name or path, few shots, robust decoding, batches.
 
 Names that need torch are imported on first use, so that listing data sets stays fast.
 """

@@ -96,7 +96,7 @@ def open_archive(folder: Path, templates: tuple[str, ...] | None = None) -> Data
 
 
 def _check_members(archive: Path, names: list[str]) -> None:
-    """DataError where the archive is damaged or lacks pictures."""
+    """DataError where the archive is damaged or lacks images."""
     try:
         with zipfile.ZipFile(archive) as opened:
             members = set(opened.namelist())

@@ -7,17 +7,17 @@ import torch
 from PIL import Image
 
 AREA, RATIO = 0.08, (3 / 4, 4 / 3)
-"""The smallest share of the picture that a crop keeps, torchvision's, and the range of its width over its height."""
+"""The smallest share of the image that a crop keeps, torchvision's, and the range of its width over its height."""
 
 
 def random_resized_crop_flip(image: Image.Image, resolution: int, rng: torch.Generator, area: float = AREA) -> Image.Image:
-    """A random part of the picture, `resolution` pixels a side (bicubic, antialiased), mirrored half of the time.
+    """A random part of the image, `resolution` pixels a side (bicubic, antialiased), mirrored half of the time.
 
     Source: torchvision's `RandomResizedCrop` (8 to 100 % of the area, ratio 3/4 to 4/3) and `RandomHorizontalFlip`: ten
     tries for a part that fits, then the largest central one; drawn from `rng` alone.
 
     Args:
-        area: smallest share of the picture that the part covers.
+        area: smallest share of the image that the part covers.
     """
     draws = torch.rand(11, 4, generator=rng).tolist()
     part = image.crop(crop_box(image.width, image.height, draws[:10], area))

@@ -1,6 +1,6 @@
-"""Decoded pictures as batches: augmented ones for training, test crops for evaluation.
+"""Decoded images as batches: augmented ones for training, test crops for evaluation.
 
-Every random number comes from a generator keyed by (seed, epoch, position in the full split), so a picture looks the same
+Every random number comes from a generator keyed by (seed, epoch, position in the full split), so an image looks the same
 whatever the batch size, the order of the batches or the epoch a run resumes from. The global random state is not touched.
 """
 
@@ -62,13 +62,13 @@ def load_images(
 
     Args:
         preprocess: `crop` (shorter side bicubic, centre crop) or `squash`.
-        bad: leave out pictures that cannot be used and name them in `dropped`, or fail on the first.
+        bad: leave out images that cannot be used and name them in `dropped`, or fail on the first.
 
     Raises:
-        DataError: no picture can be used, or one cannot and `bad` is "fail"; the cache cannot be written.
+        DataError: no image can be used, or one cannot and `bad` is "fail"; the cache cannot be written.
     """
     transform = partial(fit, resolution=resolution, preprocess=preprocess)
-    transform(Image.new("RGB", (1, 1)))  # a wrong option fails here, not once for every picture
+    transform(Image.new("RGB", (1, 1)))  # a wrong option fails here, not once for every image
     packed = pack(items, transform, ["fit", resolution, preprocess], cache=cache, max_pixels=max_pixels, progress=progress)
     _accept(packed.dropped, bad)
     labels, indices = _positions([items[k] for k in packed.kept])
@@ -137,24 +137,24 @@ class EvalSet:
         return len(self.pictures)
 
     def batch(self, rows: Sequence[int] | Tensor | slice) -> Batch:
-        """The pictures at these rows (positions in this set), e.g. those a resumed run still misses."""
+        """The images at these rows (positions in this set), e.g. those a resumed run still misses."""
         rows = rows if isinstance(rows, slice) else torch.as_tensor(rows, dtype=torch.long)
         return Batch(_floats(self.pictures.images[rows].contiguous()), self.labels[rows], self.indices[rows], self.classes)
 
     def batches(self, batch_size: int, *, start: int = 0) -> Iterator[Batch]:
-        """All pictures in order, from row `start` on."""
+        """All images in order, from row `start` on."""
         _check_batch_size(batch_size)
         for row in range(start, len(self), batch_size):
             yield self.batch(slice(row, row + batch_size))
 
 
 class TrainSet:
-    """The training pictures of a data set, decoded once, augmented anew in each epoch.
+    """The training images of a data set, decoded once, augmented anew in each epoch.
 
     Where they would take more than `largest` bytes, or more than the disk has, they are decoded anew in each epoch by the threads
     that augment them; batches are the same.
 
-    Pictures are kept with a shorter side of at most `short_side` pixels (default twice the resolution), so crops of large photos
+    Images are kept with a shorter side of at most `short_side` pixels (default twice the resolution), so crops of large photos
     are resized twice; None keeps them as they are [deviation from CoOp, which crops the file's own pixels].
     """
 
@@ -194,10 +194,10 @@ class TrainSet:
         return len(self.labels)
 
     def picture(self, row: int) -> Image.Image:
-        """The decoded picture at one row.
+        """The decoded image at one row.
 
         Raises:
-            DataError: pictures are decoded anew, and this one cannot be used any more.
+            DataError: images are decoded anew, and this one cannot be used any more.
         """
         if self._data is None:
             try:
@@ -238,7 +238,7 @@ class TrainSet:
         Args:
             augment: `rrc_flip`: random resized crop (area 8 to 100 %, bicubic, antialiased) and horizontal flip; `none`:
                 the test crop; `squash`: both sides resized (FAP).
-            crop_area: smallest share of the picture that a random crop covers.
+            crop_area: smallest share of the image that a random crop covers.
             resolution: pixels a side; default that of the set.
             start: batches to skip.
             drop_last: leave out an incomplete last batch unless it is the only one, as CoOp does.
@@ -266,7 +266,7 @@ class TrainSet:
 
 @dataclass(frozen=True)
 class Epoch:
-    """The batches of one epoch, made while they are read: one or several passes over the pictures, each in its own order.
+    """The batches of one epoch, made while they are read: one or several passes over the images, each in its own order.
 
     Its length is the number of batches, so whoever trains on it need not be told.
 

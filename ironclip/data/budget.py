@@ -1,15 +1,15 @@
-"""Memory for decoding, shared by all threads of a process: many large pictures wait for each other instead of adding up."""
+"""Memory for decoding, shared by all threads of a process: many large images wait for each other instead of adding up."""
 
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 TOTAL = 1_600_000_000
-"""Bytes; one picture of the largest size that is read at all takes about this much."""
+"""Bytes; one image of the largest size that is read at all takes about this much."""
 SMALL = 16_000_000
 PER_PIXEL = {"I": 28, "F": 28}
 USUAL = 15
-"""Bytes per pixel while a picture becomes RGB: itself, its RGBA form, white paper, the sum, and the RGB picture."""
+"""Bytes per pixel while an image becomes RGB: itself, its RGBA form, white paper, the sum, and the RGB image."""
 
 
 class Budget:
@@ -37,5 +37,5 @@ MEMORY = Budget(TOTAL)
 
 
 def cost(width: int, height: int, mode: str) -> int:
-    """Bytes that decoding a picture takes, roughly."""
+    """Bytes that decoding an image takes, roughly."""
     return width * height * PER_PIXEL.get(mode[:1], USUAL)

@@ -1,4 +1,4 @@
-"""Pictures with captions, for retrieval: a data set whose pictures have texts, or a folder with images.zip and index.json."""
+"""Images with captions, for retrieval: a data set whose images have texts, or a folder with images.zip and index.json."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,15 +9,15 @@ from ironclip.data.lists import read_json
 from ironclip.data.opening import place
 from ironclip.data.records import Dataset, ZipSource, caption_of, enumerate_items
 
-NAMELESS = ("picture", "photo")  # a data set has classes; these stand where pictures have captions alone
+NAMELESS = ("picture", "photo")  # a data set has classes; these stand where images have captions alone
 
 
 @dataclass(frozen=True)
 class Captioned:
-    """A data set and the captions of its pictures.
+    """A data set and the captions of its images.
 
     Args:
-        dataset: the pictures. texts: index of a picture of the split -> its captions.
+        dataset: the images. texts: index of an image of the split -> its captions.
     """
 
     dataset: Dataset
@@ -25,10 +25,10 @@ class Captioned:
 
 
 def captions_of(dataset: Dataset, split: str) -> Captioned:
-    """One caption for each picture of this split.
+    """One caption for each image of this split.
 
     Raises:
-        DataError: a picture has none.
+        DataError: an image has none.
     """
     texts: dict[int, tuple[str, ...]] = {item.index: (caption_of(item),) for item in dataset.items(split)}
     missing = sum(not text for (text,) in texts.values())
@@ -41,14 +41,14 @@ def captions_of(dataset: Dataset, split: str) -> Captioned:
 
 
 def captioned_folder(name: str | Path) -> Captioned | None:
-    """The pictures and captions of a folder with images.zip and index.json, by its path or its name below a data root.
+    """The images and captions of a folder with images.zip and index.json, by its path or its name below a data root.
 
     None where it is no such folder.
 
     Each item of index.json has "file", a member of the archive, and "captions", a list of texts.
 
     Raises:
-        DataError: items without pictures or without texts.
+        DataError: items without images or without texts.
     """
     folder = place(name)
     if not is_archive(folder):

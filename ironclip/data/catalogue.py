@@ -38,7 +38,7 @@ class Entry:
 
     @property
     def downloads(self) -> bool:
-        """Whether torchvision can fetch the pictures."""
+        """Whether torchvision can fetch the images."""
         return self.torchvision is not None and not self.dead
 
     def how(self) -> str:

@@ -41,7 +41,7 @@ class Availability:
 
 
 def available(root: Root = None) -> tuple[Availability, ...]:
-    """Every set known by name, and every zip set below the data roots; opens no picture and imports no torch."""
+    """Every set known by name, and every zip set below the data roots; opens no image and imports no torch."""
     roots = data_roots(root)
     known = tuple(_look(entry, roots) for entry in catalogue().values())
     inside = sorted(path for base in roots if base.is_dir() for path in base.iterdir() if path.name not in catalogue())
@@ -76,8 +76,8 @@ def _look(entry: Entry, roots: Sequence[Path]) -> Availability:
 
 @dataclass(frozen=True)
 class Report:
-    """What a check found. counts: pictures of each split; bad: split -> pictures that cannot be used; problems: what is wrong
-    with the set as a whole; repeated: pictures with identical pixels in two splits (what is learned is measured) or under two
+    """What a check found. counts: images of each split; bad: split -> images that cannot be used; problems: what is wrong
+    with the set as a whole; repeated: images with identical pixels in two splits (what is learned is measured) or under two
     classes."""
 
     name: str
@@ -106,14 +106,14 @@ def check(
     shots: int | None = None,
     **options: Any,
 ) -> Report:
-    """Everything wrong with a set: what is missing, pictures that cannot be used with reasons, pictures in two splits.
+    """Everything wrong with a set: what is missing, images that cannot be used with reasons, images in two splits.
 
     Args:
         dataset: a set, or its name or path with the options of `open_dataset`; a set that cannot be opened is a problem in
             the report, an unknown name an error.
-        decode: read every picture; otherwise only the lists are checked.
-        shots: training pictures wanted of each class; too few in a class are a problem.
-        progress: called with (pictures done, pictures in all).
+        decode: read every image; otherwise only the lists are checked.
+        shots: training images wanted of each class; too few in a class are a problem.
+        progress: called with (images done, images in all).
 
     Raises:
         UsageError: unknown name or option; fewer than 1 shot.
@@ -156,7 +156,7 @@ Groups = tuple[tuple[str, ...], ...]
 
 
 def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[str, tuple[Bad, ...]], Groups, tuple[str, ...]]:
-    """(bad pictures of each split, groups of one picture in several splits or classes, notes on other repeats)."""
+    """(bad images of each split, groups of one image in several splits or classes, notes on other repeats)."""
     rows = [(split, item) for split in SPLITS for item in dataset.splits[split]]
     bad: dict[str, list[Bad]] = {split: [] for split in SPLITS}
     same: dict[bytes, list[tuple[str, Item]]] = defaultdict(list)
@@ -194,7 +194,7 @@ def _pixels(image: Image.Image) -> bytes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` left behind: the set, and of each split how many pictures were decoded and which were left out."""
+    """What `prepare` left behind: the set, and of each split how many images were decoded and which were left out."""
 
     dataset: Dataset
     resolution: int

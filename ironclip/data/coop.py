@@ -50,7 +50,7 @@ def read_split(file: Path) -> Lists:
 
 
 def _row(row: Any, where: str, named: Sequence[str] | None, name_of: dict[int, str]) -> tuple[str, int]:
-    """(path, label) of one picture; its class name goes to `name_of` where the file has no list of classes."""
+    """(path, label) of one image; its class name goes to `name_of` where the file has no list of classes."""
     fields = 2 if named is not None else 3
     if not isinstance(row, list) or len(row) < fields:
         form = "[path, label]" if named is not None else "[path, label, class name]"
@@ -64,10 +64,10 @@ def _row(row: Any, where: str, named: Sequence[str] | None, name_of: dict[int, s
 
 
 def open_lists(file: Path, templates: tuple[str, ...], roots: Sequence[Path] = (), name: str | None = None) -> Dataset:
-    """The set of CoOp's lists under any name: pictures lie beside the file, or in a folder beside it.
+    """The set of CoOp's lists under any name: images lie beside the file, or in a folder beside it.
 
     Raises:
-        DataError: not such lists, pictures that lie elsewhere, or none of the first pictures exists.
+        DataError: not such lists, images that lie elsewhere, or none of the first images exists.
     """
     classes, lists = read_split(file)
     first = [path for split in SPLITS for path, _ in lists[split][:20]]
@@ -81,7 +81,7 @@ def open_lists(file: Path, templates: tuple[str, ...], roots: Sequence[Path] = (
 
 
 def image_folder(entry: Entry, roots: Sequence[Path]) -> Path | None:
-    """The first folder below a data root that may hold the set's pictures."""
+    """The first folder below a data root that may hold the set's images."""
     return next((root / images for root in roots for images in entry.images if (root / images).is_dir()), None)
 
 
@@ -98,7 +98,7 @@ def split_file(entry: Entry, roots: Sequence[Path]) -> Path | None:
 
 
 def looked_for(entry: Entry, roots: Sequence[Path]) -> str:
-    """Where the pictures were expected, for messages."""
+    """Where the images were expected, for messages."""
     return ", ".join(str(root / images) for root in roots for images in entry.images)
 
 
@@ -115,12 +115,12 @@ def open_coop(
     """The set with its official split.
 
     Args:
-        folder: the pictures, if they lie in none of the usual places.
+        folder: the images, if they lie in none of the usual places.
         split: the split file, if it lies elsewhere.
         allow_own_split: without the split file, divide the class folders 50/20/30 ourselves and say so in `origin`.
 
     Raises:
-        DataError: pictures or split file are missing.
+        DataError: images or split file are missing.
     """
     folder = folder or image_folder(entry, roots)
     if folder is None:
@@ -188,7 +188,7 @@ def open_aircraft(entry: Entry, roots: Sequence[Path], templates: tuple[str, ...
     """FGVC-Aircraft with its own lists: `variants.txt` and `images_variant_{train,val,test}.txt` (`<id> <variant>`).
 
     Raises:
-        DataError: pictures or lists are missing, or a list names an unknown variant.
+        DataError: images or lists are missing, or a list names an unknown variant.
     """
     folder = image_folder(entry, roots)
     if folder is None:

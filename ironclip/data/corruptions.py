@@ -1,7 +1,7 @@
-"""Common corruptions of pictures at five severities, drawn from (seed, index, kind, severity) alone.
+"""Common corruptions of images at five severities, drawn from (seed, index, kind, severity) alone.
 
 Source: Hendrycks & Dietterich 2019 (arXiv 1903.12261); kinds and constants [code: hendrycks/robustness, make_imagenet_c.py],
-which are for 224 pixels: lengths are scaled with the side of the picture. Deviations: `frost` needs photographs of frost and is
+which are for 224 pixels: lengths are scaled with the side of the image. Deviations: `frost` needs photographs of frost and is
 left out, so there are 14 kinds; `fog` adds octaves of noise instead of a diamond-square map, `glass_blur` moves every pixel at
 random at once instead of swapping neighbours in turn, `motion_blur` is made of shifted copies [inferred]. So the numbers are not
 those of ImageNet-C; compare them with each other.
@@ -182,7 +182,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def corrupted(picture: Picture, kind: str, severity: int, *, index: int, seed: int = 0) -> Picture:
-    """The picture [H, W, 3] in [0, 1] with this corruption, in 8 bits a pixel.
+    """The image [H, W, 3] in [0, 1] with this corruption, in 8 bits a pixel.
 
     Args:
         kind: a name in `CORRUPTIONS`. severity: 1 to 5. index: position in the data set; with seed, kind and severity the key.

@@ -1,4 +1,4 @@
-"""A user's own pictures in folders; with their splits or with one made here."""
+"""A user's own images in folders; with their splits or with one made here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,7 +37,7 @@ def open_folder(
     test split, as in ImageNet.
 
     Raises:
-        DataError: no class folders, a class without pictures, fewer than two classes, folders that may be meant in two ways.
+        DataError: no class folders, a class without images, fewer than two classes, folders that may be meant in two ways.
     """
     found = contents(folder)
     arranged = arrange(found, str(folder), layout)

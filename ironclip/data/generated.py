@@ -11,7 +11,7 @@ from ironclip.data.records import SPLITS, Dataset, enumerate_items
 
 @dataclass(frozen=True)
 class ShapeSource:
-    """A picture drawn when it is opened."""
+    """An image drawn when it is opened."""
 
     split: str
     position: int

@@ -1,4 +1,4 @@
-"""A split that the user put beside the pictures: found, so that it is read or named, and never ignored."""
+"""A split that the user put beside the images: found, so that it is read or named, and never ignored."""
 
 import re
 from pathlib import Path
@@ -15,7 +15,7 @@ _KEY = re.compile(r'"[^"\n]{0,30}(train|test|split)[^"\n]{0,30}"\s*:', re.IGNORE
 
 
 def given_split(folder: Path) -> Path | None:
-    """CoOp's lists that lie in a folder of pictures, under any name; None where no file gives a split.
+    """CoOp's lists that lie in a folder of images, under any name; None where no file gives a split.
 
     Raises:
         DataError: a file that gives a split in another form, a damaged one that is named a split, or several files: which one
@@ -73,7 +73,7 @@ def _gives_split(value: Any) -> bool:
 
 
 def labelled_table(folder: Path) -> Path | None:
-    """The first table in a folder that lists pictures with labels."""
+    """The first table in a folder that lists images with labels."""
     for path in sorted(folder.iterdir()):
         if path.is_file() and path.name.lower().endswith((".csv", ".tsv")):
             try:

@@ -1,4 +1,4 @@
-"""Pictures that a program hands over: a torch data set, a Hugging Face data set, or lists of pictures and labels.
+"""Images that a program hands over: a torch data set, a Hugging Face data set, or lists of images and labels.
 
 They are written once as a zip set (see `archives`) into the cache folder, under the hash of their pixels. So a run that learned
 from them is like any other: it continues after a kill, and the command line opens it.
@@ -35,7 +35,7 @@ HOW = "a folder, a data set with len() and [], a list of pictures with labels, o
 
 @dataclass(frozen=True)
 class Handed:
-    """A picture in memory, opened as if it lay on the disk, so that one reader treats all alike."""
+    """An image in memory, opened as if it lay on the disk, so that one reader treats all alike."""
 
     image: Image.Image
     name: str
@@ -49,9 +49,9 @@ class Handed:
 
 @dataclass(frozen=True)
 class Part:
-    """One split as it was handed over: how many pictures, (picture, label) of each, and what the labels mean, if it says so.
+    """One split as it was handed over: how many images, (image, label) of each, and what the labels mean, if it says so.
 
-    `labels` gives all labels, where that is possible without the pictures.
+    `labels` gives all labels, where that is possible without the images.
     """
 
     length: int
@@ -72,17 +72,17 @@ def keep(
     cache: Path | None = None,
     progress: Progress | None = None,
 ) -> Path:
-    """The folder of a zip set with these pictures; the same pictures again give the same folder.
+    """The folder of a zip set with these images; the same images again give the same folder.
 
     Args:
-        source: a data set with `len` and `[]` whose items start with a picture and its label (torch, torchvision), a Hugging
-            Face data set, a list of pictures with `labels`, or a mapping from names of splits to any of them. A picture is a
-            PIL picture, an array [H, W(, 3)], or a tensor [3, H, W]; bytes, or floats in [0, 1].
-        labels: numbers or words, one for each picture of the list.
+        source: a data set with `len` and `[]` whose items start with an image and its label (torch, torchvision), a Hugging
+            Face data set, a list of images with `labels`, or a mapping from names of splits to any of them. An image is a
+            PIL image, an array [H, W(, 3)], or a tensor [3, H, W]; bytes, or floats in [0, 1].
+        labels: numbers or words, one for each image of the list.
         classes: what the numbers mean; default: what the data set says, or the words in alphabetical order.
 
     Raises:
-        UsageError: none of these kinds, or labels without names. DataError: a picture or a label that cannot be used.
+        UsageError: none of these kinds, or labels without names. DataError: an image or a label that cannot be used.
     """
     parts = _parts(source, labels)
     names, number = _names(parts, classes)
@@ -136,7 +136,7 @@ def _parts(source: Any, labels: Sequence[Any] | None) -> dict[str, Part]:
 
 def _part(source: Any, labels: Sequence[Any] | None) -> Part:
     if isinstance(source, tuple) and len(source) == 2 and labels is None and all(isinstance(each, Sequence) for each in source):
-        source, labels = source  # (pictures, labels), as many libraries have it
+        source, labels = source  # (images, labels), as many libraries have it
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")) or isinstance(source, str | bytes):
         hint = "; hand over its .dataset" if hasattr(source, "dataset") else ""
         raise UsageError(f"pictures come as {HOW}; got {type(source).__name__}{hint}")
@@ -205,7 +205,7 @@ def _plain(value: Any) -> Any:
 
 
 def _pictures(parts: Mapping[str, Part], progress: Progress | None) -> Iterator[tuple[str, str, Image.Image, Any]]:
-    """(split, name, RGB picture, label), one at a time."""
+    """(split, name, RGB image, label), one at a time."""
     total, done = sum(part.length for part in parts.values()), 0
     for split, part in parts.items():
         for k in range(part.length):
@@ -218,7 +218,7 @@ def _pictures(parts: Mapping[str, Part], progress: Progress | None) -> Iterator[
 
 
 def picture_of(value: Any, name: str) -> Image.Image:
-    """A PIL picture of a picture, an array [H, W(, 3)] or a tensor [3, H, W].
+    """A PIL image of a PIL image, an array [H, W(, 3)] or a tensor [3, H, W].
 
     Raises:
         DataError: of another kind or shape, or with values that are no brightness.

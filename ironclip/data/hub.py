@@ -22,14 +22,14 @@ def open_hub(
     seed: int = 0,
     fractions: tuple[float, float, float] = FRACTIONS,
 ) -> Dataset:
-    """The set `owner/name` or `owner/name@configuration`; its picture and label columns are found by their types.
+    """The set `owner/name` or `owner/name@configuration`; its image and label columns are found by their types.
 
     Args:
         download: without it only what the library has already fetched is used.
 
     Raises:
         UsageError: the library is not installed.
-        DataError: the set cannot be loaded or has no picture or no label column.
+        DataError: the set cannot be loaded or has no image or no label column.
     """
     try:
         import datasets

@@ -1,6 +1,6 @@
 """ImageNet, its four shifted test sets and Tiny ImageNet: folders named by WordNet ids or by numbers.
 
-Names are those in a `classnames.txt` beside the pictures (lines `<wnid> <name>`), else the list shipped here. Folders and
+Names are those in a `classnames.txt` beside the images (lines `<wnid> <name>`), else the list shipped here. Folders and
 files are sorted; CoOp takes them as the file system lists them, so few-shot subsets of ImageNet differ from any author's.
 """
 
@@ -87,7 +87,7 @@ def _by_number(folder: Path, count: int) -> list[tuple[Source, int]]:
 
 
 def _tiny(entry: Entry, folder: Path, templates: tuple[str, ...]) -> Dataset:
-    """Train folders `<wnid>/images`, validation pictures (the test split) with labels in `val_annotations.txt`."""
+    """Train folders `<wnid>/images`, validation images (the test split) with labels in `val_annotations.txt`."""
     what = f"list of {entry.name}"
     wnids = sorted(read_text(folder / "wnids.txt", what).split())
     words = dict(line.strip().split("\t", 1) for line in read_text(folder / "words.txt", what).split("\n") if "\t" in line)

@@ -1,6 +1,6 @@
-"""Any picture file becomes an RGB picture of 8 bits, or is named with the reason why it cannot.
+"""Any image file becomes an RGB image of 8 bits, or is named with the reason why it cannot.
 
-CMYK, grey, 16-bit grey (65535 is white) and palette pictures are converted; transparency lies on white, as a browser
+CMYK, grey, 16-bit grey (65535 is white) and palette images are converted; transparency lies on white, as a browser
 shows it; of an animation the first frame counts; the EXIF orientation is applied. Needs no torch.
 """
 
@@ -39,13 +39,13 @@ TURNS = {
 Preprocess = Literal["crop", "squash"]
 _header_lock = threading.Lock()
 
-# Pillow's own blocks of 16 MB stay in the heap of the thread that freed them, 7 GB after sixteen pictures of 81 million pixels on
+# Pillow's own blocks of 16 MB stay in the heap of the thread that freed them, 7 GB after sixteen images of 81 million pixels on
 # sixteen threads; blocks above 32 MB go back to the system at once.
 Image.core.set_block_size(64 * 1024 * 1024)
 
 
 class BadPicture(DataError):
-    """A picture that cannot be used; `name` says which, `reason` why."""
+    """An image that cannot be used; `name` says which, `reason` why."""
 
     def __init__(self, name: str, reason: str) -> None:
         super().__init__(f"{name}: {reason}")
@@ -55,17 +55,17 @@ class BadPicture(DataError):
 
 @dataclass(frozen=True)
 class Bad:
-    """One line of a report about pictures that cannot be used."""
+    """One line of a report about images that cannot be used."""
 
     name: str
     reason: str
 
 
 def decode(source: Source | Path | str, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture as RGB, upright.
+    """The image as RGB, upright.
 
     Args:
-        max_pixels: larger pictures are refused from their header, before memory is taken.
+        max_pixels: larger images are refused from their header, before memory is taken.
 
     Raises:
         BadPicture: truncated, unreadable, missing, too large, or of a kind with no fixed brightness scale (float pixels).
@@ -81,9 +81,9 @@ def decode_quietly(source: Source | Path | str, max_pixels: int = MAX_PIXELS) ->
 
 
 def decode_into(source: Source | Path | str, use: Callable[[Image.Image], T], max_pixels: int = MAX_PIXELS) -> T:
-    """use(the picture as RGB, upright), within the memory that all threads share; errors as in `decode`.
+    """use(the image as RGB, upright), within the memory that all threads share; errors as in `decode`.
 
-    Threads that decode many pictures take from each what they need in `use`, so that no large picture outlives its share.
+    Threads that decode many images take from each what they need in `use`, so that no large image outlives its share.
     """
     if isinstance(source, str | Path):
         source = FileSource(Path(), str(source))
@@ -98,7 +98,7 @@ def decode_into(source: Source | Path | str, use: Callable[[Image.Image], T], ma
 
 @dataclass(frozen=True)
 class _Larger:
-    """A picture that needs more memory than was held for it."""
+    """An image that needs more memory than was held for it."""
 
     bytes: int
 
@@ -128,7 +128,7 @@ def _read(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
 
 
 def _bare(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
-    """The picture once more, without the metadata that may have been the trouble."""
+    """The image once more, without the metadata that may have been the trouble."""
     bare = None
     if isinstance(source, FileSource | ZipSource) and source.size() <= BARE_BYTES:
         bare = without_metadata(source.content(BARE_BYTES))
@@ -155,7 +155,7 @@ def _upright(image: Image.Image, source: Source, max_pixels: int, held: int) -> 
 
 
 def stored_bytes(source: Source) -> int:
-    """The size of a picture as it is stored, as far as that is known without opening it."""
+    """The size of an image as it is stored, as far as that is known without opening it."""
     try:
         return source.size() if isinstance(source, FileSource | ZipSource) else 0
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
@@ -164,7 +164,7 @@ def stored_bytes(source: Source) -> int:
 
 @lru_cache(maxsize=1)
 def _learn_heif() -> None:
-    """Let PIL read the pictures of Apple's phones, where the library for that is installed."""
+    """Let PIL read the images of Apple's phones, where the library for that is installed."""
     if has_heif():
         import pillow_heif
 
@@ -181,7 +181,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _opened(opener: Callable[[], Image.Image]) -> Image.Image:
-    """The picture with its header read; PIL's own global size limit, which warns, gives way to ours meanwhile."""
+    """The image with its header read; PIL's own global size limit, which warns, gives way to ours meanwhile."""
     _learn_heif()
     with _header_lock:
         limit = Image.MAX_IMAGE_PIXELS
@@ -218,10 +218,10 @@ def _rgb(image: Image.Image, name: str) -> Image.Image:
 
 
 def fit(image: Image.Image, resolution: int, preprocess: Preprocess = "crop") -> Image.Image:
-    """The picture as resolution x resolution pixels, as models are tested on.
+    """The image as resolution x resolution pixels, as models are tested on.
 
     `crop`: shorter side to the resolution (bicubic, antialiased), centre crop: the few-shot default of CoOp and APT.
-    `squash`: both sides to the resolution whatever the shape: the FAP family. Pictures more than 32 times as long as wide
+    `squash`: both sides to the resolution whatever the shape: the FAP family. Images more than 32 times as long as wide
     lose their ends first, which keeps a strip of 1 x 20000 pixels from becoming enormous.
     """
     if resolution < 1:
@@ -243,7 +243,7 @@ def _center(image: Image.Image, width: int, height: int) -> Image.Image:
 
 
 def bound(image: Image.Image, short_side: int | None) -> Image.Image:
-    """The picture, made smaller (bicubic, antialiased) if its shorter side exceeds `short_side`."""
+    """The image, made smaller (bicubic, antialiased) if its shorter side exceeds `short_side`."""
     short = min(image.size)
     if short_side is None or short <= short_side:
         return image

@@ -1,4 +1,4 @@
-"""What a file is, from its name and its first bytes; and what of a folder is never a picture of the user."""
+"""What a file is, from its name and its first bytes; and what of a folder is never an image of the user."""
 
 from importlib.util import find_spec
 
@@ -47,7 +47,7 @@ _PICTURES = ("JPEG", "PNG", "GIF", "BMP", "TIFF", "WebP", "JPEG 2000", "AVIF")
 
 
 def has_heif() -> bool:
-    """Whether pictures of Apple's phones can be read here."""
+    """Whether images of Apple's phones can be read here."""
     return find_spec("pillow_heif") is not None
 
 
@@ -67,13 +67,13 @@ def magic(head: bytes) -> str | None:
 
 
 def is_picture(head: bytes) -> bool:
-    """Whether first bytes are those of a picture that can be read here."""
+    """Whether first bytes are those of an image that can be read here."""
     found = magic(head)
     return found in _PICTURES or (found == "HEIC" and has_heif())
 
 
 def what_it_is(head: bytes) -> str | None:
-    """What a file that is no picture is instead, with the remedy; None where its first bytes say nothing."""
+    """What a file that is no image is instead, with the remedy; None where its first bytes say nothing."""
     if not head:
         return "an empty file (0 bytes); copy or download it again"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

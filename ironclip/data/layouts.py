@@ -1,7 +1,7 @@
 """How the folders of a set are meant: a folder for each class, split folders with classes inside, or classes with splits inside.
 
 Decided from names and structure, and only where both leave no doubt; else an error says what to ask for. Pure: takes lists of
-paths and returns (picture, class, split) for each picture.
+paths and returns (image, class, split) for each image.
 """
 
 import unicodedata
@@ -16,12 +16,12 @@ from ironclip.data.roles import Layout, neutral, roles
 from ironclip.data.walk import Contents, counted
 
 Row = tuple[str, str, str | None]
-"""A picture's path, its class folder, its split; None where the split is ours to draw."""
+"""An image's path, its class folder, its split; None where the split is ours to draw."""
 
 
 @dataclass(frozen=True)
 class Arranged:
-    """The pictures with class and split, and the class folders in their order."""
+    """The images with class and split, and the class folders in their order."""
 
     rows: tuple[Row, ...]
     classes: tuple[str, ...]
@@ -29,7 +29,7 @@ class Arranged:
 
 
 class Tree:
-    """Folders below `top` that hold pictures, from lists of paths. Each level reads only what lies below it.
+    """Folders below `top` that hold images, from lists of paths. Each level reads only what lies below it.
 
     Args:
         pictures, folders: those of `found` below `top`, in their order; default: all.
@@ -39,9 +39,9 @@ class Tree:
         self, found: Contents, top: str = "", pictures: Sequence[str] | None = None, folders: Sequence[str] | None = None
     ) -> None:
         self.top, self.found = top, found
-        self.inside: dict[str, list[str]] = defaultdict(list)  # folder -> pictures below it, of each folder directly inside
-        self.loose: list[str] = []  # pictures that lie in no folder
-        self.empty: list[str] = []  # folders directly inside without a picture below them
+        self.inside: dict[str, list[str]] = defaultdict(list)  # folder -> images below it, of each folder directly inside
+        self.loose: list[str] = []  # images that lie in no folder
+        self.empty: list[str] = []  # folders directly inside without an image below them
         self._folders: dict[str, list[str]] = defaultdict(list)  # folder -> folders below it
         start = len(top) + 1 if top else 0
         for path in found.pictures if pictures is None else pictures:
@@ -60,10 +60,10 @@ class Tree:
 
 
 def arrange(found: Contents, where: str, layout: Layout = Layout()) -> Arranged:  # noqa: B008
-    """Every picture with its class and split.
+    """Every image with its class and split.
 
     Raises:
-        DataError: nothing that looks like classes, pictures in no class folder, or folders that may be meant in two ways.
+        DataError: nothing that looks like classes, images in no class folder, or folders that may be meant in two ways.
     """
     tree = Tree(found)
     if layout.kind == "classes":
@@ -88,7 +88,7 @@ def arrange(found: Contents, where: str, layout: Layout = Layout()) -> Arranged:
 def _unwrapped(tree: Tree) -> Tree:
     """The tree below folders that hold all class folders and are no class: `archive/images/<class>` is read at `<class>`.
 
-    Pictures beside such a folder are pictures in no class folder.
+    Images beside such a folder are images in no class folder.
     """
     while len(tree.inside) == 1 and not roles(tree.inside):
         (name,) = tree.inside
@@ -240,7 +240,7 @@ def _doubt(tree: Tree, where: str, why: str) -> DataError:
 
 
 def _example(tree: Tree) -> str:
-    """A layout to copy: known splits as their names say, else the folder with most pictures for training."""
+    """A layout to copy: known splits as their names say, else the folder with most images for training."""
     names = sorted(tree.inside)
     largest = sorted(names, key=lambda name: -len(tree.inside[name]))
     guess = roles(names) or dict(zip(largest, ("train", "test")))
@@ -259,6 +259,6 @@ def _listed(names: Iterable[str]) -> str:
 
 
 def left_out(found: Contents) -> tuple[str, ...]:
-    """One note about everything in a folder that is no picture; none where there is nothing."""
+    """One note about everything in a folder that is no image; none where there is nothing."""
     kinds = Counter(kind for kind, _ in found.left_out)
     return (f"left out: {counted(kinds)}",) if kinds else ()

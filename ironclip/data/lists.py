@@ -1,4 +1,4 @@
-"""What somebody wrote about pictures (text, JSON, paths, labels, names), read with doubt.
+"""What somebody wrote about images (text, JSON, paths, labels, names), read with doubt.
 
 Class lists, tables, CoOp lists and `index.json` all take their text, JSON and values from here, so one kind of damage has
 one answer everywhere: a line with the file, the place and what was expected. A file from a stranger takes bounded memory.
@@ -136,7 +136,7 @@ def path_of(value: Any, where: str) -> str:
 
 
 def inside(value: Any, where: str, base: Path, roots: Sequence[Path] = ()) -> tuple[Path, str]:
-    """(folder, path below it) of a picture that a list names relative to `base`.
+    """(folder, path below it) of an image that a list names relative to `base`.
 
     A list from a stranger must not make us read elsewhere: a path that leaves `base` is taken only where it lies below one
     of `roots`, the data roots that the user named.

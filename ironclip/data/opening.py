@@ -61,7 +61,7 @@ def open_dataset(
 
     Args:
         root: where sets are looked for by name; default IRONCLIP_DATA, else ./data.
-        split_file: CoOp's split file, if it does not lie beside the pictures.
+        split_file: CoOp's split file, if it does not lie beside the images.
         layout: what the folders mean where that is not clear: `classes`, `splits`, `class/split`, or `NAME=train,NAME=test`
             (folders, or values of a table's column).
         classes_file: a file with names for the classes, or "imagenet" for folders named by WordNet ids; see `class_list`.

@@ -1,8 +1,8 @@
-"""Decoded pictures in one memory-mapped file, so that neither training nor attacks ever wait for a JPEG.
+"""Decoded images in one memory-mapped file, so that neither training nor attacks ever wait for a JPEG.
 
-A pack is a file of raw RGB bytes, one picture after the other, and a JSON file with their sizes and with the pictures that
+A pack is a file of raw RGB bytes, one image after the other, and a JSON file with their sizes and with the images that
 could not be used. Its name is the hash of everything it depends on: names, sizes and times of the files, the transform.
-Bad pictures are therefore known, and named, before a run begins. Where a pack would be too large, every picture is decoded once
+Bad images are therefore known, and named, before a run begins. Where a pack would be too large, every image is decoded once
 to know that, and again whenever it is used.
 """
 
@@ -29,15 +29,15 @@ from ironclip.data.records import Item, digest
 from ironclip.data.room import can_hold, estimate, make_room, used
 
 Cache = Path | str | Literal[False] | None
-"""A folder; None for IRONCLIP_CACHE or the user's cache folder; False to keep pictures in memory only."""
+"""A folder; None for IRONCLIP_CACHE or the user's cache folder; False to keep images in memory only."""
 Progress = Callable[[int, int], None]
-"""(pictures done, pictures in all)."""
+"""(images done, images in all)."""
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Decoded pictures. data: [bytes] uint8; sizes: (height, width) of each; kept: positions of the usable items.
+    """Decoded images. data: [bytes] uint8; sizes: (height, width) of each; kept: positions of the usable items.
 
     Without data they have to be decoded where they are used.
     """
@@ -74,14 +74,14 @@ def pack(
     progress: Progress | None = None,
     largest: int | None = None,
 ) -> Packed:
-    """The items' pictures, decoded and transformed, from the cache if they are there.
+    """The items' images, decoded and transformed, from the cache if they are there.
 
     Args:
         recipe: what the transform does, as JSON values; part of the name of the cache file.
-        largest: bytes of pictures above which none are kept, as where the disk is too small; None: a small disk is an error.
+        largest: bytes of images above which none are kept, as where the disk is too small; None: a small disk is an error.
 
     Raises:
-        DataError: the cache folder cannot be written, or no picture at all can be used.
+        DataError: the cache folder cannot be written, or no image at all can be used.
     """
     if cache is False:
         chunks: list[bytes] = []
@@ -127,7 +127,7 @@ def _mapped(pixels: Path) -> np.ndarray:
 
 
 def _size(item: Item, *, transform: Callable[[Image.Image], Image.Image], max_pixels: int) -> int:
-    """Bytes of a decoded picture; 0 for one that cannot be used."""
+    """Bytes of a decoded image; 0 for one that cannot be used."""
     try:
         return int(decode_into(item.source, lambda image: np.asarray(transform(image)), max_pixels).nbytes)
     except BadPicture:

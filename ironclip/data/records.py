@@ -1,4 +1,4 @@
-"""What a data set is: class names, prompt templates, and lists of pictures that open when they are needed."""
+"""What a data set is: class names, prompt templates, and lists of images that open when they are needed."""
 
 import hashlib
 import io
@@ -22,27 +22,27 @@ from ironclip.data.lists import check_names, text_of
 SPLITS = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
 MAX_PICTURE = 600_000_000
-"""Bytes of one picture's file; 100 million pixels of 16 bits in RGB take this much."""
+"""Bytes of one image's file; 100 million pixels of 16 bits in RGB take this much."""
 
 
 class Source(Protocol):
-    """Something that opens a picture. Its name is relative to the data set, so that lists are the same on every machine."""
+    """Something that opens an image. Its name is relative to the data set, so that lists are the same on every machine."""
 
     @property
     def name(self) -> str: ...
 
     def open(self) -> Image.Image:
-        """The picture as PIL opens it: the header is read, the pixels possibly not yet."""
+        """The image as PIL opens it: the header is read, the pixels possibly not yet."""
         ...
 
     def stamp(self) -> str:
-        """A text that changes when the picture's bytes do, found without reading them."""
+        """A text that changes when the image's bytes do, found without reading them."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """A picture file, named by its path below a folder."""
+    """An image file, named by its path below a folder."""
 
     folder: Path
     name: str
@@ -78,7 +78,7 @@ class FileSource:
 
 @dataclass(frozen=True, slots=True)
 class CaptionedFile(FileSource):
-    """A picture file with a text of its own."""
+    """An image file with a text of its own."""
 
     caption: str = ""
 
@@ -94,11 +94,11 @@ class ZipSource:
         return Image.open(io.BytesIO(self.content(self.size())))
 
     def size(self) -> int:
-        """Bytes of the picture unpacked, as the archive says; no more are ever unpacked."""
+        """Bytes of the image unpacked, as the archive says; no more are ever unpacked."""
         return _bounded(self._opened().getinfo(self.name).file_size)
 
     def content(self, limit: int) -> bytes:
-        """The first bytes of the picture."""
+        """The first bytes of the image."""
         with self._opened().open(self.name) as member:
             return member.read(limit)
 
@@ -127,7 +127,7 @@ def _archive(path: Path, size: int, changed: int, process: int) -> zipfile.ZipFi
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One picture: where it is, the position of its class name, its position in the full split it was listed in."""
+    """One image: where it is, the position of its class name, its position in the full split it was listed in."""
 
     source: Source
     label: int
@@ -140,7 +140,7 @@ def _listed(item: Item) -> list[object]:
 
 
 def caption_of(item: Item) -> str:
-    """The text that belongs to this picture alone, "" where the data have none."""
+    """The text that belongs to this image alone, "" where the data have none."""
     return str(getattr(item.source, "caption", ""))
 
 
@@ -152,7 +152,7 @@ class Dataset:
     split that is ours). An item's `index` survives few-shot sampling and base/new: it is the position in the full split.
 
     Raises:
-        DataError: fewer than two classes, a label without a class, no picture at all.
+        DataError: fewer than two classes, a label without a class, no image at all.
     """
 
     name: str
@@ -206,7 +206,7 @@ class Dataset:
         return self.splits[split]
 
     def counts(self, split: str) -> tuple[int, ...]:
-        """Pictures of each class in one split."""
+        """Images of each class in one split."""
         found = Counter(item.label for item in self.splits[split])
         return tuple(found[label] for label in range(len(self.classes)))
 

@@ -32,7 +32,7 @@ def gaps(dataset: Dataset) -> tuple[str, ...]:
 
 
 def too_few(dataset: Dataset, shots: int) -> tuple[str, ...]:
-    """Which classes have fewer training pictures than shots."""
+    """Which classes have fewer training images than shots."""
     few = [(name, count) for name, count in zip(dataset.classes, dataset.counts("train")) if count < shots]
     if not few:
         return ()

@@ -71,7 +71,7 @@ def words(name: str) -> list[str]:
 
 
 def neutral(name: str) -> bool:
-    """Whether a name says nothing but that pictures are inside: `images`, `data`."""
+    """Whether a name says nothing but that images are inside: `images`, `data`."""
     return all(word in NEUTRAL for word in words(name))
 
 

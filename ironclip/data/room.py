@@ -1,4 +1,4 @@
-"""Room on the disk for decoded pictures: how much they will take, whether it is there, and which old packs give way."""
+"""Room on the disk for decoded images: how much they will take, whether it is there, and which old packs give way."""
 
 import os
 import shutil
@@ -9,18 +9,18 @@ from typing import TypeVar
 from ironclip.core.errors import DataError
 
 T = TypeVar("T")
-MANY = 256  # fewer pictures are packed without a question
+MANY = 256  # fewer images are packed without a question
 SAMPLE = 16
 LARGEST = 50_000_000_000
-"""Bytes of decoded training pictures that are kept; more are decoded anew in each epoch."""
+"""Bytes of decoded training images that are kept; more are decoded anew in each epoch."""
 SPARE = 500_000_000  # bytes that stay free on the disk
 
 
 def estimate(items: Sequence[T], size_of: Callable[[T], int]) -> int:
-    """About how many bytes these pictures take decoded; 0 for few pictures.
+    """About how many bytes these images take decoded; 0 for few images.
 
     Args:
-        size_of: item -> bytes of its decoded picture; asked for a few, spread over all.
+        size_of: item -> bytes of its decoded image; asked for a few, spread over all.
     """
     if len(items) < MANY:
         return 0
@@ -41,7 +41,7 @@ def free_bytes(folder: Path) -> int:
 
 
 def make_room(folder: Path, items: Sequence[object], needed: int) -> None:
-    """See that `needed` bytes for these pictures are free on the folder's disk.
+    """See that `needed` bytes for these images are free on the folder's disk.
 
     Old packs, those not used for longest, are deleted where that makes the room; if it cannot, nothing is deleted.
 

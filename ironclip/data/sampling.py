@@ -1,4 +1,4 @@
-"""Which pictures are used: few shots, base and new classes, an own split, a nested subset. All pure functions of a seed."""
+"""Which images are used: few shots, base and new classes, an own split, a nested subset. All pure functions of a seed."""
 
 import hashlib
 import random
@@ -15,17 +15,17 @@ T = TypeVar("T")
 
 
 def few_shot(dataset: Dataset, shots: int, seed: int, *, strict: bool = True) -> Dataset:
-    """The data set with at most `shots` training and min(shots, 4) validation pictures of each class.
+    """The data set with at most `shots` training and min(shots, 4) validation images of each class.
 
     Source: CoOp with Dassl `generate_fewshot_dataset`: one Python generator; classes in order of first appearance in the
     train list, `random.sample` within each, then the same for val. Draws exactly what those programs draw from the same list.
 
     Args:
-        strict: refuse a class with fewer training pictures than shots; otherwise take all it has, as CoOp does.
+        strict: refuse a class with fewer training images than shots; otherwise take all it has, as CoOp does.
 
     Raises:
         UsageError: shots below 1.
-        DataError: a class with too few training pictures (strict), or no training pictures at all.
+        DataError: a class with too few training images (strict), or no training images at all.
     """
     if shots < 1:
         raise UsageError(f"shots is a number of pictures for each class, at least 1; got {shots}")
@@ -83,10 +83,10 @@ def _only(dataset: Dataset, labels: Sequence[int], part: str) -> Dataset:
 def stratified_split(
     pairs: Sequence[tuple[T, int]], names: Sequence[str], fractions: tuple[float, float, float] = (0.6, 0.1, 0.3), seed: int = 0
 ) -> dict[str, list[tuple[T, int]]]:
-    """(picture, label) pairs in three parts, each class divided alike; list order is kept inside a part.
+    """(image, label) pairs in three parts, each class divided alike; list order is kept inside a part.
 
-    Pictures of a class are ranked by the hash of seed and name, so a part hardly changes when pictures are added. Each
-    class has a training picture and, from two pictures on, a test picture.
+    Images of a class are ranked by the hash of seed and name, so a part hardly changes when images are added. Each
+    class has a training image and, from two images on, a test image.
 
     Args:
         names: one for each pair; the same on every machine.
@@ -117,7 +117,7 @@ def completed(
     """Splits that can be measured, and a remark for the origin: validation serves as test; with training alone, it is divided.
 
     Args:
-        names: of the pictures of each split, as in `stratified_split`.
+        names: of the images of each split, as in `stratified_split`.
     """
     if found["test"]:
         return dict(found), ""

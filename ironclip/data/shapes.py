@@ -27,7 +27,7 @@ CLASSES = tuple(f"{tuple(COLORS)[k % 5]} {KINDS[k % 6]}" for k in range(30))
 BASE, NEW, HELD_OUT = CLASSES[:15], CLASSES[15:], CLASSES[24:]
 STYLES = ("plain", "sketch", "night")
 SPLITS = {"train": 3000, "val": 300, "test": 1500, "pretrain": 12000}
-"""Usual number of pictures in each split; any index may be drawn."""
+"""Usual number of images in each split; any index may be drawn."""
 
 TEMPLATES = (
     "a picture of a {}.",
@@ -42,7 +42,7 @@ OVERSAMPLING = 3
 
 
 def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: int = 0) -> tuple[Image.Image, int, str]:
-    """Picture number `index` of a split with its label and a caption; the same on every call.
+    """Image number `index` of a split with its label and a caption; the same on every call.
 
     Labels go round: index modulo 30, or modulo 24 in the split `pretrain`. One index is the same scene (shape, place,
     size, turn) in every style and at every resolution.
@@ -51,7 +51,7 @@ def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: 
         size: pixels a side.
 
     Returns:
-        RGB picture, index into `CLASSES`, caption.
+        RGB image, index into `CLASSES`, caption.
     """
     rng, label, radius, center, text = _scene(split, index, style, seed)
     points = center + radius * _turn(_outline(KINDS[label % 6]), rng.uniform(-0.35, 0.35))
@@ -61,12 +61,12 @@ def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: 
 
 
 def caption(split: str, index: int, *, style: str = "plain", seed: int = 0) -> str:
-    """The caption that `draw` gives this picture, without painting it."""
+    """The caption that `draw` gives this image, without painting it."""
     return _scene(split, index, style, seed)[4]
 
 
 def _scene(split: str, index: int, style: str, seed: int) -> tuple[np.random.Generator, int, float, np.ndarray, str]:
-    """(random numbers that are left for the picture, label, radius, centre, caption)."""
+    """(random numbers that are left for the image, label, radius, centre, caption)."""
     if split not in SPLITS:
         raise unknown("split of shapes", split, SPLITS)
     if style not in STYLES:
@@ -108,7 +108,7 @@ def _turn(points: np.ndarray, angle: float) -> np.ndarray:
 
 
 def _canvas(ground: np.ndarray, size: int) -> tuple[Image.Image, ImageDraw.ImageDraw]:
-    """A picture `OVERSAMPLING` times too large, filled with one colour, and a pen for it."""
+    """An image `OVERSAMPLING` times too large, filled with one colour, and a pen for it."""
     image = Image.new("RGB", (size * OVERSAMPLING, size * OVERSAMPLING), _rgb(ground))
     return image, ImageDraw.Draw(image)
 

@@ -1,4 +1,4 @@
-"""A set listed in a table: one picture on a line, with its label and, where the user has one, its split."""
+"""A set listed in a table: one image on a line, with its label and, where the user has one, its split."""
 
 import csv
 import io
@@ -34,12 +34,12 @@ def open_table(
     """The set listed in a CSV file with the columns path, label and, if wanted, one that gives the split.
 
     Paths are relative to the table's folder, and stay below it or below a data root; labels are names or numbers. A column
-    `caption` gives each picture a text of its own, for methods that train on pairs. The split is
+    `caption` gives each image a text of its own, for methods that train on pairs. The split is
     read from a column named split, set, subset, fold ..., from columns such as is_test, or from any column whose values are
     splits. Without one each class is divided as a folder is.
 
     Raises:
-        DataError: missing columns, a column that gives a split nobody can read, or none of the first pictures exists.
+        DataError: missing columns, a column that gives a split nobody can read, or none of the first images exists.
     """
     lines = read_table(table)
     first = lines[0][1]

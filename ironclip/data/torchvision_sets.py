@@ -18,9 +18,9 @@ from ironclip.data.sampling import stratified_split
 
 @dataclass(frozen=True)
 class IndexedSource:
-    """A picture that another library holds and hands out by number.
+    """An image that another library holds and hands out by number.
 
-    data: anything whose `data[position]` starts with, or under `key` holds, a PIL picture.
+    data: anything whose `data[position]` starts with, or under `key` holds, a PIL image.
     """
 
     data: Any
@@ -106,7 +106,7 @@ def _labels(data: Any) -> list[int]:
 
 
 def _files(data: Any) -> list[str] | None:
-    """The picture files of a set that keeps files, else None."""
+    """The image files of a set that keeps files, else None."""
     for attribute in ("_image_files", "_images"):
         if hasattr(data, attribute):
             return [str(path) for path in getattr(data, attribute)]

@@ -1,4 +1,4 @@
-"""What lies in a folder: every picture, and everything that is left out, with its kind."""
+"""What lies in a folder: every image, and everything that is left out, with its kind."""
 
 import os
 from collections import Counter
@@ -26,7 +26,7 @@ class Contents:
 
 
 def counted(kinds: Counter[str]) -> str:
-    """Counts of kinds in words: `3 HEIC pictures (to read them: ...), 1 archive`."""
+    """Counts of kinds in words: `3 HEIC images (to read them: ...), 1 archive`."""
     parts = []
     for kind, count in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])):
         hint = f" ({HEIF_HINT})" if kind == "HEIC picture" else ""
@@ -116,7 +116,7 @@ def _kind(entry: os.DirEntry[str]) -> str:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """All picture files below a folder, sorted by path; hidden ones and those of system folders are left out."""
+    """All image files below a folder, sorted by path; hidden ones and those of system folders are left out."""
     return [folder / name for name in contents(folder).pictures]
 
 

@@ -52,7 +52,7 @@ def of_head(classifier: Any, head: ShieldHead) -> tuple[Classifier, ...]:
         return head.fuse(of_class, of_shield, found.weight.detach() if isinstance(found.weight, Tensor) else found.weight)
 
     def balanced(images: Tensor, share: float) -> Tensor:
-        """The fused logits; the slope is the sum of both branches' slopes, each of unit length times its share."""
+        """The fused logits; the gradient is the sum of both branches' gradients, each of unit length times its share."""
         by_class, by_shield = branches(_unit_slope(images, share)), branches(_unit_slope(images, 1 - share))
         weight = by_class.weight.detach() if isinstance(by_class.weight, Tensor) else by_class.weight
         return head.fuse(by_class.of_class, by_shield.of_shield, weight)

@@ -138,7 +138,7 @@ class AdvCLIPLoRA(FineTuning):
 
 
 def ascended(value: Callable[[Tensor], Tensor], delta: Tensor, steps: int) -> Tensor:
-    """delta [3, H, W] after one step up the slope of value(delta), at the rate of the released code after so many steps."""
+    """delta [3, H, W] after one step along the gradient of value(delta), at the rate of the released code after so many steps."""
     leaf = delta.detach().requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(value(leaf), leaf)

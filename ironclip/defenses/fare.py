@@ -3,9 +3,9 @@
 Source: arXiv 2402.12336; official code chs20/RobustVLM (train/adversarial_training_clip.py, train/pgd_train.py). Objective and
 inner attack: squared distance of the features, which are not normalised, summed over their axis [paper] [code].
 
-The code's inner attack has a momentum of 0.9 on signs: v <- sign(0.9 v + sign(slope)). Because |0.9 v| < 1 this is the sign of
-the slope wherever that is not exactly zero, so plain sign steps reach the same images and are used here. The code starts outside
-[0, 1] and clips from the first step on; here the start is clipped too.
+The code's inner attack has a momentum of 0.9 on signs: v <- sign(0.9 v + sign(gradient)). Because |0.9 v| < 1 this is the sign of
+the gradient wherever that is not exactly zero, so plain sign steps reach the same images and are used here. The code starts
+outside [0, 1] and clips from the first step on; here the start is clipped too.
 """
 
 from collections.abc import Sequence

@@ -2,7 +2,7 @@
 
 Source: arXiv 2212.07016; official code cvlab-columbia/ZSRobust4FoundationModel (finetuning.py). Objective: cross-entropy of
 adversarial images over the training classes [paper] [code]. Deviations from the code: the inner attack runs in float32 and
-differentiates pixels alone (there half precision with unscaled losses, whose small slopes become zero, and slopes that add
+differentiates pixels alone (there half precision with unscaled losses, whose small gradients become zero, and gradients that add
 to the weights' gradients); the last epoch is kept (there the best on other data sets' test images).
 
 Equations, theta the image tower, t_k the text feature of class k:

@@ -34,7 +34,7 @@ class Measure(BaseModel):
 
     Args:
         set: options of the attacks. norm: in whose units the radii are; l2 has no default radius.
-        knowledge: as in `evaluate --knowledge`; source: for transfer, the backbone or the run on which pictures are made.
+        knowledge: as in `evaluate --knowledge`; source: for transfer, the backbone or the run on which images are made.
         data: another data set than the one trained on; None: that one. suite: a list of data sets
             instead, such as "clean". subset: which of its classes ("all", "base", "new").
         test_time: a test-time method put on the trained classifier.
@@ -103,7 +103,7 @@ class GridFile(BaseModel):
     """The file as it stands; `plan.cells` makes cells of it.
 
     Args:
-        shard_above: measures of more pictures are divided into shards of at most so many, so that several workers do one cell.
+        shard_above: measures of more images are divided into shards of at most so many, so that several workers do one cell.
         processes: that train one run together, on GPUs one a device; a method that looks across a batch is trained by one.
     """
 

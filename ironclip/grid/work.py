@@ -1,7 +1,7 @@
 """Doing cells. Every worker walks through the whole plan and takes what nobody holds, so workers need no master.
 
 Cells are independent and idempotent: a killed worker's cell goes on where it stood, in whichever worker takes it next. A measure
-of more pictures than the file's `shard_above` is done in shards, and who finds the cell held helps with them.
+of more images than the file's `shard_above` is done in shards, and who finds the cell held helps with them.
 """
 
 import math
@@ -103,7 +103,7 @@ def run_cell(cell: Cell, out: Path, *, device: str = "cpu", shard_above: int | N
     """Train the run of a cell and measure it; what is there already is not done again.
 
     Args:
-        shard_above: measures of more pictures are done in shards of at most so many, in which others can `join`; None: none is.
+        shard_above: measures of more images are done in shards of at most so many, in which others can `join`; None: none is.
         processes: that train the run together, where its method can be trained so.
     """
     experiment = _experiment(cell.config, device)

@@ -1,8 +1,8 @@
 """The one loop from a classifier and attacks to a record.
 
 What is counted: an image is robust if it is right without an attack and under every attack. An attack only proposes
-pictures; each is audited (inside the ball and the box, finite) and scored again by the classifier itself, so an image is
-broken only by a picture that the classifier really gets wrong. With `stop_early` an attack meets only the images that
+images; each is audited (inside the ball and the box, finite) and scored again by the classifier itself, so an image is
+broken only by an image that the classifier really gets wrong. With `stop_early` an attack meets only the images that
 withstood all attacks before it, which leaves robust accuracy as it is.
 
 Outcomes belong to images, not to batches: attacks key their randomness by `Batch.indices`. Batches of another size may
@@ -40,7 +40,7 @@ Callback = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True)
 class Evaluation:
-    """All samples in the order of their indices, the first broken pictures, and the side of the images in pixels."""
+    """All samples in the order of their indices, the first broken images, and the side of the images in pixels."""
 
     samples: tuple[Sample, ...]
     examples: tuple[Example, ...]
@@ -72,12 +72,12 @@ def evaluate(
         attacks: name -> attack, run in this order.
         threat: its knowledge says which classifier the attacks are handed. "white-box": `classifier`; "adaptive":
             `classifier`, then each surrogate; "static" and "transfer": the surrogates only; "black-box": `classifier`
-            without gradients. Pictures are always scored by `classifier`.
+            without gradients. Images are always scored by `classifier`.
         done: samples of an interrupted evaluation; they are not scored again.
-        quantise: round pictures to 8 bits before they are scored, see `scoring.quantised`.
+        quantise: round images to 8 bits before they are scored, see `scoring.quantised`.
         stop_early: False: every attack meets every image, those misclassified included.
-        probe: look for dead gradients at the clean pictures (one backward pass).
-        keep_examples: how many broken pictures to hand back; no other picture is kept.
+        probe: look for dead gradients at the clean images (one backward pass).
+        keep_examples: how many broken images to hand back; no other image is kept.
         total: number of images, for the callback's "eta".
         device: where the classifier is; batches are moved there.
         exact: batches are taken whole or refused; otherwise they are scored in parts where the device does not hold them.
@@ -86,8 +86,8 @@ def evaluate(
             "robust", "seconds", "eta"}; accuracies are fractions so far, eta is in seconds or None.
 
     Raises:
-        AttackError: a picture outside the ball or the box, or of another shape.
-        NonFinite: pictures or logits with NaN or infinity.
+        AttackError: an image outside the ball or the box, or of another shape.
+        NonFinite: images or logits with NaN or infinity.
         DataError: no image, an image twice, labels outside the classes, or classes other than the classifier's.
         Leaving: the process was asked to leave, and this batch is finished.
         UsageError: surrogates missing or too many for this knowledge; quantisation or resolution not as the threat says.
@@ -141,7 +141,7 @@ def evaluate(
 
 
 def _scored(scorer: Scorer, batch: Batch, device: torch.device | str | None, rows: slice) -> tuple[list[Sample], list[Example]]:
-    """Samples and broken pictures of some rows of a batch."""
+    """Samples and broken images of some rows of a batch."""
     part = batch.rows(rows)
     with drawn_for(part.indices.tolist()):
         return scorer(part.to(device) if device is not None else part)
@@ -161,7 +161,7 @@ def evaluate_into(
     callback: Callback | None = None,
     **options: Any,
 ) -> tuple[Record, list[Example]]:
-    """The record of an evaluation, and its example pictures; goes on where it was interrupted, reads what is finished.
+    """The record of an evaluation, and its example images; goes on where it was interrupted, reads what is finished.
 
     Args:
         folder: from `run.evaluation(settings(...))`; the caller holds the run's lock.

@@ -1,4 +1,4 @@
-"""One batch under all attacks: whom each attack is handed, the audit of its pictures, and their scores."""
+"""One batch under all attacks: whom each attack is handed, the audit of its images, and their scores."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -122,7 +122,7 @@ def full_precision() -> Iterator[None]:
 
 
 def check_budget(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat: Threat) -> Tensor:
-    """[B] distances of pictures that keep to the threat model.
+    """[B] distances of images that keep to the threat model.
 
     Raises:
         AttackError: another shape, outside the ball (by more than 1e-6) or outside [0, 1].
@@ -149,10 +149,10 @@ def check_budget(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat
 
 
 def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Tensor:
-    """Pictures with 8 bits a pixel, inside the ball.
+    """Images with 8 bits a pixel, inside the ball.
 
     "round" goes to the nearest grey level, "floor" to the one below, as a conversion to bytes does. Where that leaves the
-    ball (l-infinity: this pixel; l2: this image) the level next to it on the side of the clean picture is taken; where the
+    ball (l-infinity: this pixel; l2: this image) the level next to it on the side of the clean image is taken; where the
     clean value lies in between, the clean value itself. An l2 image that leaves the ball is moved towards the clean one first,
     in steps of 1/64, and rounded again; an l1 image, too. Of a patch or a text only the pixels that were changed are rounded.
     """
@@ -193,7 +193,7 @@ def _nearer(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Tenso
 
 @dataclass(frozen=True)
 class Scorer:
-    """Batch -> (samples, broken pictures), all attacks in turn; arguments as of `evaluation.evaluate`."""
+    """Batch -> (samples, broken images), all attacks in turn; arguments as of `evaluation.evaluate`."""
 
     classifier: Classifier
     targets: Sequence[Target]
@@ -279,7 +279,7 @@ class Scorer:
         return images, labels
 
     def _attacked(self, target: Target, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The pictures as they are scored, and how far each moved."""
+        """The images as they are scored, and how far each moved."""
         adv = target.attack(target.function, images, labels, indices=indices).detach()
         moved = check_budget(target.name, adv, images, indices, self.threat)
         if self.quantise != "none":
@@ -300,7 +300,7 @@ class Scorer:
         return logits.argmax(1), margin_each(logits, labels), logits.softmax(1).amax(1)
 
     def _dead(self, images: Tensor, labels: Tensor) -> Tensor:
-        """[B] whether the loss has an all-zero or non-finite gradient at the clean picture."""
+        """[B] whether the loss has an all-zero or non-finite gradient at the clean image."""
         with torch.enable_grad():
             leaf = images.detach().clone().requires_grad_()
             loss = cross_entropy_each(self.classifier(leaf).float(), labels).sum()

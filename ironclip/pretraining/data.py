@@ -1,4 +1,4 @@
-"""One set of training pictures, and batches that are pure functions of (seed, step)."""
+"""One set of training images, and batches that are pure functions of (seed, step)."""
 
 import math
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ GENERIC = (
 
 @dataclass(frozen=True)
 class Source:
-    """One set of training pictures, already decoded.
+    """One set of training images, already decoded.
 
     images: [N, 3, S, S] uint8. labels: [N] into every list of `wordings`. A wording is one way to name all labels
     (class names; or product titles, articles); a batch uses one wording and one template for the whole source.
@@ -45,11 +45,11 @@ class Source:
     wordings: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...] = GENERIC
     all_names: bool = True
-    """Whether every batch holds the captions of all labels (class names) or only of its own pictures (titles)."""
+    """Whether every batch holds the captions of all labels (class names) or only of its own images (titles)."""
     _orders: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """The order in which epoch number `epoch` visits the pictures."""
+        """The order in which epoch number `epoch` visits the images."""
         key = (seed, epoch)
         if key not in self._orders:
             self._orders.clear()
@@ -60,8 +60,8 @@ class Source:
 
 @dataclass(frozen=True)
 class Batch:
-    """images [B, 3, S, S] uint8, captions U texts without repetition, targets [B] the caption of each picture,
-    groups: for each source its pictures' rows and the captions of its own labels (text columns)."""
+    """images [B, 3, S, S] uint8, captions U texts without repetition, targets [B] the caption of each image,
+    groups: for each source its images' rows and the captions of its own labels (text columns)."""
 
     images: Tensor
     captions: list[str]
@@ -70,7 +70,7 @@ class Batch:
 
 
 def make_batch(sources: Sequence[Source], counts: Sequence[int], step: int, seed: int) -> Batch:
-    """Batch number `step`: `counts[i]` pictures of `sources[i]`, each source without replacement within its epochs."""
+    """Batch number `step`: `counts[i]` images of `sources[i]`, each source without replacement within its epochs."""
     generator = torch.Generator().manual_seed(seed * 7_919 + step)
     columns: dict[str, int] = {}
     images, targets, groups, start = [], [], [], 0
@@ -96,7 +96,7 @@ def _randint(below: int, generator: torch.Generator) -> int:
 
 
 def share(total: int, weights: Sequence[float]) -> list[int]:
-    """Split `total` pictures of a batch in proportion to `weights`, at least one each, exact in sum."""
+    """Split `total` images of a batch in proportion to `weights`, at least one each, exact in sum."""
     counts = [max(1, math.floor(total * w / sum(weights))) for w in weights]
     counts[max(range(len(weights)), key=lambda i: weights[i])] += total - sum(counts)
     return counts

@@ -1,6 +1,6 @@
-"""The pictures that `ironclip pretrain` reads: captioned sets, generated shapes, any folder with a folder per class.
+"""The images that `ironclip pretrain` reads: captioned sets, generated shapes, any folder with a folder per class.
 
-Only pictures of a *train* split are ever decoded for training, so no batch can hold a validation or test picture.
+Only images of a *train* split are ever decoded for training, so no batch can hold a validation or test image.
 `caltech101`, `eurosat` and `flowers5` are an `images.zip` with an `index.json` each, `pretrain64` likewise (objects with
 class names, products with titles). `pretrain64_more` holds further objects of the same classes; it may be absent.
 """
@@ -35,7 +35,7 @@ IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class Check(NamedTuple):
-    """Held-out pictures for watching a run: [N, 3, S, S] uint8, labels into names."""
+    """Held-out images for watching a run: [N, 3, S, S] uint8, labels into names."""
 
     name: str
     images: Tensor
@@ -45,7 +45,7 @@ class Check(NamedTuple):
 
 
 def load_sources(data: Path, size: int, images: Path | None = None) -> list[Source]:
-    """The training pictures of every set below `data`, of `shapes` and of the folder `images` if there is one.
+    """The training images of every set below `data`, of `shapes` and of the folder `images` if there is one.
 
     Raises:
         DataError: a set is missing; said before anything is decoded.
@@ -66,7 +66,7 @@ def load_sources(data: Path, size: int, images: Path | None = None) -> list[Sour
 
 
 def load_checks(data: Path, size: int) -> list[Check]:
-    """Validation pictures (never test ones) and the pairs of `shapes` that training does not show."""
+    """Validation images (never test ones) and the pairs of `shapes` that training does not show."""
     checks = []
     for source in (
         objects(data / "pretrain64", size, "val"),
@@ -122,7 +122,7 @@ def class_names(index: dict[str, Any]) -> tuple[str, ...]:
 
 
 def labelled(folder: Path, size: int, templates: tuple[str, ...], split: str = "train") -> Source:
-    """The pictures of one split of a set with class names."""
+    """The images of one split of a set with class names."""
     index = read_index(folder)
     items = [item for item in index["items"] if item["split"] == split]
     labels = torch.tensor([item["label"] for item in items])
@@ -153,7 +153,7 @@ def all_objects(data: Path, size: int) -> Source:
 
 
 def products(folder: Path, size: int, split: str = "train") -> Source:
-    """The part of `pretrain64` that has product titles; each picture is a label of its own with three wordings."""
+    """The part of `pretrain64` that has product titles; each image is a label of its own with three wordings."""
     items = [item for item in read_index(folder)["items"] if item[1] == split and item[3] is not None]
     texts = [item[3] for item in items]
     article = [everyday(text["article"]) for text in texts]
@@ -199,7 +199,7 @@ def drawn(size: int, count: int = shapes.SPLITS["pretrain"]) -> Source:
 
 
 def folder_per_class(folder: Path, size: int) -> Source:
-    """Any folder with a folder per class, such as Tiny-ImageNet's `train`: pictures are found below each class folder.
+    """Any folder with a folder per class, such as Tiny-ImageNet's `train`: images are found below each class folder.
 
     Names are the folders' names without underscores; WordNet ids are named by `words.txt` beside or in the folder.
     """

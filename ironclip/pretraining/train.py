@@ -1,10 +1,10 @@
 """The recipe behind `ironclip pretrain`: trains the embedded backbones `mini` and `mini-robust`.
 
-`contrastive`: image-text training of both towers; pictures with the same caption are positives of each other, every
+`contrastive`: image-text training of both towers; images with the same caption are positives of each other, every
 batch carries one caption for each class of each set, titles only of its own products. Most steps drop patches (FLIP,
-arXiv 2212.00794) and mix pictures (CutMix), the last steps use whole, unmixed pictures.
+arXiv 2212.00794) and mix images (CutMix), the last steps use whole, unmixed images.
 `adversarial`: the image tower alone, against frozen text features, on PGD images (TeCoA, arXiv 2212.07016) whose
-cross-entropy runs over the class texts of each picture's own set.
+cross-entropy runs over the class texts of each image's own set.
 Batches, augmentation and dropped patches are functions of (seed, step), so a resumed run repeats an unbroken one.
 """
 
@@ -35,7 +35,7 @@ from ironclip.pretraining.sets import Check
 from ironclip.records.lock import locked
 
 MIXED = 0.25
-"""Share of the steps with dropped patches that also mix pictures."""
+"""Share of the steps with dropped patches that also mix images."""
 CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 
 

@@ -1,4 +1,4 @@
-"""Adversarial pictures as files: lossless, inside the radius after rounding, with a manifest."""
+"""Adversarial images as files: lossless, inside the radius after rounding, with a manifest."""
 
 import hashlib
 import math
@@ -45,15 +45,15 @@ def write_adversarial(
     batch_size: int = BATCH,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
-    """The manifest of the pictures written: file, sha256, label, predictions before and after rounding, distance from the clean
-    picture in the norm of the threat.
+    """The manifest of the images written: file, sha256, label, predictions before and after rounding, distance from the clean
+    image in the norm of the threat.
 
     Args:
         threat: norm and radius, which hold after rounding to 8 bits.
 
     Raises:
-        UsageError: the folder holds other files, an attack that the threat does not permit, or a radius that 8-bit pictures
-            cannot hold: below one grey level, or for l2 below what rounding alone moves one of the clean pictures.
+        UsageError: the folder holds other files, an attack that the threat does not permit, or a radius that 8-bit images
+            cannot hold: below one grey level, or for l2 below what rounding alone moves one of the clean images.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder; choose another --save")
@@ -74,8 +74,8 @@ def write_shards(
     batch_size: int = BATCH,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Any] | None, tuple[Shard, ...]]:
-    """(the manifest of all pictures where every shard is finished, else None; the shards that are not), after those of this
-    share were done. A shard lists its pictures in `shards/k-of-n/manifest.json`; the pictures lie in the folder itself.
+    """(the manifest of all images where every shard is finished, else None; the shards that are not), after those of this
+    share were done. A shard lists its images in `shards/k-of-n/manifest.json`; the images lie in the folder itself.
 
     Raises:
         UsageError, RunError, RunBusy: as of `write_adversarial` and `records.shards.take`.
@@ -103,7 +103,7 @@ def write_shards(
 
 @dataclass(frozen=True)
 class _Writer:
-    """Writes the adversarial pictures of some rows into a folder."""
+    """Writes the adversarial images of some rows into a folder."""
 
     attack: Attack
     classifier: Classifier
@@ -114,7 +114,7 @@ class _Writer:
     facts: dict[str, Any]
 
     def written(self, rows: Sequence[range], progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
-        """The manifest's entries of these pictures, each range a batch."""
+        """The manifest's entries of these images, each range a batch."""
         listed: list[dict[str, Any]] = []
         with frozen(self.classifier), evaluating(self.classifier):
             for part in rows:
@@ -186,7 +186,7 @@ def _visible(path: Path) -> bool:
 
 
 def _check_rounding(pictures: EvalSet, batch_size: int, threat: Threat) -> None:
-    """UsageError where rounding a clean picture, whose pixels lie between grey levels after a resize, leaves the ball."""
+    """UsageError where rounding a clean image, whose pixels lie between grey levels after a resize, leaves the ball."""
     moved = 0.0
     for batch in pictures.batches(batch_size):
         moved = max(moved, float(norm((batch.images * 255).round() / 255 - batch.images, threat.norm).max()))

@@ -1,4 +1,4 @@
-"""What an audit attacks with and where it lies: everything that is known before the first picture is attacked."""
+"""What an audit attacks with and where it lies: everything that is known before the first image is attacked."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ def standard(
 
     Args:
         gradients: False: the target gives scores only, so Square alone.
-        borrowed: pictures made on a surrogate are handed to another predictor, so no attack stops early.
+        borrowed: images made on a surrogate are handed to another predictor, so no attack stops early.
         draws: of a random classifier: PGD on their mean, then the version "rand", which averages 20 gradients a step.
     """
     mode = "full" if borrowed or draws > 1 else "compact"
@@ -67,7 +67,7 @@ def expanded(found: Mapping[str, Attack], draws: int) -> dict[str, Attack]:
 
 @dataclass(frozen=True)
 class Bench:
-    """An audit with everything loaded and looked at, before the first picture is attacked."""
+    """An audit with everything loaded and looked at, before the first image is attacked."""
 
     run: RunFolder
     setup: Setup

@@ -47,7 +47,7 @@ class AuditTarget:
 
     Args:
         surrogates: what else an attacker would differentiate; attacked too.
-        sources: undefended classifiers, for transfer pictures in the diagnostics.
+        sources: undefended classifiers, for transfer images in the diagnostics.
         base: what a test-time method stands on.
         facts: of the record: method, options, backbone, shots, split_seed, seed.
         code: sha256 of a foreign target's file and of the Python files beside it; "" for one of ours.
@@ -81,7 +81,7 @@ def open_target(
         resolution: pixels a side for a foreign classifier that does not say its own.
         classes: file with the class names of the data. layout: what their folders mean.
         frozen: weights, base and activation of a backbone; for a run the weights where its file was moved.
-        transfer: backbones on which transfer pictures are made besides.
+        transfer: backbones on which transfer images are made besides.
 
     Raises:
         UsageError: no run, backbone, module or function of this name, or data missing.

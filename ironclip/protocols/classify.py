@@ -1,4 +1,4 @@
-"""Labels and probabilities for pictures from the disk."""
+"""Labels and probabilities for images from the disk."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,7 +20,7 @@ from ironclip.protocols.frozen import moved_weights
 
 @dataclass(frozen=True)
 class Prediction:
-    """The most probable classes of one picture with their probabilities, best first."""
+    """The most probable classes of one image with their probabilities, best first."""
 
     name: str
     ranked: tuple[tuple[str, float], ...]
@@ -57,14 +57,14 @@ def predict(
     progress: Callable[[int, int], None] = lambda done, total: None,
     observe: Callable[[Sequence[Prediction], torch.Tensor], None] | None = None,
 ) -> tuple[list[Prediction], list[Bad]]:
-    """(predictions, pictures that cannot be read with the reason).
+    """(predictions, images that cannot be read with the reason).
 
     Args:
-        limit: pictures to take, folders in proportion, as a folder for each class wants it.
+        limit: images to take, folders in proportion, as a folder for each class wants it.
         observe: gets the predictions of each batch and its images [B, 3, S, S], on the classifier's device.
 
     Raises:
-        DataError: a path that is not there, or no picture at all.
+        DataError: a path that is not there, or no image at all.
     """
     files = found(paths, limit)
     answers: list[Prediction | Bad] = []
@@ -75,10 +75,10 @@ def predict(
 
 
 def found(paths: Sequence[Path], limit: int | None = None) -> list[Path]:
-    """The pictures at these paths, folders read to their bottom; a picture named twice is there once.
+    """The images at these paths, folders read to their bottom; an image named twice is there once.
 
     Raises:
-        DataError: a path that is not there, or no picture at all.
+        DataError: a path that is not there, or no image at all.
     """
     files: list[Path] = []
     for path in paths:

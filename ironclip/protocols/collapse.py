@@ -9,12 +9,12 @@ from ironclip.core.types import Batch, Classifier
 from ironclip.records.collapse import Seen
 
 SAME_ANSWER, FLAT, PICTURES = 0.95, 0.98, 256
-"""Share of pictures with one answer; mean entropy over ln K; pictures that are looked at. Ours."""
+"""Share of images with one answer; mean entropy over ln K; images that are looked at. Ours."""
 
 
 @torch.no_grad()
 def sight(classifier: Classifier, batches: Iterable[Batch]) -> Seen:
-    """What the answers to the first clean training pictures look like."""
+    """What the answers to the first clean training images look like."""
     found: list[torch.Tensor] = []
     for batch in batches:
         found.append(classifier(batch.images).double())

@@ -58,7 +58,7 @@ class RunConfig(BaseModel):
         strict_shots: refuse a class with fewer images than shots (CoOp takes what there is).
         split_seed: draws the shots; seed: draws everything else.
         norm: of the training attack. eps: its radius, in the unit of the images.
-        crop_area: of `rrc_flip`: smallest share of the picture that a random crop covers.
+        crop_area: of `rrc_flip`: smallest share of the image that a random crop covers.
         precision: of the training and its inner attacks; evaluations compute in float32 always.
         templates: hand-written prompts of the data set: "single", "ensemble", or texts with {} for the class name.
     """

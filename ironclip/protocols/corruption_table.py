@@ -1,4 +1,4 @@
-"""Accuracy under common corruptions: nobody attacks, so this is a table of clean accuracy on worse pictures and no headline."""
+"""Accuracy under common corruptions: nobody attacks, so this is a table of clean accuracy on worse images and no headline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ def corruption_table(
     """The table of a classifier on one split.
 
     Args:
-        resolution: of the classifier; pictures are corrupted at this size.
+        resolution: of the classifier; images are corrupted at this size.
         progress: gets how many of the tables' cells are done.
     """
     pictures = EvalSet(dataset, split, resolution=resolution, limit=limit)

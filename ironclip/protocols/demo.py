@@ -1,4 +1,4 @@
-"""The main job on embedded defaults: a small CLIP, generated pictures, an attack, a defence."""
+"""The main job on embedded defaults: a small CLIP, generated images, an attack, a defence."""
 
 from collections.abc import Callable
 from pathlib import Path

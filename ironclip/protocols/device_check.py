@@ -1,7 +1,7 @@
 """Whether a device computes what a CPU computes, and how fast: the check that `doctor --gpu` runs.
 
 Everything has random weights, so nothing is downloaded. A device rounds otherwise than a CPU, and an attack follows the sign of a
-gradient: pictures may differ where outcomes agree. So logits are compared by value, and attacks by the outcome of each image.
+gradient: images may differ where outcomes agree. So logits are compared by value, and attacks by the outcome of each image.
 """
 
 import time
@@ -29,7 +29,7 @@ from ironclip.protocols.machine import facts
 
 CLASSES = ("cat", "golden retriever", "school bus", "tram")
 EPS = 4 / 255
-HALF = 0.5 / 255  # at which some of the random pictures keep their label and some do not
+HALF = 0.5 / 255  # at which some of the random images keep their label and some do not
 TOWERS = ("ViT-B-32", "RN50", "ViT-B-16-SigLIP")
 CLOSE = 1e-3  # of the largest feature: float32 on both sides
 SAME_LOSS = 0.05  # of a training step's loss, whose inner attack may take another sign
@@ -51,7 +51,7 @@ def check_device(device: str, *, quick: bool = False, progress: Callable[[str, i
     """JSON values: "machine", "checks" (each a `Check`), "speeds", how many are "good", "seconds".
 
     Args:
-        quick: tiny models and few pictures; shows that everything runs, the speeds mean nothing.
+        quick: tiny models and few images; shows that everything runs, the speeds mean nothing.
         progress: gets the name of what is done now, its number and how many there are.
     """
     start = time.monotonic()
@@ -90,7 +90,7 @@ def random_backbone(architecture: str) -> ClipBackbone:
 
 
 def pictures(backbone: ClipBackbone, count: int) -> Batch:
-    """Random pictures with labels in turn, the same everywhere."""
+    """Random images with labels in turn, the same everywhere."""
     side = backbone.spec.resolution
     images = torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(0))
     return Batch(images, torch.arange(count) % len(CLASSES), torch.arange(count), CLASSES)

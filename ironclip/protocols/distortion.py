@@ -33,7 +33,7 @@ def distortion(classifier: AdaptedClassifier, attack: Attack, batches: Iterable[
     and what the head compares, where it has features of its own (`ComparingHead`): for DEFEAT those of its shield.
 
     Args:
-        classifier: images [B, 3, H, W] in [0, 1]; the pictures x' are made against it.
+        classifier: images [B, 3, H, W] in [0, 1]; the images x' are made against it.
         attack: in a mode that perturbs every image, those misclassified included (see `perturbing`).
 
     Raises:
@@ -71,7 +71,7 @@ def measures(clean: Tensor, moved: Tensor, original: Tensor) -> Tensor:
 
 
 def perturbing(attack: Attack) -> Attack:
-    """The attack in its mode "full", so that the pictures of misclassified images are attacked as well.
+    """The attack in its mode "full", so that the images of misclassified images are attacked as well.
 
     Raises:
         UsageError: an attack that leaves misclassified images as they are in every mode.

@@ -20,7 +20,7 @@ from ironclip.protocols.frozen import Frozen, load_frozen
 from ironclip.records.learned import Learned
 
 INIT = 1  # keeps the draw of starting values apart from other uses of the seed
-SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # pictures that a test-time method may prepare itself with
+SOURCE_SHOTS, SOURCE_BATCH = 16, 32  # images that a test-time method may prepare itself with
 
 
 @dataclass(frozen=True, repr=False)
@@ -51,7 +51,7 @@ class Experiment:
 
     @property
     def classifier(self) -> Classifier:
-        """The trained classifier with the test-time method, if any, prepared on training pictures and put on top."""
+        """The trained classifier with the test-time method, if any, prepared on training images and put on top."""
         base = self.base
         if self.test_time is None:
             return base
@@ -59,7 +59,7 @@ class Experiment:
         return self.test_time(base)
 
     def source_batches(self) -> Iterator[Batch]:
-        """Training pictures as they are, of the data the defence was trained on: the shots it was trained on, 16 a class where
+        """Training images as they are, of the data the defence was trained on: the shots it was trained on, 16 a class where
         it was trained on all or nothing was trained; always the same. Nothing is read before the first batch is asked for."""
         data, shots = self.source or self.dataset, self.config.shots or SOURCE_SHOTS
         chosen = few_shot(data, shots, self.config.split_seed, strict=False)

@@ -1,4 +1,4 @@
-"""Pictures with what a classifier looked at: its attention, and the views that a test-time method kept."""
+"""Images with what a classifier looked at: its attention, and the views that a test-time method kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from ironclip.core.types import Classifier
 from ironclip.protocols.classify import Prediction
 from ironclip.testtime import AdaptingClassifier, attention_map
 
-KEPT = 8  # views of a picture that are shown, those of largest weight
+KEPT = 8  # views of an image that are shown, those of largest weight
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class View:
 
 @dataclass(frozen=True)
 class Explained:
-    """A prediction with its picture.
+    """A prediction with its image.
 
     Args:
         picture: [3, S, S] as the model sees it, an array.

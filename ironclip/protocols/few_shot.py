@@ -168,7 +168,7 @@ def open_run(
         weights: where the file with the weights of its backbone lies now, if it was moved.
 
     Raises:
-        RunError: no run there, or not trained yet. DataError: its pictures are gone; says where they were and what to do.
+        RunError: no run there, or not trained yet. DataError: its images are gone; says where they were and what to do.
         CheckpointError: other base weights than it was trained on.
     """
     run = RunFolder.open(path)

@@ -1,6 +1,6 @@
-"""Any number of pictures labelled into one table, .csv or .parquet: in bounded memory, and again from where it stopped.
+"""Any number of images labelled into one table, .csv or .parquet: in bounded memory, and again from where it stopped.
 
-While it is being made, the table lies beside its place as a folder NAME.part: what is labelled so far, a line per picture, and
+While it is being made, the table lies beside its place as a folder NAME.part: what is labelled so far, a line per image, and
 an answer of the classifier, by which another one is noticed. The table itself is whole or not there.
 """
 
@@ -30,7 +30,7 @@ GROUP = 10_000  # rows that become one row group of Parquet
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a table holds: pictures with labels, pictures that cannot be read; of all, those that an earlier call did."""
+    """What a table holds: images with labels, images that cannot be read; of all, those that an earlier call did."""
 
     path: Path
     pictures: int
@@ -61,10 +61,10 @@ def label(
     batch_size: int = 64,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Labelled:
-    """The table of these pictures, one row each in their order: image, class, probability, class_2, ..., problem.
+    """The table of these images, one row each in their order: image, class, probability, class_2, ..., problem.
 
     Raises:
-        UsageError: another ending, pyarrow is missing, or NAME.part was begun with another classifier, `top` or other pictures.
+        UsageError: another ending, pyarrow is missing, or NAME.part was begun with another classifier, `top` or other images.
         RunError: the disk, or another process that writes the same table.
     """
     check_table(out)
@@ -88,7 +88,7 @@ def label(
 
 
 def _done(part: Path, classifier: Classifier, top: int) -> dict[str, bool]:
-    """The pictures that an earlier call labelled, with whether they cannot be read; UsageError where it was another one."""
+    """The images that an earlier call labelled, with whether they cannot be read; UsageError where it was another one."""
     begun, rows, now = part / "begun.json", part / "rows.jsonl", _begun(classifier, top)
     if not begun.exists() and not rows.exists():
         write_json(begun, now)
@@ -113,7 +113,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _begun(classifier: Classifier, top: int) -> dict[str, Any]:
-    """What tells one call from another: the classes, `top`, and the logits of a made-up picture."""
+    """What tells one call from another: the classes, `top`, and the logits of a made-up image."""
     side, device = input_of(classifier)
     ramp = torch.linspace(0, 1, 3 * side * side).view(1, 3, side, side)
     with torch.no_grad():
@@ -142,7 +142,7 @@ def _read(rows: Path) -> Iterator[dict[str, Any]]:
 
 
 def _unreadable(row: dict[str, Any], top: int) -> bool:
-    """Whether this row says why a picture has no label; ValueError and the like where it is no row of such a table."""
+    """Whether this row says why an image has no label; ValueError and the like where it is no row of such a table."""
     return _cells(row, top)[-1] is not None
 
 

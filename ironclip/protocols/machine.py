@@ -68,7 +68,7 @@ def optional() -> list[tuple[str, str, str]]:
 
 
 def caches() -> dict[str, Path]:
-    """Where pictures and weights are kept."""
+    """Where images and weights are kept."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     return {"pictures": cache_folder(), "hub": Path(HF_HUB_CACHE), "open_clip": Path.home() / ".cache" / "clip"}

@@ -39,7 +39,7 @@ PREPROCESSING = "shorter side bicubic antialiased, centre crop"
 
 @dataclass(frozen=True)
 class Prepared:
-    """One evaluation of a run before its first picture is scored; `prepare` makes it.
+    """One evaluation of a run before its first image is scored; `prepare` makes it.
 
     Args:
         place: settings, name and whether apart, as `RunFolder.evaluation` takes them.
@@ -73,7 +73,7 @@ class Prepared:
         return replace(self, setup=self.setup.model_copy(update={"cost": cost}), timing=timing)
 
     def batches(self, rows: Sequence[range] | None = None) -> Iterator[Batch]:
-        """The batches of these rows; None: of all pictures."""
+        """The batches of these rows; None: of all images."""
         if rows is None:
             return self.pictures.batches(self.batch_size)
         return (self.pictures.batch(slice(each.start, each.stop)) for each in rows)
@@ -171,7 +171,7 @@ def prepare(
 
     Args:
         named: attacks by name, all of this norm and radius.
-        knowledge: "white-box"; "adaptive": against the surrogates of the defence, too; "static": the pictures are made
+        knowledge: "white-box"; "adaptive": against the surrogates of the defence, too; "static": the images are made
             against the classifier below the test-time method, or without one against zero-shot classification; "transfer": on
             `source`, a backbone or a run; "black-box": with scores alone.
         limit: number of test images, classes in proportion, a larger limit containing every smaller one.

@@ -1,4 +1,4 @@
-"""Where the pictures of a run lay when it was trained, and where they lie now.
+"""Where the images of a run lay when it was trained, and where they lie now.
 
 A configuration keeps paths as they were typed, for they are part of a run's identity. Beside it the run notes what they stood
 for: absolute, and the folder to which they were relative. So a run is opened from any folder.

@@ -2,7 +2,7 @@
 
 What a defence changes in the towers takes part: pixels, edits and weights of the image tower, edits and weights of the text
 tower. Class prompts and heads do not: a caption is no class prompt. Equal captions are one text, which is right for every
-picture with it. Under an attack all pictures of the gallery are attacked, Co-Attack changes all captions, too.
+image with it. Under an attack all images of the gallery are attacked, Co-Attack changes all captions, too.
 """
 
 from collections.abc import Sequence
@@ -85,7 +85,7 @@ def retrieval(
 ) -> list[Retrieved]:
     """Recall without an attack, under PGD on the images, and under Co-Attack on images and captions.
 
-    PGD raises the cross-entropy of a picture's own captions among all of them, at the scale of the backbone.
+    PGD raises the cross-entropy of an image's own captions among all of them, at the scale of the backbone.
 
     Raises:
         DataError: fewer than two different captions.
@@ -139,7 +139,7 @@ def recalls(similarity: Tensor, relevant: Tensor) -> dict[str, Proportion]:
 
 
 def _own_entropy(logits: Tensor, own: Tensor) -> Tensor:
-    """[B] cross-entropy of the picture's own texts together."""
+    """[B] cross-entropy of the image's own texts together."""
     return logits.logsumexp(1) - logits.masked_fill(~own, -torch.inf).logsumexp(1)
 
 

@@ -40,7 +40,7 @@ def evaluate_shards(
         joining: do nothing where nobody has begun the evaluation in shards.
 
     Raises:
-        UsageError: more shards than batches of pictures.
+        UsageError: more shards than batches of images.
         RunError: shards that are there are of another evaluation, checkpoint or version.
         RunBusy: another process does the shard asked for, or has been writing in the run for long.
     """

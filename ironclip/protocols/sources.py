@@ -1,4 +1,4 @@
-"""The classifier on which borrowed pictures are made: zero-shot classification by a backbone, or another run."""
+"""The classifier on which borrowed images are made: zero-shot classification by a backbone, or another run."""
 
 from pathlib import Path
 from typing import cast
@@ -51,7 +51,7 @@ def transfer_source(source: str, experiment: Experiment) -> tuple[str, Classifie
 def borrowed(
     experiment: Experiment, classifier: Classifier, knowledge: Knowledge, source: str | None
 ) -> tuple[str, tuple[Classifier, ...]]:
-    """(name of the classifier the pictures are made on, "" for the evaluated one; what an attack is handed besides).
+    """(name of the classifier the images are made on, "" for the evaluated one; what an attack is handed besides).
 
     Static: instead of the evaluated one the classifier below the test-time method, or without one zero-shot classification.
     """

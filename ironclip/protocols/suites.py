@@ -3,7 +3,7 @@
 `tecoa` is the zero-shot suite of the TeCoA line as its loaders make it, traps included: torchvision's lists (all images of
 Caltech101, Caltech256, SUN397 and EuroSAT), names in lower case, the prompts of TeCoA, two classes of Caltech101 both called
 "person", and a misspelt prompt of PCAM. `clean` is the same list with our lists, names and prompts. A set that is not here is
-left out with its reason; a mean always comes with the sets it is over. Two things differ from the published suite: pictures of
+left out with its reason; a mean always comes with the sets it is over. Two things differ from the published suite: images of
 CIFAR and STL are attacked at the resolution of the backbone, not at their own, and Food101, FGVC-Aircraft and Caltech256 have our
 prompts, since those of the loaders could not be read [inferred].
 

@@ -77,7 +77,7 @@ def success(
     Images that the classifier answers as their target without an attack are left out.
 
     Raises:
-        DataError: no image is left. AttackError: a picture outside the ball.
+        DataError: no image is left. AttackError: an image outside the ball.
     """
     made, seed = aimed(attack), int(getattr(attack, "seed", 0))
     hit = attacked = 0

@@ -21,7 +21,7 @@ from ironclip.records.shards import shards
 
 Callback = Callable[[dict[str, Any]], None]
 EACH = 8
-"""Shards for each worker: so that one whose pictures withstand longer does not keep the others waiting."""
+"""Shards for each worker: so that one whose images withstand longer does not keep the others waiting."""
 ATTEMPTS = 5
 """How often a worker that dies is started again while nothing gets done."""
 PAUSE = 0.3

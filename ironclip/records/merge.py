@@ -1,7 +1,7 @@
 """The record of an evaluation that was done in shards, equal to that of the evaluation in one piece in all but its times.
 
 Only whole shards are merged: each record is checked against its own samples, and all of them against each other. Imports no torch
-but for example pictures.
+but for example images.
 """
 
 from collections import Counter

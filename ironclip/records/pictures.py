@@ -1,4 +1,4 @@
-"""A few pictures before and after an attack, for the report."""
+"""A few images before and after an attack, for the report."""
 
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -29,5 +29,5 @@ def save_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def load_examples(path: Path) -> list[Example]:
-    """The pictures that were saved; none if there is no file."""
+    """The images that were saved; none if there is no file."""
     return [Example(**fields) for fields in load_state(path)] if path.exists() else []

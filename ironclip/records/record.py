@@ -34,13 +34,13 @@ class Sample(Part):
     Args:
         label: its class, from 0. index: position in the data set; keys the attack's randomness.
         clean: prediction without an attack.
-        adversarial: prediction for the picture of each attack that was run on this image.
-        clean_margin: largest wrong logit minus the true one on the clean picture; positive where misclassified.
-        margin: the largest margin over all pictures scored, the clean one included.
-        distance: largest norm of x' - x over the pictures scored; 0 if none was attacked.
+        adversarial: prediction for the image of each attack that was run on this image.
+        clean_margin: largest wrong logit minus the true one on the clean image; positive where misclassified.
+        margin: the largest margin over all images scored, the clean one included.
+        distance: largest norm of x' - x over the images scored; 0 if none was attacked.
         broken_by: "clean" if wrong without an attack, else the first attack that broke it, else None.
         steps: steps the breaking attack needed, where it tells.
-        dead_gradient: the loss has an all-zero or non-finite gradient at the clean picture; None: not looked at.
+        dead_gradient: the loss has an all-zero or non-finite gradient at the clean image; None: not looked at.
     """
 
     index: int
@@ -99,7 +99,7 @@ class BackboneFacts(Part):
 
 
 class DataFacts(Part):
-    """Which pictures were scored, and against which names.
+    """Which images were scored, and against which names.
 
     Args:
         name: of the data set. split: "test", "val" or "train".
@@ -216,7 +216,7 @@ class Setup(Part):
 
     Args:
         method: such as "nap" or "nap+advmask". options: all its options.
-        backbone: the frozen model. data: the pictures and names. threat: what the attacker may do: norm, radius, knowledge.
+        backbone: the frozen model. data: the images and names. threat: what the attacker may do: norm, radius, knowledge.
         shots: training images per class. split_seed: draws them. seed: of the run, and in an audit of the attacks.
         training_attack: the inner attack of training with its constants. training_flags: such as "collapse".
         notes: what differs from what was asked for or is usual.

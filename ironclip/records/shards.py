@@ -38,7 +38,7 @@ class Part:
 
     @classmethod
     def of(cls, place: EvaluationFolder, setup: Setup, *, batch_size: int, keep_examples: int) -> "Part":
-        """The evaluation in this folder under this setup; keep_examples: pictures that its record keeps."""
+        """The evaluation in this folder under this setup; keep_examples: images that its record keeps."""
         same = setup.model_dump(mode="json", include=set(SAME))
         own = {"batch_size": batch_size, "keep_examples": keep_examples, "setup": same, "versions": versions()}
         return cls(place, {**(place.settings or {}), "shard": own})

@@ -1,6 +1,6 @@
-"""Which part of an evaluation one process does: every n-th batch of its pictures. Pure.
+"""Which part of an evaluation one process does: every n-th batch of its images. Pure.
 
-A shard takes whole batches, for the last bits of logits depend on the other pictures of a batch: so it scores each picture as the
+A shard takes whole batches, for the last bits of logits depend on the other images of a batch: so it scores each image as the
 whole evaluation does, and merged shards equal the whole to the last byte.
 """
 

@@ -15,7 +15,7 @@ BORROWED = ("static", "transfer")
 SCORES_ALONE = ("square", "transfer")
 """Attacks that never differentiate the classifier they are handed."""
 COARSE = 50
-"""Below so many pictures the record says how much one of them weighs."""
+"""Below so many images the record says how much one of them weighs."""
 
 
 def summarise(
@@ -73,7 +73,7 @@ def _blind(attack: AttackResult) -> bool:
 
 
 def resolution(images: int) -> str:
-    """How much one picture of so many weighs, in points of accuracy."""
+    """How much one image of so many weighs, in points of accuracy."""
     weight = f"{100 / images:.3g}"
     return f"{number_of(images, 'picture')}: one picture is {weight} point{'s' if weight != '1' else ''}"
 

@@ -1,4 +1,4 @@
-"""An audit as one self-contained HTML page: curve, what broke what, verdicts, the cheapest broken pictures."""
+"""An audit as one self-contained HTML page: curve, what broke what, verdicts, the cheapest broken images."""
 
 import json
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ def audit_page(report: AuditReport, shown: Sequence[tuple[float, Panel]] = (), *
     """The whole page; the caller writes it.
 
     Args:
-        shown: (radius, picture before and after), the smallest radius first.
+        shown: (radius, image before and after), the smallest radius first.
     """
     points = (Point(0.0, report.clean), *(Point(radius.eps, radius.robust) for radius in report.radii if radius.eps > 0))
     verdicts = sorted(report.verdicts, key=lambda verdict: LEVELS.index(verdict.level))

@@ -1,7 +1,7 @@
 """A leaderboard from records: one line a defence and threat, what it reports about itself beside what an attack on it leaves.
 
 Records of one defence (method, options, learned tensors), backbone, data and threat make one line. The headline is the lowest
-robust accuracy among the attacks that saw the defence (white-box, adaptive). Static pictures, transfer and scores alone stand
+robust accuracy among the attacks that saw the defence (white-box, adaptive). Static images, transfer and scores alone stand
 beside it and are never ranked; neither is a record that a check called not to be trusted. Ranks compare lines with the same
 backbone, data and threat.
 """
@@ -56,7 +56,7 @@ class Line:
     """One defence under one threat.
 
     Args:
-        static: on pictures made without the defence, where that was measured.
+        static: on images made without the defence, where that was measured.
         headline: the lowest under attacks that saw the defence and can be trusted; None: there is none.
         members: all records of this line.
         rank: 1 for the best among the same backbone, data and threat; 0: not ranked.

@@ -157,7 +157,7 @@ def _belongs(untrained: Setting, table: Setting) -> bool:
 
 
 def _column(found: Sequence[tuple[str, Record]]) -> dict[str, Score]:
-    """The scores of one data set by label: on the pictures that all have in common where there are such, or else on most."""
+    """The scores of one data set by label: on the images that all have in common where there are such, or else on most."""
     rows: dict[str, list[Record]] = {}
     for label, record in found:
         rows.setdefault(label, []).append(record)

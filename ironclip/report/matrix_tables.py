@@ -125,7 +125,7 @@ def listed(tables: Sequence[Matrix]) -> list[dict[str, Any]]:
 
 def long(tables: Sequence[Matrix]) -> str:
     """CSV with one line a method and data set: every number, deviations with both denominators, and Wilson's 95 % interval of
-    the mean for the pictures of one seed (seeds share their pictures: they do not add any)."""
+    the mean for the images of one seed (seeds share their images: they do not add any)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     for number, line in enumerate(listed(tables)):

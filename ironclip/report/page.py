@@ -43,7 +43,7 @@ class _Section:
 
 @dataclass(frozen=True)
 class _Curves:
-    """Robust accuracy by radius of all views on the same pictures: a chart and its numbers."""
+    """Robust accuracy by radius of all views on the same images: a chart and its numbers."""
 
     title: str
     chart: str
@@ -151,7 +151,7 @@ def _facts(record: Record) -> list[tuple[str, str]]:
 
 
 def picture(panel: Panel) -> _Picture:
-    """A panel with its pictures as data URIs and its answers in words."""
+    """A panel with its images as data URIs and its answers in words."""
     change, gain = pictures.difference(panel.clean, panel.adversarial)
     images = (
         (pictures.data_uri(panel.clean), "clean", f"clean picture of {panel.label}"),

@@ -1,4 +1,4 @@
-"""Labelled pictures as one self-contained HTML page: predictions, attention, and the views a test-time method kept."""
+"""Labelled images as one self-contained HTML page: predictions, attention, and the views a test-time method kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +17,7 @@ DIM = 0.2  # what is left of a pixel that is not looked at
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture ready for the page; `images` are (data URI, caption, alternative text), `views` (data URI, weight, tuned)."""
+    """An image ready for the page; `images` are (data URI, caption, alternative text), `views` (data URI, weight, tuned)."""
 
     name: str
     ranked: tuple[tuple[str, float], ...]
@@ -33,7 +33,7 @@ class Photo:
 
 
 def photo(found: Explained) -> Photo:
-    """The pictures of one prediction as data URIs."""
+    """The images of one prediction as data URIs."""
     name = found.prediction.name
     images = [(data_uri(found.picture), "as the model sees it", f"the picture {name}")]
     if found.attention is not None:
@@ -62,7 +62,7 @@ def photos_page(photos: Sequence[Photo], *, title: str = "Labelled pictures", no
 
 
 def spotlight(picture: Any, attention: Any) -> Any:
-    """The picture [3, S, S], dark where the map [G, G] in [0, 1] is low; by its square root, for maps are peaked."""
+    """The image [3, S, S], dark where the map [G, G] in [0, 1] is low; by its square root, for maps are peaked."""
     from PIL import Image
 
     size = np.shape(picture)[-1], np.shape(picture)[-2]
@@ -72,7 +72,7 @@ def spotlight(picture: Any, attention: Any) -> Any:
 
 
 def shrunk(picture: Any) -> Any:
-    """The picture [3, S, S], at most `THUMBNAIL` pixels a side."""
+    """The image [3, S, S], at most `THUMBNAIL` pixels a side."""
     from PIL import Image
 
     if side(picture) <= THUMBNAIL:

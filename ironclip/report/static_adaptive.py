@@ -1,7 +1,7 @@
-"""What defences report about themselves beside what an attack on them leaves, as one picture that stands alone.
+"""What defences report about themselves beside what an attack on them leaves, as one figure that stands alone.
 
-A pair needs both numbers on the same data sets: static (pictures made without the defence) and attacked (the lowest of white-box
-and adaptive). Over several data sets the pictures are counted together.
+A pair needs both numbers on the same data sets: static (images made without the defence) and attacked (the lowest of white-box
+and adaptive). Over several data sets the images are counted together.
 """
 
 import csv
@@ -75,7 +75,7 @@ def of_csv(text: str, name: str) -> list[Found]:
 def pairs(found: Iterable[Found]) -> list[Pair]:
     """The methods with both numbers, by setting and falling static number.
 
-    Of several static numbers on one data set the one of most pictures counts, of several attacked ones the lowest.
+    Of several static numbers on one data set the one of most images counts, of several attacked ones the lowest.
 
     Raises:
         UsageError: no method has both.

@@ -48,7 +48,7 @@ class Row:
 
     @property
     def group(self) -> tuple[str, str]:
-        """Rows of one group are about the same pictures and radius, so they may be ranked."""
+        """Rows of one group are about the same images and radius, so they may be ranked."""
         return self.data, self.eps
 
 

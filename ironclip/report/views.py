@@ -19,7 +19,7 @@ UNDEFENDED = ("zero_shot",)
 
 @dataclass(frozen=True)
 class Panel:
-    """One picture before and after an attack.
+    """One image before and after an attack.
 
     Args:
         clean, adversarial: [3, H, W] in [0, 1]; a CPU tensor or an array.
@@ -136,7 +136,7 @@ def curve(records: Iterable[Record]) -> tuple[Point, ...]:
 
 
 def setting(record: Record) -> str:
-    """Everything that makes two records comparable, except the radius: which classifier, pictures and kind of attack."""
+    """Everything that makes two records comparable, except the radius: which classifier, images and kind of attack."""
     attacks = tuple(sorted(attack.name for attack in record.attacks))
     threat = replace(record.threat, eps=0.0).as_dict()
     who = record.model_dump(mode="json", include={"method", "options", "backbone", "data", "shots", "split_seed", "seed"})

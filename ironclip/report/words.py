@@ -39,7 +39,7 @@ class Remark:
 
 @dataclass(frozen=True)
 class Headline:
-    """The undefended and the best defended record on the same pictures under the same threat.
+    """The undefended and the best defended record on the same images under the same threat.
 
     Args:
         beside: other models without a defence, measured alike: what is reached by taking another model and training nothing.
@@ -162,10 +162,10 @@ def _verdict(before: Proportion, after: Proportion) -> str:
 
 
 def _alike(a: Record, b: Record) -> bool:
-    """Whether two records are about the same pictures, the same frozen model and the same threat."""
+    """Whether two records are about the same images, the same frozen model and the same threat."""
     return _measured_alike(a, b) and a.backbone.name == b.backbone.name
 
 
 def _measured_alike(a: Record, b: Record) -> bool:
-    """Whether two records are about the same pictures and the same threat."""
+    """Whether two records are about the same images and the same threat."""
     return (a.data.name, a.data.split, a.data.subset, a.threat) == (b.data.name, b.data.split, b.data.subset, b.threat)

@@ -65,7 +65,7 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
         top: Annotated[int, Query(ge=1, le=MOST_CLASSES, description="Classes in each answer, best first.")] = 3,
         compare: Annotated[bool, Query(description="Also ask undefended CLIP.")] = False,
     ) -> Any:
-        """Probabilities of one or several pictures."""
+        """Probabilities of one or several images."""
         which = [name for name in (DEFENDED, UNDEFENDED) if name in model.functions] if compare else [DEFENDED]
         try:
             client = client_of(request)
@@ -101,7 +101,7 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
         ] = "",
         seed: Annotated[int, Query(ge=0, lt=2**31)] = 0,
     ) -> Any:
-        """Attack one picture; lines of JSON: progress, then the result or an error."""
+        """Attack one image; lines of JSON: progress, then the result or an error."""
         try:
             wanted = attacking.order(
                 model, attack=attack, eps=eps, kind=norm, steps=steps, target=target, label=label or None, seed=seed
@@ -112,7 +112,7 @@ def create_app(model: Served, limits: Limits | None = None, *, token: str | None
 
     @app.get("/model", responses=MODEL | refusals(401))
     async def facts() -> Any:
-        """What is served, how it was made and measured, the limits, and example pictures."""
+        """What is served, how it was made and measured, the limits, and example images."""
         examples = [{"class": name, "picture": data_uri(image)} for name, image in model.examples]
         names = attacking.NAMES if model.differentiable else ()
         served = {"models": list(model.functions), "limits": vars(limits), "attacks": names, "examples": examples}

@@ -1,4 +1,4 @@
-"""One attack on one picture for the page: bounded, with progress, and what it did to both models."""
+"""One attack on one image for the page: bounded, with progress, and what it did to both models."""
 
 import logging
 import threading
@@ -72,7 +72,7 @@ def order(
     if attack not in FIXED:
         options["steps" if "steps" in known else "queries"] = steps
     radius = parse_eps(eps, kind)
-    rounded = radius * 255 >= 1 - 1e-6  # 8-bit pictures cannot hold a smaller radius
+    rounded = radius * 255 >= 1 - 1e-6  # 8-bit images cannot hold a smaller radius
     threat = Threat(norm=kind, eps=radius, quantised=rounded)
     made = attacks.build(attack, eps=radius, **options)
     permits.check(made, threat, attack)

@@ -25,7 +25,7 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 
 @dataclass(frozen=True)
 class Upload:
-    """A picture as it came; a `Source` of `ironclip.data`. The name is for messages alone."""
+    """An image as it came; a `Source` of `ironclip.data`. The name is for messages alone."""
 
     name: str
     data: bytes
@@ -38,10 +38,10 @@ class Upload:
 
 
 def pixels(upload: Upload, resolution: int, max_pixels: int) -> Image.Image:
-    """The picture as the model is tested on pictures: RGB, resolution x resolution.
+    """The image as the model is tested: RGB, resolution x resolution.
 
     Raises:
-        BadPicture: not a picture, one that cannot be used, or too many pixels.
+        BadPicture: not an image, one that cannot be used, or too many pixels.
     """
     if not upload.data:
         raise BadPicture(upload.name, "empty file; expected a picture")
@@ -49,7 +49,7 @@ def pixels(upload: Upload, resolution: int, max_pixels: int) -> Image.Image:
 
 
 def size(upload: Upload, max_pixels: int) -> int:
-    """Pixels of a picture from its header; 0 where decoding will say what is wrong with it."""
+    """Pixels of an image from its header; 0 where decoding will say what is wrong with it."""
     try:
         with upload.open() as image:
             found = image.width * image.height
@@ -81,7 +81,7 @@ def _confine(max_pixels: int, nice: int) -> None:
     except ImportError:
         return
     os.nice(nice)
-    memory = 2**30 + 40 * max_pixels  # 16-bit pictures take most: some 30 bytes a pixel
+    memory = 2**30 + 40 * max_pixels  # 16-bit images take most: some 30 bytes a pixel
     for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(what, (most, most))
 

@@ -1,4 +1,4 @@
-"""Pictures of requests are decoded by processes that can be killed, in turns, the large ones apart from the small ones."""
+"""Images of requests are decoded by processes that can be killed, in turns, the large ones apart from the small ones."""
 
 import asyncio
 import json
@@ -23,7 +23,7 @@ PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class Left(Exception):
-    """Nobody waits for these pictures any more."""
+    """Nobody waits for these images any more."""
 
 
 class Process:
@@ -47,7 +47,7 @@ class Process:
         made = cls(process, resolution)
         try:
             async with asyncio.timeout(START):
-                await made.stdout.readline()  # importing takes a while, which is not the pictures' fault
+                await made.stdout.readline()  # importing takes a while, which is not the images' fault
         except TimeoutError:
             await made.kill()
             raise Busy("no decoder could be started in time; ask again later") from None
@@ -62,7 +62,7 @@ class Process:
         return sum(json.loads(await self.stdout.readline())["pixels"])
 
     async def decode(self, number: int) -> Tensor:
-        """The picture with this number: [3, R, R] in [0, 1].
+        """The image with this number: [3, R, R] in [0, 1].
 
         Raises:
             Refusal: 413 or 422.
@@ -95,10 +95,10 @@ class Lane:
     async def decode(self, client: str, found: list[Upload]) -> list[Tensor] | int:
         """Images, or the sum of their pixels where it is more than enough for this lane.
 
-        A caller that leaves gives its place back at the end of the picture that is being decoded.
+        A caller that leaves gives its place back at the end of the image that is being decoded.
 
         Raises:
-            Busy, Refusal: no place, or pictures that are not decoded.
+            Busy, Refusal: no place, or images that are not decoded.
         """
         place = self.turns.enter(client)
         stop = asyncio.Event()
@@ -175,10 +175,10 @@ class Decoders:
         self.large = Lane(limits, resolution, processes=1, most=limits.max_large, nice=NICE, enough=self.most)
 
     async def images(self, client: str, found: list[Upload]) -> list[Tensor]:
-        """[3, R, R] of each picture.
+        """[3, R, R] of each image.
 
         Raises:
-            Busy, Refusal: no place, or pictures that are not decoded; the first bad one refuses them all.
+            Busy, Refusal: no place, or images that are not decoded; the first bad one refuses them all.
         """
         answer = await self.small.decode(client, found)
         if isinstance(answer, int) and answer <= self.most:

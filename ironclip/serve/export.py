@@ -166,7 +166,7 @@ def compare(path: Path, classifier: AdaptedClassifier, facts: Facts) -> Exported
 
 
 def probes(count: int, resolution: int) -> Tensor:
-    """[count, 3, R, R] images in [0, 1]: smooth pictures and noise in turn, the same ones every time."""
+    """[count, 3, R, R] images in [0, 1]: smooth images and noise in turn, the same ones every time."""
     draw = torch.Generator().manual_seed(count)
     coarse = torch.rand(count, 3, 4, 4, generator=draw)
     smooth = F.interpolate(coarse, size=resolution, mode="bicubic", align_corners=False).clamp(0, 1)

@@ -42,7 +42,7 @@ class ExportedClassifier:
             return self._function(images.cpu())
 
     def classify(self, *pictures: str | Path, top: int = 3) -> list[Prediction]:
-        """The most probable classes of pictures or of folders of pictures; unreadable ones are left out."""
+        """The most probable classes of images or of folders of images; unreadable ones are left out."""
         return predict(self, [Path(picture) for picture in pictures], top=top)[0]
 
     def __repr__(self) -> str:

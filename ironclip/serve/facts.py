@@ -81,7 +81,7 @@ class Facts(Part):
     Args:
         templates: prompts behind the class features; `{ctx}` stands for learned words.
         resolution: side R of the images [B, 3, R, R] in [0, 1] that go in; logits [B, K] in the order of `classes` come out.
-        preprocessing: how a picture becomes such an image; mean and deviation are inside the model.
+        preprocessing: how a file becomes such an image; mean and deviation are inside the model.
     """
 
     format: Literal[1] = 1

@@ -28,7 +28,7 @@ class Limits:
 
     Args:
         max_bytes: of one request.
-        max_pixels: of one picture, checked in its header before memory is taken; twice as many in one request.
+        max_pixels: of one image, checked in its header before memory is taken; twice as many in one request.
         max_images: in one request.
         max_queue: images that may wait for the model or be in it, and requests that may wait to be decoded.
         max_large: requests with more than 4 million pixels that may wait to be decoded, one at a time.
@@ -70,5 +70,5 @@ class Limits:
 
     @property
     def request_pixels(self) -> int:
-        """Pixels of all pictures of one request together."""
+        """Pixels of all images of one request together."""
         return 2 * self.max_pixels

@@ -95,7 +95,7 @@ def of_experiment(experiment: Experiment, run: RunFolder | None = None) -> Serve
 
 
 def _examples(experiment: Experiment) -> tuple[tuple[str, Tensor], ...]:
-    """A few test pictures, classes in proportion; none where the data are not there any more."""
+    """A few test images, classes in proportion; none where the data are not there any more."""
     try:
         pictures = EvalSet(experiment.dataset, "test", resolution=experiment.backbone.spec.resolution, limit=EXAMPLES)
         batch = pictures.batch(slice(0, EXAMPLES))

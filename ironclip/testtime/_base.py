@@ -184,7 +184,7 @@ def image_keys(images: Tensor, seed: int) -> list[int]:
     """One key an image [B, 3, H, W], made of the seed and its pixels at 8 bits.
 
     A classifier is a function of the image alone, so its randomness must be, too: not of the place in a batch. An attacker meets
-    fresh randomness in every step, and a picture that fooled the method once fools it again.
+    fresh randomness in every step, and an image that fooled the method once fools it again.
     """
     levels = (images.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous()
     digests = [hashlib.blake2b(row.numpy().tobytes(), digest_size=7).digest() for row in levels]

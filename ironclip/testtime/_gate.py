@@ -1,4 +1,4 @@
-"""Gates of test-time methods: the threshold of a score taken from clean pictures, and the smooth form an attacker
+"""Gates of test-time methods: the threshold of a score taken from clean images, and the smooth form an attacker
 differentiates."""
 
 from collections.abc import Callable, Iterable
@@ -15,14 +15,14 @@ from ironclip.core.types import Batch, Classifier
 def calibrated(
     score: Callable[[AdaptedClassifier, Tensor], Tensor], base: Classifier, batches: Iterable[Batch], share: float
 ) -> tuple[float, int]:
-    """(threshold below which this share of clean pictures scores, how many pictures that was found on).
+    """(threshold below which this share of clean images scores, how many images that was found on).
 
     Args:
         score: (base, images [B, 3, H, W]) -> [B].
         share: in [0, 1].
 
     Raises:
-        UsageError: no picture, or a base that is not made by assemble.
+        UsageError: no image, or a base that is not made by assemble.
     """
     if not isinstance(base, AdaptedClassifier):
         raise UsageError(f"a threshold is calibrated on a classifier made by assemble; got {type(base).__name__}")

@@ -174,13 +174,13 @@ def _with_slope(value: Tensor, images: Tensor, slope: Tensor) -> Tensor:
 
 
 def _inverted(images: Tensor, threshold: Tensor) -> Tensor:
-    """The slope of `solarize`, of images in [0, 1] at a threshold [N] in grey levels."""
+    """The derivative of `solarize`, of images in [0, 1] at a threshold [N] in grey levels."""
     below = (images * 255).round() < threshold[:, None, None, None]
     return torch.where(below, 1.0, -1.0).to(images)
 
 
 def _stretch(images: Tensor, threshold: Tensor) -> Tensor:
-    """The slope of `autocontrast`."""
+    """The derivative of `autocontrast`."""
     low, high = images.amin((2, 3), keepdim=True), images.amax((2, 3), keepdim=True)
     return torch.where(high > low, 1 / (high - low).clamp_min(1 / 255), 1.0).to(images)
 
@@ -190,7 +190,7 @@ def _rising(images: Tensor, threshold: Tensor) -> Tensor:
 
 
 SLOPES = {"autocontrast": _stretch, "equalize": _rising, "posterize": _rising, "solarize": _inverted}
-"""name of an operation that counts grey levels -> (images, threshold of solarize) -> slope of what it does to a pixel."""
+"""name of an operation that counts grey levels -> (images, threshold of solarize) -> derivative of what it does to a pixel."""
 
 
 def posterize(grey: Tensor, bits: int = 4) -> Tensor:

@@ -1,4 +1,4 @@
-"""Token statistics of views and of source pictures, and distances between them.
+"""Token statistics of views and of source images, and distances between them.
 
 Source: xinwong/TAPT (`trainers/adv_vli.py`: onestage_align_loss, multistage_align_loss, compute_mmd, compute_js_div).
 """
@@ -24,7 +24,7 @@ SWITCH, STEEPNESS = 0.5, 2.0  # of the two-stage mixture
 
 @dataclass(frozen=True)
 class Moments:
-    """Mean and variance over pictures (or views) of the inputs of blocks: [..., L, N, D] each."""
+    """Mean and variance over images (or views) of the inputs of blocks: [..., L, N, D] each."""
 
     mean: Tensor
     variance: Tensor
@@ -36,7 +36,7 @@ class Moments:
 
 @dataclass(frozen=True)
 class Source:
-    """What views are drawn to: statistics of source pictures, adversarial and clean; [L, N, D], all layers of the tower.
+    """What views are drawn to: statistics of source images, adversarial and clean; [L, N, D], all layers of the tower.
 
     They fit one backbone with one set of prompts. N counts class token, patches and appended prompts.
     """
@@ -71,7 +71,7 @@ def moments(tokens: Tensor) -> Moments:
 
 
 class Running:
-    """Mean and unbiased variance over batches of pictures, summed in float64 (Chan's update)."""
+    """Mean and unbiased variance over batches of images, summed in float64 (Chan's update)."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -89,7 +89,7 @@ class Running:
         self.mean, self.count = self.mean + shift * (part / total), total
 
     def moments(self) -> Moments:
-        """[L, N, D], float32; UsageError where there were fewer than two pictures."""
+        """[L, N, D], float32; UsageError where there were fewer than two images."""
         if self.count < 2:
             raise UsageError(f"source statistics need at least two training pictures; got {self.count}")
         assert isinstance(self.mean, Tensor)
@@ -108,7 +108,7 @@ def block_inputs(classifier: AdaptedClassifier, images: Tensor) -> Tensor:
 
 
 def source_moments(classifier: AdaptedClassifier, batches: Iterable[Tensor]) -> Moments:
-    """Over all pictures of the batches [B, 3, S, S]: mean and unbiased variance [L, N, D] of the inputs of all blocks."""
+    """Over all images of the batches [B, 3, S, S]: mean and unbiased variance [L, N, D] of the inputs of all blocks."""
     running = Running()
     for images in batches:
         running.add(block_inputs(classifier, images))

@@ -74,7 +74,7 @@ class CLIPure(TestTimeMethod):
         steps: N iterations.
         step: eta; 30 as released.
         templates: prompts with {} for the class name, which stays empty; None: those of the base, or "a photo of a {}.".
-        prior: of the generative variant, from Python a function (x_t, t) -> x_0; None: fitted to clean training pictures.
+        prior: of the generative variant, from Python a function (x_t, t) -> x_0; None: fitted to clean training images.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class CLIPure(TestTimeMethod):
             return Blank(base, F.normalize(base.backbone.encode_text(tokens), dim=-1).mean(0))
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
-        """The prior of these pictures' embeddings, where the generative variant has none; else they are not asked for."""
+        """The prior of these images' embeddings, where the generative variant has none; else they are not asked for."""
         if self.variant != "generative" or self.prior is not None:
             return
         if not isinstance(base, AdaptedClassifier):

@@ -1,11 +1,11 @@
 """CSR: where an image and its low-pass copy disagree, move the pixels so that the embedding approaches that of the copy.
 
-Source: arXiv 2601.19210, Summu77/CSR (`csr/defense/csr.py`). With f unit image features, low(x) the low-pass copy,
-a = f(low(x)) and o = f(x), an image is flagged where a . o < tau. A flagged one takes steps of sign ascent on
-S(y) = f(y) . a - lambda f(y) . o inside a ball around x, and the iterate of largest S is classified [code]. At the start the
-second term has no slope, so the first step follows the anchor alone. Deviations: float32; the radius of the filter is scaled to
-the size of the image [inferred: the released one is for 224 pixels]; the start itself is a candidate [code; the paper's text
-counts from the first step]. The released fast module with N steps is this one with N - 1.
+Source: arXiv 2601.19210, Summu77/CSR (`csr/defense/csr.py`). With f unit image features, low(x) the low-pass copy, a = f(low(x))
+and o = f(x), an image is flagged where a . o < tau. A flagged one takes steps of sign ascent on S(y) = f(y) . a - lambda f(y) . o
+inside a ball around x, and the iterate of largest S is classified [code]. At the start the gradient of the second term is zero,
+so the first step follows the anchor alone. Deviations: float32; the radius of the filter is scaled to the size of the image
+[inferred: the released one is for 224 pixels]; the start itself is a candidate [code; the paper's text counts from the first
+step]. The released fast module with N steps is this one with N - 1.
 """
 
 from collections.abc import Iterable, Sequence
@@ -31,8 +31,8 @@ class CSR(TestTimeMethod):
 
     Args:
         tau: cosine below which an image is flagged; 0.85 is tuned on OpenAI's towers. None: calibrated on clean training
-            pictures.
-        flagged: share of the clean pictures that a calibrated tau flags [inferred].
+            images.
+        flagged: share of the clean images that a calibrated tau flags [inferred].
         filter: low-pass mask: "gaussian", "butterworth" or "ideal".
         radius: of the filter, in frequency bins of a 224-pixel image.
         order: of the Butterworth filter.
@@ -65,7 +65,7 @@ class CSR(TestTimeMethod):
         self.passes = steps + 4
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
-        """The threshold from these pictures, where the option says tau=None; else the pictures are not asked for."""
+        """The threshold from these images, where the option says tau=None; else the images are not asked for."""
         if self.tau is None:
             self.tau, count = calibrated(self.consistency, base, batches, self.flagged)
             self.notes = (
@@ -134,14 +134,14 @@ class CSR(TestTimeMethod):
         return base(images).log_softmax(1) + base(self.low_pass(images)).log_softmax(1)
 
     def gated(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] log probabilities where the gate is a slope: as `softness` goes to 0, those of the method itself."""
+        """[B, K] log probabilities with a smooth gate: as `softness` goes to 0, those of the method itself."""
         assert self.tau is not None
         still = images.detach()
         moved = base((images + self.rectified(base, still) - still).clamp(0, 1))
         return sloping((self.tau - self.consistency(base, images)) / self.softness, moved, base(images))
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """Image and low-pass copy together, and the defence with a gate that has a slope."""
+        """Image and low-pass copy together, and the defence with a smooth gate."""
         joint = surrogate(classifier, "joint", self.joint, passes=2)
         return joint, surrogate(classifier, "gate", self.gated, passes=self.passes + 2)
 

@@ -41,8 +41,8 @@ class DBD(TestTimeMethod):
 
     Args:
         theta: DB-score above which the shift is stretched; 0.8 is tuned on OpenAI's towers. None: calibrated on clean training
-            pictures.
-        stretched: share of the clean pictures above a calibrated theta [inferred].
+            images.
+        stretched: share of the clean images above a calibrated theta [inferred].
         gain: lambda, how far along the shift; 1: the mean of the kept views.
         kept: views of lowest entropy that make the shift, of all but the image.
         crops, noisy: how many random crops and noisy copies; nine more views have no randomness.
@@ -75,7 +75,7 @@ class DBD(TestTimeMethod):
         return base
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
-        """The threshold from these pictures, where the option says theta=None; else the pictures are not asked for."""
+        """The threshold from these images, where the option says theta=None; else the images are not asked for."""
         if self.theta is None:
             score = lambda base, images: self.found(base, images, image_keys(images, self.seed))[1].score  # noqa: E731
             self.theta, count = calibrated(score, base, batches, 1 - self.stretched)
@@ -127,14 +127,14 @@ class DBD(TestTimeMethod):
         return self.answer(base, own, shift.mean, 1.0)
 
     def switched(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] log probabilities where the switch is a slope: as `softness` goes to 0, those of the method itself."""
+        """[B, K] log probabilities with a smooth switch: as `softness` goes to 0, those of the method itself."""
         own, shift = self.found(base, images, keys)
         assert self.theta is not None
         far, near = (self.answer(base, own, shift.mean, length) for length in (self.gain, 1.0))
         return sloping((shift.score - self.theta) / self.softness, far, near)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """The mean of the views, what is left where the score stays low; the switch with a slope; and draws of the views."""
+        """The mean of the views, what is left where the score stays low; the smooth switch; and draws of the views."""
         mean, switch = surrogate(classifier, "mean", self.plain), surrogate(classifier, "switch", self.switched)
         return (mean, switch, *super().surrogates(classifier))
 

@@ -1,4 +1,4 @@
-"""NAC: TTC's counterattack with Nesterov's momentum: each slope is taken where the velocity would carry the image.
+"""NAC: TTC's counterattack with Nesterov's momentum: each gradient is taken where the velocity would carry the image.
 
 Source: 1011245276/NAC (`nac.py`; preprint of 2026). With e(p) the squared distance of the features of p from those of the image
 x, v_0 = 0 and delta_0 the noise: g = grad e(x + delta_t + mu v_t), v_{t+1} = mu v_t + alpha sign g, and delta_{t+1} is delta_t

@@ -1,10 +1,10 @@
-"""TAPT: per image, one step on the deep prompts towards certain predictions and towards the token statistics of source pictures.
+"""TAPT: per image, one step on the deep prompts towards certain predictions and towards the token statistics of source images.
 
 Source: arXiv 2411.13136, xinwong/TAPT (`trainers/adv_vli.py`). Deviations: float32 instead of half precision with a gradient
 scaler [code]; views are first ranked without gradients and only the selected ones run again, which gives the same gradient;
 at least one view is selected [code: none below ten views]; the state is never carried to the next image. `prepare` has one set
-of prompts, so the adversarial statistics are those of attacked source pictures and the clean ones of the same pictures as they
-are [inferred]; as released, both are of clean pictures under two sets of prompts, which is `Source(source_moments(adversarially
+of prompts, so the adversarial statistics are those of attacked source images and the clean ones of the same images as they
+are [inferred]; as released, both are of clean images under two sets of prompts, which is `Source(source_moments(adversarially
 tuned, ...), source_moments(cleanly tuned, ...))`.
 
 Equations, V' the confident views, mu_l and var_l the statistics of their tokens in front of block l of L, "adv" and
@@ -40,9 +40,9 @@ class TAPT(TestTimeMethod):
 
     Args:
         design: "vli": prompts of both towers are tuned; "v": those of the image tower.
-        source: "train": statistics of the training pictures, made by `prepare`; "none": entropy alone; or a file of
+        source: "train": statistics of the training images, made by `prepare`; "none": entropy alone; or a file of
             `Source.save`, or (from Python) a `Source`.
-        source_eps, source_steps: l-infinity attack on the training pictures for the adversarial statistics, in steps of its
+        source_eps, source_steps: l-infinity attack on the training images for the adversarial statistics, in steps of its
             radius, on the prompts as trained.
         views: V, the image itself included; crops and flips.
         select: share of the views, those of lowest entropy, on which both terms are taken.
@@ -100,7 +100,7 @@ class TAPT(TestTimeMethod):
             return DeepPrompted(base, text=self.design == "vli", length=self.length, depth=self.depth, generator=draw)
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:
-        """Source statistics of these pictures, where the option says source="train"; else the pictures are not asked for."""
+        """Source statistics of these images, where the option says source="train"; else the images are not asked for."""
         if not self.from_training or not self.aligned:
             return
         if not isinstance(base, AdaptedClassifier):
@@ -113,7 +113,7 @@ class TAPT(TestTimeMethod):
         self.statistics = Source(adversarial.moments(), clean.moments())
 
     def attacked(self, base: DeepPrompted, batch: Batch) -> Tensor:
-        """[B, 3, S, S] the pictures of a batch after the attack of the adversarial statistics."""
+        """[B, 3, S, S] the images of a batch after the attack of the adversarial statistics."""
         if tuple(batch.classes) != tuple(base.classes):
             with torch.no_grad():
                 base = self.prepared(AdaptedClassifier(base.backbone, batch.classes, base.adaptation, base.precision))

@@ -109,7 +109,7 @@ class Counterattack(TestTimeMethod):
         return base((images + start - images.detach()).clamp(0, 1))
 
     def gated(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] log probabilities where the gate is a slope instead of a step: it tells how to be moved more under noise, and so
+        """[B, K] log probabilities with a smooth gate instead of a step: it tells how to be moved more under noise, and so
         left alone, where that serves the attacker. As `softness` goes to 0, those of the method itself."""
         noisy, still = self.start(images, self.noise(images, keys)), images.detach()
         start = noisy.detach()
@@ -118,8 +118,8 @@ class Counterattack(TestTimeMethod):
         return sloping(lean, pushed, self.alone(base, images, start))
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """The defence with its gate closed, what is left where the image is made to move under noise; with a gate that has a
-        slope; and draws of the noise."""
+        """The defence with its gate closed, what is left where the image is made to move under noise; with a smooth
+        gate; and draws of the noise."""
         noise = surrogate(classifier, "noise", self.noisy, passes=1)
         gate = (surrogate(classifier, "gate", self.gated, passes=self.passes + 2),) if self.tau > 0 else ()
         return (noise, *gate, *super().surrogates(classifier))

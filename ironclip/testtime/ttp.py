@@ -134,14 +134,14 @@ class TTP(TestTimeMethod):
         return ((features * padded[:, None]).sum(-1) - (features * own[:, None]).sum(-1)).softmax(1)
 
     def gated(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] log probabilities where the gate is a slope: as `softness` goes to 0, those of the method itself."""
+        """[B, K] log probabilities with a smooth gate: as `softness` goes to 0, those of the method itself."""
         features, padded = self.encoded(base, images)
         clean = plain_head(base, "ttp")(features, base.text_features)
         lean = (self.tau - self.agreement(features, padded)) / self.softness
         return sloping(lean, self.voted(base, images, keys, features, padded), clean)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """A gate with a slope, views with nothing trained, and draws of the whole adaptation."""
+        """A smooth gate, views with nothing trained, and draws of the whole adaptation."""
         gate = (surrogate(classifier, "gate", self.gated),) if self.padding else ()
         return (*gate, few_views(classifier, self.views, augmix=self.augmix), *super().surrogates(classifier))
 

@@ -15,7 +15,7 @@ LARGE = 32 / 255
 def radius_sweep(lab: Lab) -> Finding:
     if lab.eps == 0:
         return idle("radius 0")
-    # For l2 the ball around all pictures that differ by 32/255 in every pixel.
+    # For l2 the ball around all images that differ by 32/255 in every pixel.
     large, most = (LARGE, 1.0) if lab.norm == "linf" else (LARGE * lab.eps / lab.pixel, float("inf"))
     radii = sorted({min(factor * lab.eps, most) for factor in FACTORS} | {large})
     accuracy = {0.0: 1.0} | {eps: lab.pgd(eps=eps).accuracy for eps in radii}

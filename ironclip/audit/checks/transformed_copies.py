@@ -1,9 +1,9 @@
-"""Shifted, darker or mirrored copies resist as often as the pictures; half a gray level of noise changes nothing.
+"""Shifted, darker or mirrored copies resist as often as the images; half a gray level of noise changes nothing.
 
-A classifier that knows the test pictures by heart (a table, the nearest stored picture) is robust on them alone. Each
-picture is attacked and each copy that is still right, by PGD with cross-entropy and margin. What counts is the drop of
+A classifier that knows the test images by heart (a table, the nearest stored image) is robust on them alone. Each
+image is attacked and each copy that is still right, by PGD with cross-entropy and margin. What counts is the drop of
 robust accuracy over pairs in which both are right unattacked, for the kind of copy that loses least. Besides, no answer
-may change with noise of half a gray level, which writing a picture to a file brings.
+may change with noise of half a gray level, which writing an image to a file brings.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Every picture handed over is perturbed, those already wrong included; the defence is in the attack."""
+"""Every image handed over is perturbed, those already wrong included; the defence is in the attack."""
 
 import torch
 
