@@ -1,4 +1,4 @@
-"""A bound on what is made in memory while somebody else's options are carried out."""
+"""A limit on the memory that is taken while the options of a stranger's file are tried."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -10,14 +10,15 @@ from torch.overrides import TorchFunctionMode
 from ironclip.core.errors import UsageError
 
 MOST = 1 << 28
-"""Values that may be made new: 1 GB in float32; copies of the backbone's own weights do not count."""
+"""Largest number of new values: 1 GB in float32. Copies of the backbone's own weights do not count."""
 MOST_TENSORS = 20_000
 _SIZED = {"empty", "zeros", "ones", "full", "rand", "randn", "new_empty", "new_zeros", "new_ones", "new_full", "repeat"}
 _COUNTED = {"arange", "eye", "linspace", "randperm"}
 
 
 class Budget(TorchFunctionMode):
-    """Inside, so many tensors may be made new, with so many values in all; UsageError before the one that is too much."""
+    """Inside, at most so many new tensors with so many values in all are made; the call that would make more raises
+    UsageError."""
 
     def __init__(self, most: int = MOST, tensors: int = MOST_TENSORS) -> None:
         super().__init__()

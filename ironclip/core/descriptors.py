@@ -1,4 +1,4 @@
-"""Open files and locks on them, the same on every operating system: no link is followed, and nobody is waited for."""
+"""Open files and locks on them, the same on every operating system. Links are not followed, and no call waits."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ OWNER = 1  # where the text of a locked file begins: Windows lets nobody read th
 
 
 def _flags(*names: str) -> int:
-    """The sum of those flags that this system knows."""
+    """The sum of the flags of these names that this system has."""
     return sum(getattr(os, name, 0) for name in names)
 
 
@@ -23,12 +23,13 @@ def to_read(path: Path | str, *, links: bool = True) -> int:
 
 
 def to_change(path: Path, *, append: bool = False) -> int:
-    """A descriptor to read from and write to, the file made where it is not there; a symbolic link is an OSError."""
+    """A descriptor to read from and write to; a missing file is made, a symbolic link is an OSError."""
     return os.open(path, os.O_RDWR | os.O_CREAT | UNLINKED | (os.O_APPEND if append else 0), 0o644)
 
 
 def lock(descriptor: int) -> bool:
-    """Whether this descriptor now holds the file alone; until it is closed, however its process ends. Waits for nobody.
+    """Try to lock the file; True if this descriptor holds the lock now. It ends when the descriptor or its process ends. Never
+    waits.
 
     Raises:
         OSError: a file system without locks.

@@ -1,4 +1,4 @@
-"""The device that computes, chosen on the machine that computes. Imports no torch before it is asked."""
+"""The device to compute on, chosen on the machine that computes. Imports torch only when it is called."""
 
 import re
 

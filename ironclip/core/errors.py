@@ -25,7 +25,7 @@ class DataError(IronclipError, ValueError):
 
 
 class CheckpointError(IronclipError, ValueError):
-    """Weights that are not what they should be."""
+    """A file of weights that is damaged, of another form, or of another model."""
 
 
 class AdaptationClash(IronclipError, ValueError):
@@ -45,12 +45,12 @@ class AttackError(IronclipError, ValueError):
 
 
 class NonFinite(IronclipError, ArithmeticError):
-    """NaN or infinity where a number was needed."""
+    """NaN or infinity where a finite number is needed."""
 
 
 @contextmanager
 def on_behalf_of(method: str) -> Iterator[None]:
-    """Inside, a refusal of the tower (`UnsupportedEdit`) begins with the name of the method that asked."""
+    """Inside, the message of an `UnsupportedEdit` begins with the name of the method."""
     try:
         yield
     except UnsupportedEdit as error:
@@ -59,7 +59,7 @@ def on_behalf_of(method: str) -> Iterator[None]:
 
 
 def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> UsageError:
-    """The error for a name that does not exist, with the nearest one that does, or all; `see`: a command that lists them."""
+    """The error for an unknown name. It names the nearest known name, or all of them. `see`: a command that lists them."""
     known = sorted(set(known))
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"

@@ -1,4 +1,5 @@
-"""Names that others chose inside our texts: for each form of output the one function that makes a name harmless there."""
+"""Names that strangers chose, such as those of classes, inside our texts: one function per form of output makes a name
+harmless."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -34,15 +35,15 @@ RIGHT_TO_LEFT = re.compile("[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]+(?: +[\u05
 
 
 def visible(text: str) -> str:
-    r"""The text with every control sign, sign of direction and half character as `\u202e`; line ends stay.
+    r"""The text with every control character, direction mark and half character written as `\u202e`. Line ends stay.
 
-    Such signs clear a terminal, or let a name run backwards over the words and numbers beside it.
+    Such characters can clear a terminal, or make a name run backwards over the words and numbers beside it.
     """
     return "\n".join(map(plain, text.split("\n")))
 
 
 def html(text: str) -> str:
-    """For the inside of an element or of a quoted attribute."""
+    """A text for the inside of an HTML element or of a quoted attribute."""
     return escape(visible(text))
 
 
@@ -52,12 +53,12 @@ def prose(text: str) -> str:
 
 
 def bdi(text: str) -> str:
-    """As an element whose direction of writing does not reach what stands beside it."""
+    """An HTML element whose direction of writing does not affect the text beside it."""
     return f"<bdi>{html(text)}</bdi>"
 
 
 def markdown(text: str) -> str:
-    """For the middle of a line of Markdown: nothing in it is a mark, an element, a link or a cell's end."""
+    """A text for the middle of a line of Markdown: none of its characters act as Markdown or HTML, or end a table cell."""
     marked = _MARKDOWN.sub(lambda sign: f"\\{sign[0]}", plain(text))
     return _LINKS.sub(lambda sign: f"&#{ord(sign[0])};", marked)
 
@@ -68,12 +69,12 @@ def code(text: str) -> str:
 
 
 def tex(text: str) -> str:
-    """Text with every character that LaTeX would act upon made plain."""
+    """Text in which every special character of LaTeX is escaped."""
     return "".join(TEX.get(character, character) for character in plain(text))
 
 
 def cells(values: Iterable[Any]) -> Iterator[Any]:
-    """Values for a line of CSV: a spreadsheet takes none of the texts for a formula; numbers stay numbers."""
+    """Values for a line of CSV. A spreadsheet will not read a text as a formula; numbers stay numbers."""
     for value in values:
         text = plain(value) if isinstance(value, str) else value
         yield f"'{text}" if isinstance(text, str) and text.lstrip().startswith(_FORMULA) and not _number(text) else text

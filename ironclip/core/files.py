@@ -1,4 +1,4 @@
-"""Files that are either the old version or the new one, never half of it."""
+"""Writing files so that a reader finds the old version or the new one, never a half."""
 
 import json
 import os
@@ -20,7 +20,7 @@ LARGEST_HEAD = 1 << 23  # bytes: the names, shapes and metadata of some 80,000 t
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """Turn what the operating system says (disk full, no permission, not a directory) into one line that names the path."""
+    """Turn an error of the operating system (disk full, no permission, not a directory) into one line that names the path."""
     try:
         yield
     except RunError:
@@ -32,7 +32,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it onto `path`.
 
-    What writers that were killed left in the same folder is removed first, once per process and folder.
+    Temporary files of writers that were killed are removed first, once per process and folder.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(path.parent.absolute())
@@ -50,7 +50,7 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove the temporary files of `write_whole` in a folder whose writers are dead: nobody holds a lock on them."""
+    """Remove the temporary files of `write_whole` in a folder that no process has locked: their writers are dead."""
     if WINDOWS:  # where they carry none
         return
     with os.scandir(folder) as entries:
@@ -87,10 +87,10 @@ def _temporary(path: Path) -> tuple[int | None, Path]:
 
 
 def check_head(path: Path) -> None:
-    """Nothing, where the head of a safetensors file is of a size that a model's is; it is parsed before any tensor is read.
+    """Check the size of the head of a safetensors file, which is parsed before any tensor is read.
 
     Raises:
-        CheckpointError: the head is too large, as of hundreds of thousands of empty tensors.
+        CheckpointError: the head is too large for a model, for example because it lists hundreds of thousands of empty tensors.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
@@ -108,7 +108,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def json_text(value: Any) -> str:
-    """What `write_json` writes."""
+    """The text that `write_json` writes."""
     return json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
 
 

@@ -1,6 +1,6 @@
-"""How many images a device holds at once: measured, followed, and halved where the device says that it was too many.
+"""How many images fit on a device at once. The number is measured, and halved where the device runs out of memory.
 
-Everything random is keyed by image, so parts of another size give the same outcomes; the last bits of logits may differ.
+All random numbers are keyed by image, so another number at once gives the same outcomes. The last bits of logits may differ.
 """
 
 import sys
@@ -23,11 +23,11 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 class Parts:
-    """Calls a function on as many images at once as fit.
+    """Calls a function on as many images at once as fit into memory.
 
     Args:
-        device: where the images are worked on.
-        exact: the caller asked for this number of images at once: it is taken, or refused in one line.
+        device: where the function computes.
+        exact: the user asked for this number of images at once. It is used, or refused in one line.
     """
 
     def __init__(self, device: torch.device | str, *, exact: bool = False) -> None:
@@ -36,10 +36,10 @@ class Parts:
         self._cost: int | None = None
 
     def measure(self, function: Images, image: Tensor, count: int) -> None:
-        """Find out what an image costs, where that is not known yet and can matter.
+        """Measure the memory per image, if that is unknown and can matter.
 
         Args:
-            function: images -> logits; image: [1, 3, H, W], on the device; count: images that shall be worked on at once.
+            function: images -> logits; image: [1, 3, H, W], on the device; count: images wanted at once.
 
         Raises:
             RunError: this number was asked for and cannot fit.
@@ -59,7 +59,7 @@ class Parts:
             self.size = max(1, int(SHARE * free / (BESIDE * max(1, self._cost))))
 
     def __call__(self, function: Callable[[slice], T], count: int) -> list[T]:
-        """What the function gives for the rows 0 .. count - 1, one after the other, in parts that fit.
+        """The results of the function for the rows 0 .. count - 1, in order, in parts that fit into memory.
 
         Raises:
             RunError: the number asked for does not fit, or one image alone does not.
@@ -94,7 +94,7 @@ class Parts:
 def image_bytes(function: Images, image: Tensor) -> int:
     """Bytes that a gradient with respect to the pixels keeps for one image: the same on every device.
 
-    Two images are compared with one, so that what is kept once, such as the weights, is not counted.
+    The memory for two images minus that for one, so that memory taken once, such as the weights', is not counted.
     """
     return max(0, _kept(function, image.repeat(2, 1, 1, 1)) - _kept(function, image))
 

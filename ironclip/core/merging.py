@@ -1,4 +1,4 @@
-"""How the changes of several defences become one: the rules of `Adaptation`s that meet on one model."""
+"""How the changes of several defences are combined on one model: the rules for merging `Adaptation`s."""
 
 from collections.abc import Callable, Mapping
 from typing import Any

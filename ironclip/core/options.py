@@ -1,4 +1,4 @@
-"""Checks of option values, said in one line where one cannot be right. Imports no torch."""
+"""Checks of option values; a wrong value raises one clear line. Imports no torch."""
 
 import inspect
 import math
@@ -18,7 +18,7 @@ _asked: ContextVar[dict[str, str] | None] = ContextVar("asked", default=None)
 
 @contextmanager
 def noting() -> Iterator[dict[str, str]]:
-    """Inside, every check says in the mapping what it allows: option -> words."""
+    """Inside, every check notes in the mapping what it allows: option -> words."""
     found: dict[str, str] = {}
     token = _asked.set(found)
     try:
@@ -33,7 +33,7 @@ def _note(option: str, words: str) -> None:
 
 
 def declared(kind: type) -> dict[str, Any]:
-    """Keyword options of a class with their defaults; one that hands **options on has those of the class above it, too."""
+    """Keyword options of a class with their defaults; a class that passes **options on also has those of its parent."""
     found: dict[str, Any] = {}
     for each in kind.__mro__:
         parameters = inspect.signature(vars(each)["__init__"]).parameters.values() if "__init__" in vars(each) else ()
@@ -60,7 +60,7 @@ def check_number(option: str, value: object, low: float, high: float = math.inf,
 
 
 def check_sizes(given: Mapping[str, object], defaults: Mapping[str, object]) -> None:
-    """UsageError where an option is so large, or holds so many values, that nothing of this size is built."""
+    """UsageError where an option is too large, or holds too many values, to be built."""
     for key, value in given.items():
         usual = defaults.get(key)
         most = max(LARGEST, 100 * usual) if isinstance(usual, int) else LARGEST
@@ -74,9 +74,9 @@ def check_sizes(given: Mapping[str, object], defaults: Mapping[str, object]) -> 
 
 @contextmanager
 def made_of(method: str, given: Mapping[str, object]) -> Iterator[None]:
-    """Inside, a method is built: what Python says of an option of the wrong kind becomes one UsageError that names them all.
+    """Inside, a method is built. A Python error about an option of the wrong type becomes one UsageError that names all options.
 
-    Without options such an error is a fault of the method and stays what it is.
+    Without options such an error is a bug of the method and is raised as it is.
     """
     try:
         yield

@@ -1,7 +1,7 @@
-"""What a threat model permits an attack, looked up through every wrapper: the norm, the radius, no target, a real search.
+"""What a threat model permits an attack: its norm, its radius, no target, a real search. Wrapped attacks are checked, too.
 
-An attack may be a dataclass, a `functools.partial`, a function with a closure, or an object that holds other attacks (an
-average over draws, the members of AutoAttack, a wrapper of somebody else's). Imports no torch.
+An attack may be a dataclass, a `functools.partial`, a function with a closure, or an object that holds other attacks (an average
+over draws, the members of AutoAttack, a user's wrapper). Imports no torch.
 """
 
 import copy
@@ -20,7 +20,7 @@ RESERVED = {
     "norm": "--norm (in Python norm=)",
     "targeted": "--targeted RULE (in Python targeted=), which measures another success",
 }
-"""Options of attacks that belong to the threat model -> where they are said instead."""
+"""Options of attacks that belong to the threat model -> the option of the command line that sets them."""
 SAME = {
     "linf": "linf",
     "inf": "linf",
@@ -38,14 +38,14 @@ CLOSE = 1e-9
 
 
 def refuse_reserved(name: str, *, eps: bool = True) -> None:
-    """UsageError where an option (dotted or not) would go around the threat model."""
+    """UsageError where an option (dotted or not) would bypass the threat model."""
     last = name.strip().rpartition(".")[2].replace("-", "_")
     if last in RESERVED and (eps or last != "eps"):
         raise UsageError(f"{name} is part of the threat model and no option of an attack; use {RESERVED[last]}")
 
 
 def check(attack: object, threat: Threat, name: str = "") -> None:
-    """Nothing, where the attack and all attacks inside it keep to the threat model.
+    """Check that the attack and all attacks inside it keep to the threat model.
 
     Raises:
         UsageError: another norm or radius, a target, an attack that cannot move a pixel, or one that needs gradients under
@@ -60,7 +60,7 @@ def check(attack: object, threat: Threat, name: str = "") -> None:
 
 
 def inside(attack: object) -> Iterator[object]:
-    """The attack and every attack that it holds, each once."""
+    """The attack and every attack inside it, each once."""
     seen: set[int] = set()
     waiting = [attack]
     while waiting:
@@ -72,7 +72,7 @@ def inside(attack: object) -> Iterator[object]:
 
 
 def full(attack: Any) -> Any:
-    """The attack, and every attack that it holds, in its mode "full": no image is dropped before the last step.
+    """The attack, and every attack inside it, in mode "full": no image is dropped before the last step.
 
     An image for another classifier, for a rounded one or for one that is random must not stop at the first success.
 
@@ -143,7 +143,7 @@ def _is_attack(value: object) -> bool:
 
 
 def _held(attack: Any) -> list[object]:
-    """The values that an attack holds, lists and mappings opened."""
+    """The values that an attack holds, those in lists and mappings included."""
     values: list[Any] = [*_own(attack).values(), getattr(attack, "members", None), getattr(attack, "__self__", None)]
     if isinstance(attack, functools.partial):
         values += [attack.func, *attack.args]
@@ -172,7 +172,7 @@ def _own(attack: Any) -> dict[str, Any]:
 
 
 def _constants(attack: Any) -> dict[str, Any]:
-    """What an attack was given, and what holds where it was given nothing: defaults of a function, attributes of a class."""
+    """The values that an attack was given, and its defaults for the others: those of a function, attributes of a class."""
     found = {key: value for key in ("norm", "gradients") if (value := getattr(type(attack), key, None)) is not None}
     if isinstance(attack, functools.partial) and inspect.isroutine(attack.func):
         parameters = inspect.signature(attack.func).parameters.values()

@@ -1,4 +1,4 @@
-"""How numbers are multiplied: float32 exactly, TF32 on tensor cores, or bfloat16 by autocast. The caller's settings come back.
+"""How numbers are multiplied: exact float32, TF32 on tensor cores, or bfloat16 by autocast. The caller's settings are restored.
 
 Imports torch when it is used first.
 """
@@ -18,7 +18,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 @contextmanager
 def computing(precision: str, device: "torch.device | str") -> Iterator[None]:
-    """Inside, matrix products and convolutions on this device have the precision; nothing of the caller's autocast reaches in.
+    """Inside, matrix products and convolutions on this device have this precision, whatever the caller's autocast says.
 
     Raises:
         UsageError: no such precision, or one that the device does not have.

@@ -1,4 +1,4 @@
-"""What each of several worker processes on one machine gets: a device of its own, and its part of the processor's cores."""
+"""The environment of each of several worker processes on one machine: its own device, and its share of the cores."""
 
 import os
 import subprocess
@@ -31,7 +31,7 @@ def _gpus() -> list[str]:
 
 
 def let_finish(running: "Sequence[subprocess.Popen[bytes]]") -> None:
-    """Ask these processes to leave once what they are at is on the disk, and wait until they have."""
+    """Ask these processes to stop after their current work is saved, and wait until they have stopped."""
     for worker in running:
         for number in SOON:
             worker.send_signal(number)

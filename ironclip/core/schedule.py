@@ -1,4 +1,4 @@
-"""How to descend: optimiser, learning rate by epoch, clipping. Imports no torch."""
+"""How to train: optimiser, learning rate per epoch, clipping. Imports no torch."""
 
 import math
 from dataclasses import dataclass
@@ -9,14 +9,14 @@ from ironclip.core.errors import UsageError
 
 @dataclass(frozen=True)
 class Schedule:
-    """How to descend. Defaults: the CoOp line's SGD, stepped once an epoch (methods/adv_multimodal_prompts, section 0.4).
+    """How to train. Defaults: the SGD of CoOp and its followers; the learning rate changes once per epoch.
 
     Args:
-        lr: learning rate behind the warm-up.
+        lr: learning rate after the warm-up.
         warmup_epochs: epochs at the constant `warmup_lr`; the cosine is shifted by them, so it never reaches zero [code].
-            Left out where there are no more epochs than these, or nothing would be learned [inferred].
-        warmup_steps: go by the step instead: a linear warm-up over this many, then a cosine to zero at the last step (see
-            `lr_at_step`); `warmup_epochs` and `warmup_lr` are not used then. None: by the epoch.
+            Ignored where all epochs would be warm-up, because nothing would be learned [inferred].
+        warmup_steps: change the rate per step instead: a linear warm-up over this many steps, then a cosine to zero at the last
+            step (see `lr_at_step`). `warmup_epochs` and `warmup_lr` are then unused. None: per epoch.
         clip_norm: largest norm of the gradient of all learned tensors; None: no clipping.
     """
 
@@ -54,7 +54,7 @@ class Schedule:
     def rate(self, epoch: int, step: int, steps: int) -> float:
         """Learning rate of step 1, 2, ... in epoch 1, 2, ..., where an epoch has `steps` optimiser steps, all passes together.
 
-        By the step where `warmup_steps` is set, else by the epoch.
+        It changes per step where `warmup_steps` is set, else per epoch.
         """
         if self.warmup_steps is None:
             return self.lr_at(epoch)

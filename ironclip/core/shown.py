@@ -1,4 +1,4 @@
-"""Text as a terminal or a log may show it. Pure."""
+"""Text that is safe to show in a terminal or a log. Pure."""
 
 import unicodedata
 
@@ -7,7 +7,7 @@ HIDDEN = ("Cc", "Cf", "Cs", "Zl", "Zp")
 
 
 def plain(text: str) -> str:
-    """The text in one line: control characters, line ends, marks of direction and halves of characters as Python escapes them."""
+    """The text in one line: control characters, line ends, direction marks and half characters are escaped as in Python."""
     return text if text.isascii() and text.isprintable() else "".join(map(_shown, text))
 
 

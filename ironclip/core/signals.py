@@ -1,4 +1,4 @@
-"""What the operating system and a scheduler tell a process to do, as the exception that Python raises for Ctrl-C."""
+"""Signals of the operating system and of a scheduler, turned into exceptions such as that of Ctrl-C."""
 
 import _thread
 import signal
@@ -10,16 +10,16 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 SOON = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
-"""What a scheduler is asked to send before a time limit (`sbatch --signal=USR1@300`)."""
+"""The signal that a scheduler sends before a time limit (`sbatch --signal=USR1@300`)."""
 LATER = 75
-"""Exit status of a command that left when it was asked to: nothing is wrong, and the same command goes on (EX_TEMPFAIL)."""
+"""Exit status of a command that stopped when asked to (EX_TEMPFAIL): nothing is wrong, and the same command continues."""
 _noted: list[int] = []
 
 
 class Leaving(BaseException):
-    """A process was asked to leave soon, and is where everything that it has done is on the disk.
+    """A process was asked to stop soon, and all its finished work is on the disk.
 
-    No Exception, for nobody's `except Exception` may keep it; no KeyboardInterrupt, which parsers of command lines catch.
+    Not an Exception, so that no `except Exception` stops it. Not a KeyboardInterrupt, which parsers of command lines catch.
     """
 
 
@@ -31,16 +31,16 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def _noting(number: int) -> None:
-    """From now on this signal is noted; calls of the operating system that it interrupts go on, also those of libraries in C."""
+    """From now on this signal is only noted. System calls that it interrupts continue, also those of C libraries."""
     signal.signal(number, _note)
     signal.siginterrupt(number, False)
 
 
 @contextmanager
 def heard_from_here() -> Iterator[None]:
-    """Around the whole work of a process, its imports included: the signals of a scheduler are noted, where they would end it.
+    """Around the whole work of a process, its imports included: signals of a scheduler are noted and do not end the process.
 
-    Afterwards they are ignored, because the process ends, and its exit status must say how its work ended.
+    Afterwards they are ignored: the process ends anyway, and its exit status must say how its work ended.
     """
     ours = [number for number in SOON if signal.getsignal(number) is signal.SIG_DFL]
     for number in ours:
@@ -53,7 +53,7 @@ def heard_from_here() -> Iterator[None]:
 
 
 def interrupt() -> None:
-    """Ctrl-C for the main thread, even while it waits in a call of the operating system."""
+    """Interrupt the main thread as Ctrl-C does, even while it waits in a system call."""
     ident = threading.main_thread().ident
     if hasattr(signal, "pthread_kill") and ident is not None:
         signal.pthread_kill(ident, signal.SIGINT)
@@ -63,9 +63,9 @@ def interrupt() -> None:
 
 @contextmanager
 def leaving_in_order() -> Iterator[None]:
-    """KeyboardInterrupt for SIGTERM and for a terminal that was closed, so that both leave what Ctrl-C leaves.
+    """Inside, SIGTERM and a closed terminal raise KeyboardInterrupt, so that both end like Ctrl-C.
 
-    A signal that somebody handles or ignores (nohup) stays as it is; so do all outside the main thread.
+    A signal that is already handled or ignored (nohup) stays as it is. Outside the main thread nothing changes.
     """
     main = threading.current_thread() is threading.main_thread()
     ours = [number for number in LEAVE if main and signal.getsignal(number) is signal.SIG_DFL]
@@ -82,8 +82,8 @@ def leaving_in_order() -> Iterator[None]:
 def finishing(numbers: Sequence[int] = SOON) -> Iterator[None]:
     """Inside, these signals are noted, and `leave_if_asked` raises `Leaving` from then on.
 
-    After that a signal is handed on to whoever handled it before, who may want to queue the work again. Outside the main thread,
-    and for signals that are ignored, nothing changes.
+    After that a signal is passed on to its earlier handler, which may want to queue the work again. Outside the main thread, and
+    for signals that are ignored, nothing changes.
     """
     before: dict[int, Any] = {}
     if threading.current_thread() is threading.main_thread():
@@ -104,7 +104,7 @@ def finishing(numbers: Sequence[int] = SOON) -> Iterator[None]:
 
 
 def _restored(before: Mapping[int, Any]) -> list[int]:
-    """Which of these signals had come, after their handlers are as before and nothing is noted of them."""
+    """Restore the handlers of these signals, forget what was noted, and return the signals that had arrived."""
     for number, handler in before.items():
         signal.signal(number, handler)
     asked = [number for number in before if number in _noted]
@@ -113,7 +113,7 @@ def _restored(before: Mapping[int, Any]) -> list[int]:
 
 
 def until_asked(items: Iterable[T]) -> Iterator[T]:
-    """These, one after the other, until the process is asked to leave: then `Leaving` instead of the next one."""
+    """The items, one after the other. Once the process is asked to stop, `Leaving` is raised instead of the next item."""
     for item in items:
         leave_if_asked()
         yield item
@@ -124,13 +124,13 @@ def asked_to_leave() -> bool:
 
 
 def leave_if_asked(asked: bool | None = None) -> None:
-    """Called where everything that was done is on the disk.
+    """To be called where all finished work is on the disk.
 
     Args:
-        asked: whether anybody was, where several processes leave together; default: whether this process was.
+        asked: whether any process was asked, where several stop together; default: whether this process was.
 
     Raises:
-        Leaving: it was.
+        Leaving: the process was asked to stop.
     """
     if asked_to_leave() if asked is None else asked:
         raise Leaving("stopped where it could go on, as it was asked to")

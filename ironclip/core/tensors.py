@@ -1,4 +1,4 @@
-"""Norms, projection, keyed randomness and ascent on any objective: what every attack is made of."""
+"""Norms, projection, keyed random numbers and gradient ascent on any objective: the building blocks of attacks."""
 
 import hashlib
 import math

@@ -1,4 +1,4 @@
-"""Values from the text of somebody else's file, or one ValueError that says why not: bounded in size, depth and numbers.
+"""Values from the text of a stranger's file, limited in size, depth and numbers. One ValueError says why a text is refused.
 
 Imports no torch.
 """
@@ -24,7 +24,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same values, ten 
 
 
 def plain_bytes(path: Path, most: int = LARGEST) -> bytes:
-    """The content of a plain file; a pipe or a device is never waited for.
+    """The content of a plain file. A pipe or a device is refused without waiting.
 
     Raises:
         RunError: no plain file, or a larger one. OSError: it cannot be opened.
@@ -112,7 +112,8 @@ def _check_events(text: str) -> None:
 
 
 def check_values(value: Any) -> None:
-    """ValueError unless a value is made of keys, lists, texts, finite 64-bit numbers, true, false and null, and not too deep."""
+    """ValueError unless a value consists of mappings, lists, texts, finite 64-bit numbers, true, false and null, and is not too
+    deep."""
     waiting = [(value, 1)]
     while waiting:
         here, depth = waiting.pop()

@@ -60,7 +60,7 @@ def parse_radii(text: str | None, norm: str = "linf", default: str = "4/255") ->
 
 
 def format_eps(eps: float, norm: str = "linf") -> str:
-    """The radius as people write it: l-infinity "4/255" where it is a multiple of a quarter grey level; else decimal."""
+    """The radius as it is usually written: l-infinity "4/255" where it is a multiple of a quarter grey level; else decimal."""
     if norm != "linf":
         return f"{eps:.6g}"
     levels = eps * 255
@@ -71,10 +71,10 @@ def format_eps(eps: float, norm: str = "linf") -> str:
 
 @dataclass(frozen=True)
 class Threat:
-    """The threat model of a number; part of every record, caption and file name.
+    """The threat model behind a robust accuracy; part of every record, caption and file name.
 
     Args:
-        norm: in which the change is bounded. "patch": whatever lies in one rectangle. "text": words painted in one rectangle.
+        norm: how the change is measured. "patch": anything inside one rectangle. "text": words painted in one rectangle.
         eps: radius in the unit of the images, [0, 1]; for a patch and a text the share of the area that the rectangle may cover.
         knowledge: which classifier the attack is handed. "white-box": the defended one; "adaptive": the defended one
             and its surrogates; "static": the undefended one; "transfer": another backbone; "black-box": scores only.
@@ -102,20 +102,20 @@ class Threat:
 
     @property
     def change(self) -> str:
-        """What may be changed, without what the attacker knows: "linf 4/255 at 64 px"."""
+        """The permitted change in words, without the attacker's knowledge: "linf 4/255 at 64 px"."""
         where = f" at {self.resolution} px" if self.resolution else ""
         rounded = " quantised" if self.quantised else ""
         return f"{self.norm} {format_eps(self.eps, self.norm)}{where}{rounded}"
 
     @property
     def radius(self) -> str:
-        """The radius as file names carry it: "4/255" for l-infinity, "l2-0.5" for another norm."""
+        """The radius as in file names: "4/255" for l-infinity, "l2-0.5" for another norm."""
         return format_eps(self.eps) if self.norm == "linf" else f"{self.norm}-{format_eps(self.eps, self.norm)}"
 
     def identity(self) -> dict[str, Any]:
         """The values that tell one evaluation of a run from another.
 
-        Where the images are static, the run says on what they are made, so that the source is left out there.
+        For static images the run itself says on which model they are made, so the source is left out.
         """
         values = asdict(self)
         if self.knowledge != "transfer":

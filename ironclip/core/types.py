@@ -68,7 +68,7 @@ class BackboneSpec:
 
 @dataclass(frozen=True)
 class PromptTokens:
-    """A batch of embedded prompts, one a class.
+    """A batch of embedded prompts, one per class.
 
     Args:
         embeddings: [K, T, D] token embeddings, before positions are added; T may be less than the context length.
@@ -85,7 +85,7 @@ class PromptTokens:
 
 @dataclass
 class Trace:
-    """What to write down during a pass through a tower; filled by the tower.
+    """What to record during a pass through a tower; the tower fills it.
 
     Args:
         tokens: fill `inputs`: layer -> [B, N, D] input of that block after edits; key L holds the output of the last block.
@@ -107,7 +107,7 @@ class Trace:
 
 
 class Backbone(Protocol):
-    """A frozen CLIP-like model behind one adapter. Knows no method by name."""
+    """A frozen CLIP-like model behind one adapter. It knows no method."""
 
     @property
     def spec(self) -> BackboneSpec: ...
@@ -153,7 +153,7 @@ class Backbone(Protocol):
 
 @dataclass(frozen=True)
 class ImageOutput:
-    """What a head sees of the image: features [B, E], and the trace where the head asked for one."""
+    """What a head is given of the images: features [B, E], and the trace if the head asked for one."""
 
     features: Tensor
     trace: Trace | None = None
@@ -187,7 +187,7 @@ class Context:
     """Learned words of the class prompts.
 
     Args:
-        vectors: [M, D] shared by all classes or [K, M, D] one set a class.
+        vectors: [M, D] shared by all classes, or [K, M, D] one set per class.
         template: text with `{ctx}` where the vectors stand and `{}` for the class name.
         position: where the class name goes relative to the vectors: "end" (after them, as the template says), "middle" (half of
             them on either side) or "front" (before them); the two last need a template starting "{ctx} {}". "over": the vectors
@@ -273,14 +273,14 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def pinned(self) -> "Batch":
-        """In memory from which a copy to a CUDA device does not hold up the processor."""
+        """The batch in pinned memory, so that a copy to a CUDA device does not block the CPU."""
         return self._each(Tensor.pin_memory)
 
     def _each(self, change: Callable[[Tensor], Tensor]) -> "Batch":
         return replace(self, images=change(self.images), labels=change(self.labels), indices=change(self.indices))
 
     def rows(self, rows: slice) -> "Batch":
-        """Some of its images, in their order."""
+        """These rows of the batch, in their order."""
         part = {"images": self.images[rows], "labels": self.labels[rows], "indices": self.indices[rows]}
         return replace(self, texts=self.texts[rows], **part)  # type: ignore[arg-type]
 
@@ -300,8 +300,8 @@ class Defense(nn.Module, ABC):
     Attributes:
         learns: False says that there is nothing to train, so no training images are drawn.
         transfers: False says that what is learned fits the classes it was learned for alone; `adaptation` refuses others.
-        divisible: False says that its loss or what it keeps of the images looks across a batch: processes that each see a part of
-            the batch would learn something else than one that sees all of it.
+        divisible: False says that its loss, or what it keeps of the images, depends on the whole batch: several processes with a
+            part of the batch each would learn something else than one process.
         notes: what differs here from what was asked for or is usual, one sentence each; they stand in every record.
     """
 
@@ -340,7 +340,7 @@ class Defense(nn.Module, ABC):
         return ()
 
     def learned(self) -> dict[str, Tensor]:
-        """What is kept of a training, as small as it may be; UsageError where it taught nothing. It resumes from state_dict."""
+        """What is stored after training, as small as possible; UsageError where nothing was learned. Resuming uses state_dict."""
         return dict(self.state_dict())
 
     def load_learned(self, tensors: Mapping[str, Tensor]) -> None:

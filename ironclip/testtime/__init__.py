@@ -1,4 +1,4 @@
-"""Test-time methods, one file a method. A file `<name>.py` that sets METHOD is the method `<name>`; nothing else to register.
+"""Test-time methods, one file per method. A file `<name>.py` that sets METHOD is the method `<name>`; nothing else to register.
 
 A method adapts inside the call, from a fresh start for every image, on top of any base: zero-shot or a trained defence. On the
 command line it is written last: `zero_shot+rtpt`, or `rtpt` alone for the same. How to add one:
@@ -11,7 +11,7 @@ command line it is written last: `zero_shot+rtpt`, or `rtpt` alone for the same.
 - stay differentiable with respect to the images (detach what was tuned): an attack on the classifier is then the adaptive
   attack with a stopped gradient. What else an attacker would differentiate goes into `surrogates`, which already holds the mean
   over `draws` of the whole adaptation;
-- `passes` says how many image-encoder passes an image costs; batches are split by it so that memory stays bounded;
+- `passes` says how many passes of the image tower an image costs; batches are split by it so that memory stays bounded;
 - a method that tunes context words is a `_tuning.TestTimePromptTuning` and names its `_parts.Parts`: views, selection, objective,
   vote. Nothing concrete is overridden.
 """
@@ -67,7 +67,7 @@ def options(name: str) -> dict[str, Any]:
 def called(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options as the caller meant them: "module:function" is imported where an option is a function.
 
-    To be used on what was typed or passed here and now, never on what was read from a file: importing runs code.
+    Only for options that the user typed or passed, never for options from a file: importing runs code.
 
     Raises:
         UsageError: there is no such function.

@@ -29,7 +29,7 @@ Logits = Callable[[AdaptedClassifier, Tensor, Sequence[int]], Tensor]
 
 @dataclass(frozen=True)
 class Observed:
-    """What a method looked at, for B images.
+    """The views of B images that a method used.
 
     Args:
         views: [B, V, 3, S, S], the image among them.
@@ -51,7 +51,7 @@ class TestTimeMethod(TestTime):
     """
 
     passes: int = 1
-    """Image-encoder passes an image costs."""
+    """Passes of the image tower per image."""
 
     def __init__(self, *, seed: int = 0, draws: int = DRAWS) -> None:
         check_whole("seed", seed, 0)
@@ -87,7 +87,7 @@ class TestTimeMethod(TestTime):
         return (drawn(whole, classifier.base, self.draws),) if self.draws > 1 or whole is not self else ()
 
     def observed(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Observed | None:
-        """The views of images [B, 3, H, W] and what they weigh, for people to see. Default: None, the method has no views."""
+        """The views of images [B, 3, H, W] and their weights, to be shown. Default: None, the method has no views."""
         return None
 
     def fully_differentiated(self) -> "TestTimeMethod":
@@ -106,7 +106,7 @@ class AdaptingClassifier(nn.Module):
         method: what is done to an image.
         base: the classifier below; borrowed.
         logits: another function (base, images, keys) -> logits in place of the method's own, for surrogates.
-        passes: image-encoder passes of that function.
+        passes: passes of the image tower per image in that function.
         draws: the logits are the mean over so many draws of randomness, the first of them the method's own; so the gradient is
             an expectation over the adaptation, too. The draws belong to the image, as all randomness does.
     """
@@ -128,7 +128,7 @@ class AdaptingClassifier(nn.Module):
 
     @property
     def cost(self) -> int:
-        """Image-encoder passes of an answer."""
+        """Passes of the image tower per answer."""
         return self.passes * self.draws
 
     def __repr__(self) -> str:
@@ -150,7 +150,7 @@ class AdaptingClassifier(nn.Module):
         return torch.cat(found)
 
     def observed(self, images: Tensor) -> Observed | None:
-        """What the method looks at when it answers for these images, or None; hand in a few at a time."""
+        """The views of these images and their weights, or None; for a few images at a time."""
         with torch.no_grad():
             return self.method.observed(self.base, images, image_keys(images, self.method.seed))
 
@@ -181,10 +181,10 @@ def drawn(method: TestTimeMethod, base: AdaptedClassifier, draws: int) -> Adapti
 
 
 def image_keys(images: Tensor, seed: int) -> list[int]:
-    """One key an image [B, 3, H, W], made of the seed and its pixels at 8 bits.
+    """One key per image [B, 3, H, W], made of the seed and its pixels at 8 bits.
 
-    A classifier is a function of the image alone, so its randomness must be, too: not of the place in a batch. An attacker meets
-    fresh randomness in every step, and an image that fooled the method once fools it again.
+    A classifier is a function of the image alone, so its random numbers must not depend on the place in a batch. An attacker
+    meets new random numbers in every step, and an image that fooled the method once fools it again.
     """
     levels = (images.detach() * 255).round().clamp(0, 255).to("cpu", torch.uint8).contiguous()
     digests = [hashlib.blake2b(row.numpy().tobytes(), digest_size=7).digest() for row in levels]
@@ -197,7 +197,7 @@ def chunk_size(spec: BackboneSpec, passes: int, *, graph: bool, device: torch.de
     A CPU takes `MEMORY` bytes, so that the same machine always runs the same parts.
 
     Args:
-        passes: image-encoder passes an image.
+        passes: passes of the image tower per image.
         graph: activations of all layers are kept for a backward pass.
     """
     tokens = spec.image_tokens or (spec.resolution // 4) ** 2 // 8
@@ -208,7 +208,7 @@ def chunk_size(spec: BackboneSpec, passes: int, *, graph: bool, device: torch.de
 
 
 def recomputed(function: Images, images: Tensor) -> Tensor:
-    """function(images), whose activations are made anew in the backward pass; gradients reach the images alone.
+    """function(images), whose activations are computed again in the backward pass; gradients reach the images alone.
 
     Unlike torch's checkpoint it lets the function differentiate inside: there, every inner backward pass would run the function
     again.

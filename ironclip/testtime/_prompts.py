@@ -1,4 +1,4 @@
-"""Class prompts whose context words are tuned per image: one shared text graph, one vector-Jacobian product an image.
+"""Class prompts whose context words are tuned per image: one shared text graph, one vector-Jacobian product per image.
 
 Every image starts from the same context, so the text features and their graph at the start are made once; an image only needs
 the product of its own cotangent with that graph, and one encoding of its tuned context (TomSheng21/R-TPT re-encodes five times).

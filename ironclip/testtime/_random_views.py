@@ -26,7 +26,7 @@ UNIFORMS = 4 * TRIES + 1 + CHAINS + 1 + CHAINS + 3 * CHAINS * DEPTH
 
 @dataclass(frozen=True)
 class Views:
-    """V random views an image.
+    """V random views per image.
 
     Args:
         base: [B, V, 3, S, S] flipped crops.

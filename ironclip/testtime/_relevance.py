@@ -1,8 +1,8 @@
-"""Where the class token looks, image by image: A-TPT's rollout of the last two blocks or of all, and Grad-CAM for RN50.
+"""Attention maps of the class token per image: A-TPT's rollout of the last two blocks or of all, and Grad-CAM for RN50.
 
 Source: SEU-VIPGroup/A-TPT (`atpt.py`: get_gradrollout_last2avg_attn_up, get_rn50_singlelayer_gradrollout_top1,
 build_high_mid_low_masks). All maps of a batch come from one pass: the sum of the scores of single images has separate gradients.
-Blocks before those rolled out run without a graph. Maps are constants to whoever differentiates.
+Blocks before those rolled out run without a graph. Maps are constants for every gradient.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ TINY = 1e-8
 
 @dataclass(frozen=True)
 class Ingredients:
-    """What a rollout is made of, for N images and the last J blocks, in their order.
+    """The inputs of a rollout, for N images and the last J blocks, in their order.
 
     Args:
         features: [N, E] unit features.

@@ -1,4 +1,4 @@
-"""An image with random views of it, the ones chosen among them, and the vote over a few that an attacker has cheaply."""
+"""An image with its random views, which of them are selected, and the mean over a few views as a cheap surrogate."""
 
 from collections.abc import Sequence
 

@@ -27,7 +27,7 @@ class AOM(TestTimeMethod):
 
     Args:
         sigma: standard deviation of the noise, in the unit of the images [inferred].
-        copies: noisy copies an image, M [inferred].
+        copies: noisy copies per image, M [inferred].
         step: 0: the embedding stays; 1: the anchor itself; above 1: past it [inferred].
     """
 
