@@ -1,4 +1,4 @@
-"""Trained defences, one file a method. A file `<name>.py` that sets METHOD is the method `<name>`; nothing else to register."""
+"""Trained defences, one file per method. A file `<name>.py` that sets METHOD is the method `<name>`; nothing else to register."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -51,7 +51,7 @@ def build(
     """The defence `name`, or the stack "a+b", with these options; keys of a stack read "part.option".
 
     Raises:
-        UsageError: unknown method or option, the same method twice, values the method refuses, or sizes beyond all models.
+        UsageError: unknown method or option, the same method twice, values the method refuses, or sizes above every limit.
         UnsupportedEdit: the method does not work on this tower; names both.
     """
     given = dict(given or {})

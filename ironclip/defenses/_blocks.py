@@ -145,7 +145,7 @@ class TokenRefiner(nn.Module):
         pre_norm: "none" or "layernorm" (without affine), against the outlier channels of CLIP's residual stream.
         gated: the correction is multiplied by 2 sigmoid(g), g linear in the normed mean of the tokens; 1 at the start.
 
-    `kept` [hidden] is what dropout leaves of the last hidden layer, already rescaled; None: everything.
+    `kept` [hidden] is the dropout mask of the last hidden layer, already rescaled; None: no dropout.
     """
 
     def __init__(
@@ -200,7 +200,7 @@ class Refiners(nn.Module):
     """One refiner in front of each block, or one shared by all; an Edit.
 
     Args:
-        refiners: one module, or one a layer.
+        refiners: one module, or one per layer.
         layers: L of the tower.
         count: refine the first `count` tokens alone (images: class token and patches, never prompts); None: all.
         start, skip: text; `skip` positions from `start` on hold prompts on the first `depth` layers and are not refined there.

@@ -27,9 +27,10 @@ DIRECTIONS: dict[str, Callable[[int], bool]] = {
 
 
 class CoupledPrompts(nn.Module):
-    """J layers of P prompts in both towers: P D numbers a layer in the tower that leads, and a map (D_in + 1) D_out to the other.
+    """J layers of P prompts in both towers: P D parameters per layer in one tower, and a map of (D_in + 1) D_out parameters to
+    the other.
 
-    ViT-B, P = 2, J = 9: 3,555,072 numbers for "text2vision", 3,557,120 for "fap_code". The first image prompts pass `ln_pre`;
+    ViT-B, P = 2, J = 9: 3,555,072 parameters for "text2vision", 3,557,120 for "fap_code". The first image prompts pass `ln_pre`;
     the first text prompts are the context, the words of `init` behind them stay.
 
     Args:

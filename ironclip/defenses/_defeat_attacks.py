@@ -1,8 +1,8 @@
-"""What an attacker of DEFEAT would differentiate besides the fused logits with straight-through gradients.
+"""The surrogates of DEFEAT: what an attacker can differentiate besides the fused logits with straight-through gradients.
 
-Why: the shield's straight-through gradient can be large and wrong and then drown that of the class branch, so that an attack
-on the fused logits hardly attacks either (measured on a synthetic stand-in of the published recipe). Where a surrogate has the
-value of the fused logits and another gradient, an attack also sees when it has succeeded.
+Why: the shield's straight-through gradient can be large and wrong. It then hides the gradient of the class branch, and an attack
+on the fused logits is weak (measured on a synthetic imitation of the published recipe). A surrogate with the value of the fused
+logits and another gradient also tells the attack when it has succeeded.
 """
 
 import copy
@@ -28,7 +28,8 @@ SHARES = (0.5, 0.1, 0.3, 0.7, 0.9)
 
 
 def of_head(classifier: Any, head: ShieldHead) -> tuple[Classifier, ...]:
-    """Each branch, each with the other held constant, both in balance, other gradients of the choice of codes.
+    """Each branch alone, each branch with the other held constant, both with balanced gradients, and other gradients of the
+    choice of codes.
 
     Args:
         classifier: has `encode_image`, `text_features` and `classes` of an `AdaptedClassifier` with this head.
@@ -58,7 +59,7 @@ def of_head(classifier: Any, head: ShieldHead) -> tuple[Classifier, ...]:
         return head.fuse(by_class.of_class, by_shield.of_shield, weight)
 
     def patches(images: Tensor) -> Tensor:
-        """Mean over positions of the logits of what the shield is given: its features are pushed, its codes never asked."""
+        """Mean over positions of the logits of the shield's inputs; the codes play no part."""
         grid = head.grid(observe(images))
         return head.cosine(ImageOutput(grid.flatten(0, 1)), classifier.text_features).unflatten(0, grid.shape[:2]).mean(1)
 
@@ -110,7 +111,7 @@ def transfer(classifier: AdaptedClassifier, templates: Sequence[str]) -> Surroga
 
 
 def _unit_slope(images: Tensor, length: float) -> Tensor:
-    """The images; a gradient through here has this Euclidean length in every image."""
+    """The images, unchanged; the gradient through this function gets this Euclidean length per image."""
     return _UnitSlope.apply(images, length)
 
 

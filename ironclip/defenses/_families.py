@@ -25,7 +25,8 @@ Term = Literal["ce", "kl", "cos", "mae", "mse"]
 
 
 def cos_weight(adv: Tensor, clean: Tensor) -> Tensor:
-    """[B] 1 + cosine of the image features of both views: in [0, 2], and lowered where the predictions disagree (FAP)."""
+    """[B] 1 + cosine of the image features of both views: in [0, 2]; minimising the product lowers it where the predictions
+    disagree (FAP)."""
     return 1 + cosine_similarity(adv, clean)
 
 
@@ -55,7 +56,7 @@ class Objective:
         mae, mse:  KL / K over the mean absolute (squared) difference of z and z' of unit length, in place of KL (1 + cos)
 
     Both branches receive gradients. The inner attack raises its own loss under "ce", and KL from the clean prediction under
-    the others; its clean branch is the one of the outer loss, computed once a step and held constant inside.
+    the others; its clean branch is that of the outer loss, computed once per step and held constant inside.
 
     Args:
         mix: under "ce", the attacked images of a batch: "full" all, "half" the second half (the first floor(B / 2) stay
@@ -115,7 +116,7 @@ def kl_from(clean: Tensor, attack: Attack) -> Loss:
 
 
 class PromptTuning(Defense):
-    """Learned prompts, trained by an objective; a method is a choice of the two.
+    """Learned prompts and a training objective; a method is one choice of both.
 
     Raises:
         UsageError: the prompts are too long for the context of the text tower.

@@ -31,8 +31,8 @@ class Fixed:
     """What a method fixes, beside the options that all fine-tuning methods have.
 
     Args:
-        text_tune: weights of the text tower that are learned; None: the text tower is left alone, as in most of the papers.
-        pixels: what is done to images first, by the tuned and by the original model.
+        text_tune: weights of the text tower that are learned; None: the text tower is not trained, as in most papers.
+        pixels: applied to the images first, before the tuned and before the original model.
         adapter: a method's own low-rank changes of the tuned weights.
     """
 
@@ -44,14 +44,14 @@ class Fixed:
 class FineTuning(Defense):
     """What the fine-tuning methods share: which weights are learned, and how they reach the towers.
 
-    Between training steps (in eval mode, in which it is made) it stands for the weights (1 - k) base + k tuned.
+    In eval mode (the initial mode) its weights are (1 - k) base + k tuned.
 
     Args:
         tune: weights of the image tower that are learned: groups of `_named.GROUPS`, "last_<blocks>", or patterns over names.
         interpolation: k above, WiSE-FT's coefficient (arXiv 2109.01903; `mix_alpha` in TeCoA's code); training does not see it.
         lora_rank: learn changes of this rank of the layers' matrices among those weights; 0: the weights themselves.
         lora_alpha: the low-rank change is scaled by lora_alpha / lora_rank; default: by 1.
-        lr_mult: learning rate of these weights over the run's, for a stack whose prompts need a larger one.
+        lr_mult: learning rate of these weights divided by the run's, for a stack whose prompts need a larger one.
         templates: prompts with `{}` for the class name; several are averaged. The first stands in for captions that the data do
             not have, in methods that learn from captions.
     """
@@ -141,7 +141,7 @@ class FineTuning(Defense):
 
 
 class Original:
-    """The classifier before tuning, made once for each list of classes. No module: it is not part of what was learned."""
+    """The classifier before tuning, made once per list of classes. It is no module, because it is not learned."""
 
     def __init__(self, adaptation: Adaptation) -> None:
         self.adaptation = adaptation

@@ -1,4 +1,4 @@
-"""A frozen zero-shot classifier beside a defence: the guide or teacher it learns from. Never part of what was learned."""
+"""A frozen zero-shot classifier that a defence learns from (guide, teacher). It is never stored with the learned tensors."""
 
 from collections.abc import Sequence
 
@@ -41,7 +41,7 @@ class FrozenClip:
         """The backbone behind it.
 
         Raises:
-            UsageError, CheckpointError: the other backbone cannot be had, or takes images of another size.
+            UsageError, CheckpointError: the other backbone cannot be loaded, or takes images of another size.
         """
         if self.source == SAME:
             return backbone
@@ -62,5 +62,5 @@ class FrozenClip:
         return self._made(images)
 
     def adapt(self, adaptation: Adaptation) -> None:
-        """Take this in place of the hand-written prompts."""
+        """Use this adaptation in place of the hand-written prompts."""
         self._adaptation, self.adapted, self._made = adaptation, True, None

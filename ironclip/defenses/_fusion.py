@@ -23,7 +23,7 @@ Level = Literal["grid", "class"]
 
 @dataclass(frozen=True)
 class Branches:
-    """Logits [B, K] of either branch, the weight of the class branch (a number or [B, 1]), and how the shield got there."""
+    """Logits [B, K] of both branches, the weight of the class branch (a number or [B, 1]), and the shield's reconstruction."""
 
     of_class: Tensor
     of_shield: Tensor
@@ -69,7 +69,7 @@ class ShieldHead(nn.Module):
         return None if self.gate is None and self.weight == 1 else self.observer()
 
     def observer(self) -> Trace | None:
-        """What the shield needs to see, also where it has no weight."""
+        """The trace that the shield needs, also where its weight is 0."""
         return Trace(tokens=False, grid=True) if self.level == "grid" else None
 
     def grid(self, output: ImageOutput) -> Tensor:
@@ -92,7 +92,7 @@ class ShieldHead(nn.Module):
         )
 
     def fuse(self, of_class: Tensor, of_shield: Tensor, weight: float | Tensor) -> Tensor:
-        """[B, K] logits; a branch of weight 0 leaves no trace, not even of its NaN."""
+        """[B, K] logits; a branch of weight 0 has no effect, even if it is NaN."""
         if isinstance(weight, float | int):
             if weight in (0, 1):
                 return of_class if weight else of_shield
@@ -105,7 +105,7 @@ class ShieldHead(nn.Module):
 
     def compared(self, clean: ImageOutput, moved: ImageOutput) -> dict[str, Tensor]:
         """[B] of the same images before and after an attack, p the pooled feature of the shield: |p(x') - p(x)| / |p(x)|,
-        1 - cos, and the share of positions whose code is the same, which is what the paper's claim rests on."""
+        1 - cos, and the share of positions with the same code (the paper's claim)."""
         (ours, codes), (theirs, others) = self._pooled(clean), self._pooled(moved)
         return {
             "shield_distortion": (theirs - ours).norm(dim=1) / ours.norm(dim=1).clamp_min(1e-12),

@@ -1,4 +1,4 @@
-"""Low-rank changes of weight matrices, as plain tensors: towers take the sums by name, so no module has to be rewritten.
+"""Low-rank changes of weight matrices as plain tensors. Towers take the sums by name, so no module is changed.
 
 Source: LoRA (arXiv 2106.09685): W + scale * up down, `down` [r, in] drawn as PyTorch draws linear layers, `up` [out, r]
 zero, so training starts at W. A matrix that stacks queries, keys and values (`in_proj_weight`) has one pair for all three

@@ -1,4 +1,4 @@
-"""Parameters of a tower by name: which ones a group means, and learned tensors kept under the tower's own dotted names."""
+"""Parameters of a tower by name: the members of a group, and learned tensors under the tower's own dotted names."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -55,7 +55,7 @@ def _of_group(names: Sequence[str], group: str) -> list[str]:
 
 
 def plant(root: nn.Module, name: str, value: Tensor) -> None:
-    """Make `value` a parameter of `root` under a dotted name, as if it stood in the tower."""
+    """Make `value` a parameter of `root` under a dotted name, as in the tower."""
     *path, leaf = name.split(".")
     for step in path:
         if step not in root._modules:
@@ -69,7 +69,7 @@ def named(root: nn.Module) -> dict[str, Tensor]:
 
 
 class Replaced(nn.Module):
-    """Copies of weights under their own names; what is learned takes their place.
+    """Learned copies of weights under their own names.
 
     Args:
         base: name -> weight to start from.

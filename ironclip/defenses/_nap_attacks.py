@@ -1,7 +1,7 @@
-"""What an attacker of NAP-Tuning would differentiate besides the classifier: the image tower without its refiners, the same
-answers with gradients that do not pass through refiners, and the patch tokens that they refine.
+"""The surrogates of NAP-Tuning: the image tower without its refiners, the same logits with gradients that do not pass through the
+refiners, and the refined patch tokens.
 
-Why: robust accuracy far above prompts alone invites the suspicion of masked gradients; the paper has no attack on the refiners.
+Why: robust accuracy far above prompts alone could mean masked gradients, and the paper has no attack on the refiners.
 """
 
 import copy
@@ -16,7 +16,7 @@ from ironclip.defenses._surrogates import Features, Surrogate
 
 
 class StraightThrough:
-    """An edit with the refiners' value and the gradient of none."""
+    """An edit with the value of the refiners and the gradient of the identity."""
 
     changes_output = False
 
@@ -52,7 +52,7 @@ def of_refiners(classifier: AdaptedClassifier, refiners: Refiners, count: int) -
         return flat.unflatten(0, trace.projected.shape[:2]).mean(1)
 
     def refined(images: Tensor) -> Tensor:
-        """[B, L N D] tokens behind the refiner of every block."""
+        """[B, L N D] tokens after the refiner of every block."""
         trace = Trace()
         classifier.encode_image(images, trace=trace)
         return cat([trace.inputs[layer][:, :count].flatten(1) for layer in range(spec.image_layers)], dim=1)

@@ -1,4 +1,4 @@
-"""What methods on image-text pairs share: the caption of each image, and how images are told apart by their captions."""
+"""What methods on image-text pairs share: the caption of each image, and the contrastive loss over captions."""
 
 import torch
 from torch import Tensor
@@ -43,7 +43,7 @@ def others(texts: tuple[str, ...], device: torch.device) -> Tensor:
 
 
 def matching(features: Tensor, texts: Tensor, scale: Tensor | float, same: Tensor, *, both: bool) -> Tensor:
-    """[B] cross-entropy of finding its caption among those of the batch; with `both`, the mean with the way back.
+    """[B] cross-entropy of image to caption over the batch; with `both`, the mean with that of caption to image.
 
     Args:
         features: [B, E] of images, of any length.

@@ -16,7 +16,7 @@ LAPLACE = 1e-5
 
 
 class Quantiser(nn.Module):
-    """K codes of d numbers, learned by gradient or, with a decay, as moving averages of what they stand for.
+    """K codes of width d, learned by gradient or, with a decay, as moving averages of their latents.
 
     Args:
         codes: K, drawn from U(-1/K, 1/K) until `start` puts latents in their place.
@@ -33,7 +33,7 @@ class Quantiser(nn.Module):
         self.usage = nn.Parameter(torch.ones(codes)) if decay else None
 
     def scores(self, latent: Tensor) -> Tensor:
-        """[B, N, K] squared distances less the squared length of the latent, which no choice depends on.
+        """[B, N, K] squared distances minus the squared length of the latent, on which no choice depends.
 
         float32 at least: half precision rounds away the differences between codes and overflows for long latents.
         """
@@ -76,7 +76,8 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def revive(self, latent: Tensor, below: float, generator: torch.Generator) -> int:
-        """Give codes whose count fell below this a random latent of the batch and the count of a fresh code; how many."""
+        """Replace codes whose count fell below this by random latents of the batch with the count of a new code; returns how
+        many."""
         assert self.usage is not None
         dead = (self.usage < below).nonzero().flatten()
         flat = latent.detach().flatten(0, 1).to(self.codebook)
@@ -86,7 +87,7 @@ class Quantiser(nn.Module):
 
     @torch.no_grad()
     def health(self, latent: Tensor, indices: Tensor) -> dict[str, float]:
-        """Numbers of one batch: how many codes are in use, and how far the latents are from them.
+        """Diagnostics of one batch: how many codes are used, and how far the latents are from them.
 
         code_perplexity: exp of the entropy of the codes' shares, 1 .. K. dead_codes: share of codes no position chose.
         quantisation_error: |z - z_q| / |z|. code_alarm: 1 where the error is at least 0.5, or the perplexity no more than a
@@ -103,7 +104,7 @@ class Quantiser(nn.Module):
 
 
 def _choice(available: int, wanted: int, generator: torch.Generator) -> Tensor:
-    """`wanted` rows out of so many, none twice before all came once."""
+    """`wanted` of the rows at random; no row is drawn twice before each was drawn once."""
     rounds = -(-wanted // available)
     return torch.cat([torch.randperm(available, generator=generator) for _ in range(rounds)] or [torch.empty(0)])[:wanted].long()
 

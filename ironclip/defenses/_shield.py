@@ -1,4 +1,4 @@
-"""A small convolutional VQ-VAE over a square grid of features, and a pooling with one weight a position.
+"""A small convolutional VQ-VAE over a square grid of features, and a pooling with one weight per position.
 
 Source: cheny02/DEFEAT-ICLR2026 trainers/defeat.py (VQVAE_NET, LinearProjection); sizes there are those of ViT-B/32 alone.
 """
@@ -43,7 +43,7 @@ class Shield(nn.Module):
         width: d of the latents and codes.
         codes: K.
         decay: of the codebook's moving averages; 0: learned by gradient.
-        pre_norm: norm of every position in front of the encoder, without learned numbers: "none", "layernorm" or "l2".
+        pre_norm: norm of every position in front of the encoder, without parameters: "none", "layernorm" or "l2".
     """
 
     def __init__(

@@ -12,7 +12,7 @@ from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier,
 
 
 class Stack(Defense):
-    """A defence made of defences, each trained through the classifier that all of them make together.
+    """A defence made of several, each trained through their joint classifier.
 
     Args:
         parts: name -> defence, in the order in which their edits apply.

@@ -1,4 +1,4 @@
-"""Classifiers that stand for a defended one in an adaptive attack: the same images -> logits by another way."""
+"""Classifiers that replace a defended one in an adaptive attack: images -> logits computed in another way."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,7 +9,7 @@ View = Callable[[Tensor], Tensor]
 
 
 class Surrogate(nn.Module):
-    """images [B, 3, H, W] -> logits [B, K] by another way through the same classifier; `name` names it in records."""
+    """images [B, 3, H, W] -> logits [B, K] in another way through the same classifier; `name` is its name in records."""
 
     def __init__(self, name: str, classifier: Any, view: View) -> None:
         super().__init__()

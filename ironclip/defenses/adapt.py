@@ -4,7 +4,7 @@ Source: arXiv 2403.13196; official code Gnomy17/robust_prompt (losses.py, attack
 blocks, no positions, behind `ln_pre`. With o, o' the logits of clean and attacked images: "ce" CE(o, y) + beta CE(o', y); "kl"
 CE(o, y) + beta KL(p(o) || p(o')), gradients through both branches. The inner attack raises the cross-entropy of the prompted
 model under both. Deviations: the tokens stand behind the image's instead of in front of the class token, which is the same
-function, for nothing tells attention their order; a cosine with the text in place of the learned linear head [inferred: the
+function, because attention does not see an order; a cosine with the text in place of the learned linear head [inferred: the
 paper's towers are no CLIP].
 
 Equations, z the image tower with the tokens P_1 .. P_J, o = s cos(z(x), T), x' the attacked image:
@@ -34,7 +34,7 @@ class ADAPT(Defense):
     """Adversarial prompt tuning with prompt-conditioned attacks.
 
     Args:
-        length: L, tokens a block.
+        length: L, tokens per block.
         depth: J, prompted blocks; None: all.
         objective: "ce" or "kl", see the module.
         beta: weight of the attacked images.

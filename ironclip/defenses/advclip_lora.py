@@ -1,14 +1,20 @@
 """AdvCLIP-LoRA: low-rank changes of the attention in both towers, trained on one perturbation that all images share.
 
-Source: arXiv 2505.15130; official code sajjad-ucsb/AdvCLIP-LoRA (lora.py, loralib/). Queries, keys and values each learn W + c
-B A of rank r with c = alpha / sqrt(r) [code]. A batch raises its cross-entropy m times by delta <- delta + rho grad, without a
-sign, clipped to the ball, and trains on the last loss; rho = 0.05 (u + (1 - u) / (300 - n)) with u = 1 / (|delta| + 1e-30)
-while n < 300, else 0.05. delta starts at zero in every epoch and is kept over its batches.
+Source: arXiv 2505.15130; official code sajjad-ucsb/AdvCLIP-LoRA (lora.py, loralib/). Queries, keys and values learn a low-rank
+change each. delta starts at zero in every epoch and is kept over its batches; each batch takes m steps on it and trains on the
+last loss.
 
-Deviations: pixels and their box by default (`units="normalised"`: radius and delta in units of the normalised image and a box
-of two numbers for a whole batch, as released); features of unit length also after the ascent (`normalise=False`: as released);
-n counts the steps of the epoch (released: of the run), so that a resumed run is the same; no dropout in the low-rank branch
-(released: 0.25), for towers take the sums of weights; float32.
+Equations, r the rank, n the number of steps so far, P the projection onto the ball of radius eps:
+
+    W' = W + c B A,  c = alpha / sqrt(r)  [code]
+    delta <- P(delta + rho grad_delta CE(s cos(f(x + delta), T), y))
+    rho = 0.05 (u + (1 - u) / (300 - n)),  u = 1 / (|delta| + 1e-30)  for n < 300, else 0.05
+    L = CE(s cos(f(x + delta), T), y)
+
+Deviations: pixels and their box by default (`units="normalised"`: radius and delta in units of the normalised image and a box of
+two numbers for a whole batch, as released); features of unit length also after the ascent (`normalise=False`: as released); n
+counts the steps of the epoch (released: of the run), so that a resumed run is the same; no dropout in the low-rank branch
+(released: 0.25), because towers take the sums of weights; float32.
 """
 
 import math
@@ -33,7 +39,7 @@ RADIUS = 1 / 255  # of an inner attack that states none
 
 @dataclass
 class Universal:
-    """The perturbation [3, H, W] of one epoch, the steps it has seen, and the inner attack that the epoch has."""
+    """The perturbation [3, H, W] of one epoch, its number of steps so far, and the epoch's inner attack."""
 
     delta: Tensor | None = None
     steps: int = 0
@@ -50,7 +56,7 @@ class AdvCLIPLoRA(FineTuning):
         alpha: of the scale alpha / sqrt(r).
         inner: "universal", one perturbation for all images [paper], or "image", the run's inner attack on each image: the obvious
             baseline [ours]. Of the inner attack "universal" takes the radius alone.
-        ascents: m, steps of the perturbation a batch.
+        ascents: m, steps of the perturbation per batch.
         units: "pixels", or "normalised" as released.
         normalise: features of unit length also after the ascent; false as released.
     """
@@ -131,7 +137,7 @@ class AdvCLIPLoRA(FineTuning):
         return {"universal_ce": value(tuned, now.delta, raw)}
 
     def _current(self, images: Tensor, attack: Attack) -> Universal:
-        """The perturbation of this epoch, at zero where a new one begins: each epoch has an inner attack of its own."""
+        """The perturbation of this epoch, zero at its start. A new inner attack is the sign of a new epoch."""
         if self._universal.attack is not attack or self._universal.delta is None:
             self._universal = Universal(torch.zeros_like(images[0]), 0, attack)
         return self._universal

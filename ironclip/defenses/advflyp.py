@@ -1,11 +1,15 @@
 """AdvFLYP: adversarial fine-tuning on image-text pairs with CLIP's own contrastive loss, held near the original tower.
 
-Source: arXiv 2604.11576; official code Sxing2/AdvFLYP. With u unit features of the captions and z = f^(x'): L_c is the mean of
-the cross-entropies of image to caption and back over the batch at the model's own scale; the regularisers are mean(|z - z0| +
-|z - zc|) and KL(p || p0) + KL(p || pc), where z0 and p0 are the original tower's for the ADVERSARIAL image, zc and pc the tuned
-tower's for the clean one, not held constant, and p are predictions over the captions of the batch [code]. The inner attack
-raises L_c alone. Deviations: float32; images with equal captions are no negatives of each other where the data have no captions
-and the class's prompt stands in [inferred], or with `mask_equal`; one caption per image.
+Source: arXiv 2604.11576; official code Sxing2/AdvFLYP. The inner attack raises L_c alone.
+Deviations: float32; images with equal captions are no negatives of each other where the data have no captions and the class's
+prompt stands in [inferred], or with `mask_equal`; one caption per image.
+
+Equations, u the unit features of the captions of a batch, z = f^(x') the unit feature of the attacked image, p its prediction
+over the captions; z0, p0 those of the original tower on the same attacked image; zc, pc those of the tuned tower on the clean
+one, not held constant [code]:
+
+    L_c = 1/2 [CE(s z u) + CE(s u z)]
+    L = L_c + feature_weight mean(|z - z0| + |z - zc|) + logit_weight (KL(p || p0) + KL(p || pc))
 """
 
 from collections.abc import Sequence

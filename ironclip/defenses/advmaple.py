@@ -2,9 +2,9 @@
 
 Source: MaPLe (arXiv 2210.03117); the baselines of FAP (lionel-w2/FAP trainers/advmaple.py: every image attacked) and of
 xinwong/Multimodal-Adversarial-Prompt-Tuning (the second half of every batch attacked). Learned as in FAP: `prompts.learned` and
-`prompts.maps`; 3,555,072 numbers for ViT-B in MaPLe's direction. Deviations: MaPLe's direction, text to image, where FAP's
-repository has its own [code: `direction="fap_code"`, 3,557,120 numbers], and the class name stands in the template
-[code: `literal_template`].
+`prompts.maps`; 3,555,072 parameters for ViT-B in MaPLe's direction. Deviations: MaPLe's direction, text to image, where FAP's
+repository has its own [code: `direction="fap_code"`, 3,557,120 parameters], and the class name stands in the template [code:
+`literal_template`].
 
 Equations, p_j the learned prompts of layer j and h_j their linear maps, f and T the towers with both:
 
@@ -25,7 +25,7 @@ class AdvMaPLe(PromptTuning):
     """Coupled prompts and cross-entropy on adversarial images.
 
     Args:
-        length: P, prompts a layer in either tower.
+        length: P, prompts per layer in either tower.
         depth: J, prompted layers; default: nine, or all layers of the shallower tower if it has fewer.
         direction: which prompts are learned and which are mapped: "text2vision" (MaPLe), "fap_code" or "vision2text".
         mix: attacked images of a batch: "full" (FAP's code), "half" (the group's code) or "clean" (MaPLe itself).

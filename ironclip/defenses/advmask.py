@@ -1,4 +1,4 @@
-"""AdvMask: keep or drop each weight of the attention blocks, one learned bit each, by adversarial training with aligned features.
+"""AdvMask: one learned bit per weight of the attention blocks says keep or drop; adversarial training with aligned features.
 
 Source: "Identifying Robust Neural Pathways: Few-Shot Adversarial Mask Tuning for Vision-Language Models" (ICLR 2026, OpenReview
 kzGkXpW4FT), whose repository wonjeongchoi/AdvMask holds no code; gate, start, threshold and optimiser as in wuw2019/R-AMT
@@ -6,7 +6,13 @@ kzGkXpW4FT), whose repository wonjeongchoi/AdvMask holds no code; gate, start, t
 attack on the cross-entropy alone, lambda = 50, the weights of LAFA. [inferred], all options: which matrices, which tokens,
 means instead of sums, what is held constant, the number of steps.
 
-Learned: `scores`, one tensor a matrix; a weight is kept where its score exceeds the threshold. What is stored are the bits.
+Learned: `scores`, one tensor per matrix. The bits are what is stored.
+
+Equations, W a matrix, S its scores, h_l the tokens after block l, omega_i the confidence in the label of image i over the batch's
+mean:
+
+    M = 1[S > threshold],  W' = M * W,  dL/dS := dL/dM  (straight-through)
+    L = CE(s cos(f(x'), T), y) + lambda mean_{l, i} omega_i |h_l(x'_i) - h_l(x_i)|^2  (LAFA)
 """
 
 import math
@@ -48,13 +54,13 @@ class AdvMask(Defense):
         threshold: a weight is kept where its score is larger.
         alignment: "lafa", "js" or "kl" between clean and adversarial predictions, or "none".
         align_weight: lambda; default 50 for LAFA [paper], 1 for js and kl.
-        adaptive_weight: weigh each image by the confidence in its label, over the batch's mean; False: all alike.
+        adaptive_weight: weigh each image by the confidence in its label, divided by the batch's mean; False: equal weights.
         align_tokens: LAFA over "all" tokens of every block, the class token alone ("cls"), or those that reach the logits
-            ("reaching": all but the patches after the last block, which nobody reads) [inferred].
+            ("reaching": all but the patches after the last block, which are not used) [inferred].
         align_reduction, align_norm: mean or sum over tokens and channels; tokens as they are or of unit length.
         detach_clean: hold the clean side constant; default: both sides receive gradient.
         weight_cap: largest weight of an image; default: none.
-        min_steps: optimiser steps at least; an epoch goes through the images as often as that takes.
+        min_steps: least number of optimiser steps; an epoch passes over the images as often as needed.
         lr_ratio: learning rate of the scores over the schedule's, for stacks.
         templates: hand-written prompts; default: those of whatever else is stacked, or "a photo of a {}.".
     """
@@ -157,7 +163,8 @@ class AdvMask(Defense):
         return classifier.head(ImageOutput(features, trace), classifier.text_features), blocks
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """The network with every weight kept (transfer), and the classifier with logits that do not saturate the cross-entropy.
+        """The network with every weight kept (transfer), and the classifier with smaller logits, which do not saturate the
+        cross-entropy.
 
         The mask is constant at test time and the straight-through gate is not part of the pixels' gradient, so attacks on the
         classifier itself are already adaptive to the defence.
@@ -194,7 +201,7 @@ class AdvMask(Defense):
         return {f"bits.{name}": pack(mask) for name, mask in masks.items()}
 
     def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Scores at their start where the bit is set, and as far below the threshold where it is not."""
+        """Scores at their start value where the bit is set; elsewhere the same distance below the threshold."""
         if set(tensors) != {f"bits.{name}" for name in self.held}:
             raise CheckpointError(f"these bits are of other weights ({', '.join(sorted(tensors)[:2])}, ...) than the masked ones")
         with torch.no_grad():
@@ -226,7 +233,7 @@ class AdvMask(Defense):
         return max(1, math.ceil(options["min_steps"] / (schedule.epochs * steps)))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
-        """No weight decay, whatever the schedule says: it would drag every score below the threshold."""
+        """No weight decay, whatever the schedule says: it would lower every score below the threshold."""
         return [{"params": list(self.scores), "lr": lr * self.lr_ratio, "weight_decay": 0.0}]
 
 

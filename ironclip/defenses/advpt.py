@@ -1,17 +1,20 @@
 """AdvPT: learn the context words on a bank of adversarial image features that is made once.
 
 Source: arXiv 2311.11261; official code jiamingzhang94/Adversarial-Prompt-Tuning (trainers/advpt.py, attack/attackFeature.py).
-Learned: `context` [M, D], 16,384 numbers for ViT-B and M = 32. The bank: every training image attacked once on the frozen image
-tower alone, without labels and without prompts, by raising KL(softmax(g(x)) || softmax(g(x'))) over the coordinates of its
-features g, not normalised [code]. Objective: mean cross-entropy of the banked features against the prompts; no image passes
-the tower while the prompts are tuned.
+Learned: `context` [M, D], 16,384 parameters for ViT-B and M = 32. The bank holds the features of every training image, attacked
+once on the frozen image tower alone, without labels and without prompts. No image passes the tower while the prompts are tuned.
+
+Equations, g the features of the frozen tower, not normalised, t(v) the text features with the context v:
+
+    x' = argmax_{||x' - x|| <= eps} KL(softmax(g(x)) || softmax(g(x')))  [code]
+    min_v CE(s cos(g(x'), t(v)), y)
 
 Caution: prompts that are tuned on such features are not robust to an attack through them. The published numbers are made against
 the frozen tower, which does not know the prompts; here the attack of an evaluation sees the whole classifier unless it is told
 otherwise, and a static number is marked as one.
 
-Deviations: the bank belongs to one run and is made again where a run goes on or the attack changes (the code reuses a file named
-after data set and backbone alone); a row of the bank is made when its image is first met; float32.
+Deviations: the bank belongs to one run and is made again where a run continues or the attack changes (the code reuses a file
+named after data set and backbone alone); a row of the bank is made when its image is first met; float32.
 """
 
 from collections.abc import Iterable, Sequence
@@ -54,7 +57,7 @@ class AdvPT(APT):
         self._bank = FeatureBank()
 
     def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
-        """Notes what the images look like as they are, so that others are refused: each is banked once."""
+        """Store the sum of the pixels of every image, so that augmented images are refused: the bank holds each image once."""
         self._bank = FeatureBank(
             {int(index): image.sum() for batch in batches for index, image in zip(batch.indices, batch.images)}
         )
@@ -72,7 +75,7 @@ class FeatureBank:
     """Adversarial features of images by their position in the data set, each made once with one attack on one backbone.
 
     Args:
-        sums: position -> sum of the pixels of the image that it must be; empty: not checked.
+        sums: position -> sum of the pixels of its image, to be checked; empty: not checked.
     """
 
     def __init__(self, sums: dict[int, Tensor] | None = None) -> None:

@@ -2,7 +2,11 @@
 
 Source: the baseline of FAP (lionel-w2/FAP trainers/advindependentVL.py: every image attacked) and of
 xinwong/Multimodal-Adversarial-Prompt-Tuning (AdvIVLP: the second half of every batch attacked). Learned: `prompts.context`
-[P, D_t], `prompts.text_prompts` [J-1, P, D_t] and `prompts.image_prompts` [J, P, D_v]; 23,040 numbers for ViT-B, P = 2, J = 9.
+[P, D_t], `prompts.text_prompts` [J-1, P, D_t] and `prompts.image_prompts` [J, P, D_v]; 23,040 parameters for ViT-B, P = 2, J = 9.
+
+Equations, f and T the towers with their own prompts in the first J blocks:
+
+    L = weight CE(s cos(f(x'), T), y),  x' = argmax_{||x' - x|| <= eps} CE(s cos(f(x'), T), y)
 """
 
 from collections.abc import Sequence

@@ -1,9 +1,13 @@
 """AGFT: fine-tune the image tower towards the original model's own softened prediction of the clean image. No labels.
 
-Source: arXiv 2603.29410; official code YuboCui/AGFT (train.py, attacks/pgd.py). With s the training scale, gamma the target
-ratio, f^ and f0^ the unit features of the tuned and of the original tower and t the text: p = softmax(gamma s f0^(x) t), q =
-softmax(s f^(x') t), L = -mean sum p log q; the inner attack raises the same L. Labels are never used, class names are. The
+Source: arXiv 2603.29410; official code YuboCui/AGFT (train.py, attacks/pgd.py). Labels are never used, class names are. The
 scale belongs to the training: classification keeps the model's own [code]. Deviations: float32.
+
+Equations, s the training scale, gamma the target ratio, f^ and f0^ the unit features of the tuned and of the original tower, t
+the text features:
+
+    p = softmax(gamma s f0^(x) t),  q = softmax(s f^(x') t)
+    L = -mean_i sum_k p_ik log q_ik,  x' = argmax_{||x' - x|| <= eps} L
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""APD: prompts in both towers, trained on adversarial images with the answers of a clean CLIP as a second target.
+"""APD: prompts in both towers, trained on adversarial images; the predictions of a non-robust CLIP are a second target.
 
 Source: arXiv 2411.15244; its listed code could not be obtained. [paper]: deep prompts in both towers, a frozen teacher that is
 not robust and sees the clean image, KL of the student's adversarial answers to it beside the task's cross-entropy, an inner
@@ -9,7 +9,7 @@ With z_S the student's logits, z_T the teacher's, weight a and temperature t:
 
     L = (1 - a) CE(z_S(x'), y) + a t^2 KL( softmax(z_T(x) / t) || softmax(z_S(x') / t) )
 
-Learned: the student's prompts as in AdvVLP; 23,040 numbers for ViT-B, P = 2, J = 9.
+Learned: the student's prompts as in AdvVLP; 23,040 parameters for ViT-B, P = 2, J = 9.
 """
 
 from collections.abc import Iterable, Sequence
@@ -74,13 +74,13 @@ class APD(PromptTuning):
     """Independent prompts and a clean teacher.
 
     Args:
-        length: P, prompts a layer in either tower.
+        length: P, prompts per layer in either tower.
         depth: J, prompted layers; default: nine, or all layers of a tower that has fewer.
         sides: "both" towers, or "text" alone.
         weight: a, of the teacher against the cross-entropy; 0 is AdvVLP.
         temperature: t.
         ce_on: images of the cross-entropy: "adv", "clean" or "none".
-        clean_weight: of the same divergence for the student's answers on clean images.
+        clean_weight: of the same divergence for the student's predictions on clean images.
         teacher: the frozen model: "same_backbone" (without prompts) or the name of another one such as "ViT-B-32/openai".
         teacher_epochs: passes in which the teacher's own prompts are tuned on clean images before training; 0: zero-shot.
         templates: the prompts of a zero-shot teacher.
@@ -116,7 +116,7 @@ class APD(PromptTuning):
         self._seed = int(torch.randint(2**31, (), generator=generator)) if teacher_epochs else 0
 
     def prepare(self, backbone: Backbone, batches: Iterable[Batch]) -> None:
-        """Loads the teacher where it is another model, and tunes its prompts on clean images where that is asked for."""
+        """Loads the teacher if it is another model, and tunes its prompts on clean images if asked for."""
         teacher = self.distillation.teacher
         model = teacher.ready(backbone)
         if self.teacher_epochs:
@@ -134,7 +134,7 @@ class APD(PromptTuning):
 
 
 def tune(prompts: IndependentPrompts, backbone: Backbone, batches: Sequence[Batch], epochs: int) -> None:
-    """Lower the cross-entropy of clean images, in place; no gradient is asked for afterwards."""
+    """Lower the cross-entropy of clean images, in place; afterwards the parameters need no gradient."""
     optimizer = torch.optim.SGD(prompts.parameters(), lr=LEARNING_RATE, momentum=0.9, weight_decay=5e-4)
     with torch.enable_grad():
         for _ in range(epochs):

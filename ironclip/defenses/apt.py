@@ -4,10 +4,10 @@ Source: arXiv 2403.01849; official code TreeLLi/APT (apt/trainers/apt.py). Learn
 class-specific. Objective: mean cross-entropy of adversarial images alone [paper] [code].
 
 Deviations from the official code: the inner attack differentiates pixels alone (there `.backward()` also fills the prompt's
-gradient, which is wiped later: same result); text features are computed once a step instead of once an inner step (exact,
-the prompt does not move there); attack and training run in float32 (there float16). `constant` prompts use class names with
-spaces [inferred]; the code keeps underscores there (`constant_names`). Contexts in the middle and in front are
-tokenised where they stand; the code moves tokens, which differs for names that end in punctuation alone.
+gradient, which is wiped later: same result); text features are computed once per step instead of once per inner step (exact, the
+prompt does not change there); attack and training run in float32 (there float16). `constant` prompts use class names with spaces
+[inferred]; the code keeps underscores there (`constant_names`). Contexts in the middle and in front are tokenised where they
+stand; the code moves tokens, which differs for names that end in punctuation alone.
 
 Equations, v = [v_1 .. v_M] the context and t_k(v) the text feature of class k with it:
 
@@ -41,7 +41,7 @@ class APT(Defense):
         length: M, number of learned words; ignored with `init`. Default: 16, or as many as the context holds beside the
             longest class name, which `notes` then says.
         position: "end" puts the class name last, "front" first, "middle" between the halves of the context.
-        class_specific: one context a class instead of one for all.
+        class_specific: one context per class instead of one for all.
         init: words whose embeddings the (unified) context starts from, e.g. "a photo of a"; default N(0, 0.02^2).
         strategy: the prompt the inner attack sees: "onfly" the current one, "constant" a fixed template,
             "perturbed" the current one, which takes an ascent step of size `prompt_step` with every inner step.
@@ -135,7 +135,8 @@ def _constant(backbone: Backbone, classes: Sequence[str], adaptation: Adaptation
 
 
 class _AscendingPrompt:
-    """A function to attack whose prompt moves against the defence after every gradient step; the learned one stays put."""
+    """The function of an inner attack whose prompt takes an ascent step after every gradient step; the learned prompt stays as it
+    is."""
 
     def __init__(self, backbone: Backbone, classes: Sequence[str], adaptation: Adaptation, step: float) -> None:
         assert adaptation.context is not None

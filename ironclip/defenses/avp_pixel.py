@@ -2,11 +2,16 @@
 
 Source: "visual prompting" of TeCoA (arXiv 2212.07016), cvlab-columbia/ZSRobust4FoundationModel models/prompters.py and
 replace/model.py; the "AVP" of APT and CAPT and the "AdvVP" of FAP and AdvMask. (The "AdvVP" of TAPT and APD is `adv_vpt`.)
-Learned: four strips of the frame, 12 p (S - p) numbers for pad p and side S, and `tokens` [1, M, D]; 73,680 numbers for ViT-B at
-224 pixels with p = 30, M = 5. All start as N(0, 1) [code].
+Learned: four strips of the frame, 12 p (S - p) parameters for pad p and side S, and `tokens` [1, M, D]; 73,680 parameters for
+ViT-B at 224 pixels with p = 30, M = 5. All start as N(0, 1) [code].
 
 The frame is added to the normalised image, and nothing is clamped [code]. Deviations: the tokens' own position embedding, which
 starts at zero and which no optimiser moves in the released codes, is left out (exact); the frame scales with the images.
+
+Equations, norm the backbone's normalisation, F the frame (zero in the centre), v the tokens, f the tower on both:
+
+    z(x) = f([norm(x) + F, v])
+    L = CE(s cos(z(x'), T), y),  x' = argmax_{||x' - x|| <= eps} CE(s cos(z(x'), T), y)
 """
 
 from collections.abc import Sequence
@@ -61,8 +66,8 @@ class AVPPixel(Defense):
         tokens: M, input tokens behind the patches; 0: none.
         templates: prompts with `{}` for the class name; several are averaged.
         frame_at_test: False leaves the frame out of the classifier that is evaluated, as FAP's code does by mistake: its clean
-            and attacked images are classified with the tokens alone. White-box attacks then attack what classifies; there they
-            attacked the classifier with the frame, which here is a surrogate of the adaptive attack.
+            and attacked images are classified with the tokens alone. White-box attacks then attack the classifier that is scored;
+            in FAP's code they attacked the one with the frame, which is a surrogate here.
     """
 
     def __init__(

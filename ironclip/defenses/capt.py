@@ -36,13 +36,14 @@ EPSILON = 1e-8
 
 
 def ratio(frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
-    """p_frz[y] / (p_frz[y] + p[y]): one half where both are equally sure of the truth, less where the tuned model is surer."""
+    """p_frz[y] / (p_frz[y] + p[y]): one half where both are equally confident in the true class, less where the tuned model is
+    more confident."""
     theirs, ours = _of_truth(frozen, labels), _of_truth(tuned, labels)
     return theirs / (theirs + ours + EPSILON)
 
 
 def frozen_conf(frozen: Tensor, tuned: Tensor, labels: Tensor) -> Tensor:
-    """p_frz[y]: the frozen model's confidence in the truth alone."""
+    """p_frz[y]: the frozen model's confidence in the true class alone."""
     return _of_truth(frozen, labels)
 
 
@@ -80,7 +81,7 @@ DESIGNS: dict[str, Callable[..., CoupledPrompts | IndependentPrompts]] = {
 
 
 class Consistency:
-    """The named loss terms of one step, and in `numbers` what was seen in the last one: alpha and the alignment.
+    """The named loss terms of one step; `numbers` holds alpha and the alignment of the last step.
 
     Args:
         guide: the frozen model, or None for none; the others as for `CAPT`.
@@ -140,7 +141,7 @@ class CAPT(PromptTuning):
 
     Args:
         prompts: "coupled" (text prompts, mapped to image prompts), "independent" (both towers), "text" or "image" alone.
-        length: P, prompts a layer.
+        length: P, prompts per layer.
         depth: J, prompted layers; default: nine, or all of a tower that has fewer.
         init: the words before the class name; the first P of them become the text prompts of the first layer.
         lam: lambda, weight of both consistency terms; 0: clean prompt tuning, no image is attacked.

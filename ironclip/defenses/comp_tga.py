@@ -1,10 +1,13 @@
-"""Comp-TGA: TGA-ZSR with maps of where an image agrees with its class's text and disagrees with "not" that class.
+"""Comp-TGA: TGA-ZSR with maps that are high where an image agrees with its class's text and not with the text of "not" that
+class.
 
-Source: arXiv 2603.18598; official code zhyblue424/TGA-ZSR (Comp-TGA.py, attention_map.py). With c the text feature of the true
-class and n that of the same prompt with "not": a and b are the products of the patches with c and n, each scaled to [0, 1] per
-image and enlarged to the image's size, and the map is A = a (1 - b), taken after the enlargement [code]. Loss, inner attack and
-deviations are those of `tga_zsr`; the released code draws the same start noise for every batch after the first, here each has
-its own.
+Source: arXiv 2603.18598; official code zhyblue424/TGA-ZSR (Comp-TGA.py, attention_map.py). Loss, inner attack and deviations are
+those of `tga_zsr`; the released code draws the same start noise for every batch after the first, here each has its own.
+
+Equations, g the tokens of the patches, c the text feature of the true class, n that of the same prompt with "not"; a and b are
+scaled to [0, 1] per image and enlarged to the image's size before they are multiplied [code]:
+
+    a = g c,  b = g n,  A = a (1 - b)
 """
 
 from collections.abc import Sequence

@@ -1,13 +1,18 @@
 """DEFEAT: pass the grid of patch features through a small VQ-VAE, classify what comes out, average with the class token's logits.
 
 Source: "Discrete Latent Features Ablate Adversarial Attack" (ICLR 2026, OpenReview lZgORA63ew) [paper]; cheny02/DEFEAT-ICLR2026
-[code]. Learned: `context` [M, D], the shield (encoder, codebook, decoder), the pooling (one weight a patch and a bias), and a
-gate if asked for. The vision tower is meant to be a robust one already. Trained on adversarial images alone:
-L = CE + alpha MSE(grid, rebuilt) + beta |z_q - sg z|^2 + gamma |z - sg z_q|^2 + lambda L1(class feature, pooled)
-+ mu L1(text, hand prompts), squares and L1 as means over all elements.
+[code]. Learned: `context` [M, D], the shield (encoder, codebook, decoder), the pooling (one weight per patch and a bias), and a
+gate if asked for. The vision tower is meant to be a robust one already. Trained on adversarial images alone.
+
+Equations, g the grid of patch features and g' what is rebuilt, z the latents and z_q their nearest codes, sg a constant, c the
+class feature and c' the pooled one, t the text features and t_0 those of hand-written prompts; squares and L1 are means over all
+elements:
+
+    L = CE + alpha |g - g'|^2 + beta |z_q - sg z|^2 + gamma |z - sg z_q|^2 + lambda L1(c, c') + mu L1(t, t_0)
+    logits = a s cos(c, t) + (1 - a) s cos(c', t)  [code]
 
 Deviations: float32 throughout (there float16, where the choice of codes is decided by rounding); sizes follow the backbone
-(there 512 channels and 7 x 7 patches); text features once a step (exact). Default options are not the published ones but those
+(there 512 channels and 7 x 7 patches); text features once per step (exact). Default options are not the published ones but those
 of preset defeat/stable [inferred]: layer norm in front of the encoder, codes that start as latents and follow them as moving
 averages, unused ones replaced. Preset defeat/official has the published ones.
 """
@@ -53,11 +58,12 @@ class DEFEAT(Defense):
         pre_norm: norm of every position in front of the encoder.
         decay: of the codes as moving averages; 0: codes learned by gradient [code].
         start: codes start as latents of the first batches ("data") or as U(-1/K, 1/K) [code].
-        revive_below: moving count of positions a batch under which a code is replaced by a random latent; 0: never; needs decay.
+        revive_below: moving count of positions per batch under which a code is replaced by a random latent; 0: never; needs
+            decay.
         code_losses: squares of both code losses averaged over all elements [code] or summed over the d channels.
         reconstruction, code_weight, commitment, image_alignment, text_alignment: alpha, beta, gamma, lambda, mu. Codes that
             are moving averages have no use for beta.
-        decay_all: weight decay on every learned number [code], not only on the matrices.
+        decay_all: weight decay on every parameter [code], not only on the matrices.
         templates: hand-written prompts that the text features are pulled to; default: the data set's.
     """
 
@@ -208,7 +214,7 @@ class DEFEAT(Defense):
         return [{"params": matrices, "lr": lr}, {"params": rest, "lr": lr, "weight_decay": 0.0}]
 
     def _grid(self, backbone: Backbone, images: Tensor) -> Tensor:
-        """[B, N, D] of what the shield rebuilds, from the tower as it is."""
+        """[B, N, D] of what the shield rebuilds, from the tower without the shield."""
         if isinstance(self.branch, PixelShield):
             return self.branch.grid(images)
         trace = self.branch.observer()
@@ -232,14 +238,15 @@ class DEFEAT(Defense):
 
     @torch.no_grad()
     def _hand_features(self, backbone: Backbone, classes: Sequence[str]) -> Tensor:
-        """[K, E] unit text features of the hand-written prompts; computed once a class list."""
+        """[K, E] unit text features of the hand-written prompts; computed once per class list."""
         names = tuple(classes)
         if self._hand is None or self._hand[0] != names:
             self._hand = names, assemble(backbone, names, Adaptation(templates=self.templates)).text_features
         return self._hand[1]
 
     def _note(self, made: Reconstruction, chosen: Tensor, unit: Tensor, shielded: Tensor) -> None:
-        """Health of the codes, and how much the shielded features differ between images, relative to the class features."""
+        """Log the health of the codes, and how much the shielded features differ between images, relative to the class
+        features."""
         spread = (shielded - shielded.mean(0)).norm() / (unit - unit.mean(0)).norm().clamp_min(1e-12)
         self._numbers = {**self._numbers, **self.shield.quantiser.health(made.latent, chosen), "shield_spread": float(spread)}
 

@@ -1,4 +1,4 @@
-"""FAP: few-shot adversarial prompt learning with a consistency term weighted by how alike both views look.
+"""FAP: few-shot adversarial prompt learning with a consistency term weighted by the similarity of both views.
 
 Source: arXiv 2403.14774 (NeurIPS 2024); official code lionel-w2/FAP. [paper]: coupled deep prompts in both towers of a plain
 CLIP, cross-entropy on clean images, and KL(clean || adversarial) of the predictions times (1 + cosine of the image features of
@@ -6,9 +6,9 @@ both views), whose minimisation also drives these features apart. [code]: the we
 coupling, and an inner attack on the KL divergence.
 
 Learned: `prompts.learned`, J tensors [P, D], and `prompts.maps`, one linear map per layer. Deviations: the paper couples all
-layers from image to text, the released code couples the first one from text to image; we follow the code (`direction`). The
-class name stands in the template instead of behind it with the braces left in [code: `literal_template`]. Inner steps compute
-neither the clean branch nor the text features again (exact), and run in float32.
+layers from image to text, the released code couples the first one from text to image; we follow the code (`direction`). The class
+name stands in the template instead of behind it with the braces left in [code: `literal_template`]. Inner steps do not compute
+the clean branch and the text features again (exact), and run in float32.
 
 Equations, z and z' the image features of x and x', p = softmax(s cos(z, T)) and p' likewise:
 
@@ -31,7 +31,7 @@ class FAP(PromptTuning):
     """Coupled prompts and L = CE(clean) + weight * mean( KL(clean || adversarial) (1 + cos) ).
 
     Args:
-        length: P, prompts a layer in either tower.
+        length: P, prompts per layer in either tower.
         depth: J, prompted layers; default: nine, or all layers of the shallower tower if it has fewer.
         direction: which prompts are learned and which are mapped: "fap_code", "vision2text" (paper) or "text2vision" (MaPLe).
         weight: lambda of the consistency term; the published runs use 1.5.

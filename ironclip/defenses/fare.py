@@ -1,7 +1,12 @@
-"""FARE: fine-tune the image tower so that features of perturbed images stay where the original put the clean ones. No labels.
+"""FARE: fine-tune the image tower so that features of perturbed images stay at the original features of the clean images. No
+labels.
 
-Source: arXiv 2402.12336; official code chs20/RobustVLM (train/adversarial_training_clip.py, train/pgd_train.py). Objective and
-inner attack: squared distance of the features, which are not normalised, summed over their axis [paper] [code].
+Source: arXiv 2402.12336; official code chs20/RobustVLM (train/adversarial_training_clip.py, train/pgd_train.py). Features are not
+normalised.
+
+Equations, f the tuned and f_0 the original tower [paper] [code]:
+
+    L = ||f(x') - f_0(x)||^2,  x' = argmax_{||x' - x|| <= eps} ||f(x') - f_0(x)||^2
 
 The code's inner attack has a momentum of 0.9 on signs: v <- sign(0.9 v + sign(gradient)). Because |0.9 v| < 1 this is the sign of
 the gradient wherever that is not exactly zero, so plain sign steps reach the same images and are used here. The code starts

@@ -1,4 +1,4 @@
-"""HEP, the hand-engineered prompt: zero-shot with APT's fixed template on whatever (robust) backbone is given.
+"""HEP, the hand-engineered prompt: zero-shot with APT's fixed template on the given (robust) backbone.
 
 Source: the baseline of APT (arXiv 2403.01849); "a photo of a {}" without a full stop for every data set [code:
 TreeLLi/APT apt/evaluate.py]. Learns nothing.

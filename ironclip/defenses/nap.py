@@ -56,7 +56,7 @@ class NAP(Defense):
     """Multi-modal deep prompts with token refiners.
 
     Args:
-        length: P, prompts a layer and a tower.
+        length: P, prompts per layer and tower.
         depth: J, prompted layers; default: all layers of each tower; 0: no prompts, refiners alone.
         text_length, text_depth: the same of the text tower, where they differ.
         refiner_layers: linear layers of a refiner; 0: no refiners.
@@ -72,9 +72,9 @@ class NAP(Defense):
         feature_weight: weight of the squared distance between refined tokens of both views; 0: off, not in the paper.
         refiner_lr_mult: learning rate of the refiners over that of the prompts.
         refiner_decay: weight decay of the refiners; default: that of the schedule.
-        dropout: share of a refiner's last hidden units that a training step leaves out, the same for all tokens and for its
-            attack; ours, against few-shot over-fitting.
-        strength: "fixed", or "tokens": each image's own tokens say how strongly the refiners of the image tower correct; ours.
+        dropout: share of a refiner's last hidden units that is left out in a training step, for all tokens and in its attack;
+            ours, against overfitting to few shots.
+        strength: "fixed", or "tokens": the tokens of each image set the strength of the image tower's refiners; ours.
         radii: shares of eps at which the parts of every batch are attacked, in turn; 0: clean. Ours, for `strength=tokens`.
         init: the words before the class name; the first P of them become the text prompts of the first layer.
     """
@@ -226,7 +226,7 @@ class NAP(Defense):
 
     @contextmanager
     def _dropped(self, batch: Batch) -> Iterator[None]:
-        """Inside, refiners lack a share of their hidden units, drawn anew for every batch from its own images."""
+        """Inside, refiners leave out a share of their hidden units; the draw is keyed by the images of the batch."""
         refiners = [*self.image_refiners.refiners, *self.text_refiners.refiners] if self.dropout and self.training else []
         draw = keyed(_DROPOUT, *batch.indices.tolist())
         try:

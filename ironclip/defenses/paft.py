@@ -3,7 +3,7 @@
 Source: "partial adversarial fine-tuning", a baseline of APT (arXiv 2403.01849) and CAPT; its code was not released. TreeLLi/APT
 apt/evaluate.py imports a `LinearProbe(model, 512, num_classes, False)`, which fixes input and output sizes. [inferred]: that the
 flag means "features as they are, not normalised", the start (PyTorch's) and the learning rate; APT's protocol otherwise.
-Learned: `head.linear` weight [K, E] and bias [K]: 512 K + K numbers for ViT-B.
+Learned: `head.linear` weight [K, E] and bias [K]: 512 K + K parameters for ViT-B.
 
 Equations, W [K, E] and b [K] the head, f the frozen image tower:
 
@@ -43,7 +43,7 @@ class LinearHead(nn.Module):
 
 
 class PAFT(Defense):
-    """A linear probe trained on adversarial images. It knows the classes it was trained on alone.
+    """A linear probe trained on adversarial images. It works for its training classes only.
 
     Args:
         normalize: features of unit length.

@@ -1,12 +1,12 @@
-"""PMG-AFT: TeCoA guided by what the original model says of the adversarial image, and the tuned one of the clean image.
+"""PMG-AFT: TeCoA guided by the original model's prediction of the adversarial image and the tuned model's of the clean image.
 
 Source: arXiv 2401.04350; official code serendipity1122/Pre-trained-Model-Guided-Fine-Tuning-for-Zero-Shot-Adversarial-Robustness
 (PMG_AFT.py). Objective: cross-entropy of adversarial images + KL(original on adversarial || tuned on adversarial) + KL(tuned on
 clean || tuned on adversarial) [paper] [code].
 
-The code sums the KL terms over the batch and averages the cross-entropy, so that they weigh as many times more as there are
-images: `kl_reduction="sum"` is that, the default averages all. It normalises pixels with ImageNet's constants, in training and
-testing: `normalisation="imagenet"`. The second target is not held constant in the code, nor here. The inner attack as in `tecoa`.
+The code sums the KL terms over the batch and averages the cross-entropy, so that they weigh B times more: `kl_reduction="sum"`
+does the same, the default averages all. It normalises pixels with ImageNet's constants, in training and testing:
+`normalisation="imagenet"`. The second target is not held constant, in the code and here. The inner attack is that of `tecoa`.
 
 Equations, p the prediction of the tuned model and p_ori that of the original, over the training classes:
 

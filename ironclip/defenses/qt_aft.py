@@ -1,9 +1,13 @@
 """QT-AFT: FARE plus finding the caption of an attacked image among those of its batch.
 
-Source: arXiv 2507.16257; official code futakw/QTAFT. L = mean |f(x') - f0(x)|^2, of features that are not normalised, plus w
-times the cross-entropy of image to caption at a learned scale e^tau, which starts at 1 / 0.07 and stays in [1, 100]; the inner
-attack raises the same L [code]. Classification keeps the model's own scale [code]. Deviations: those of `fare`; where the data
-have no captions the class's prompt stands in, and images of one class are then no negatives of each other [inferred].
+Source: arXiv 2507.16257; official code futakw/QTAFT. The learned scale e^tau starts at 1 / 0.07 and stays in [1, 100];
+classification keeps the model's own scale [code]. Deviations: those of `fare`; where the data have no captions the class's prompt
+stands in, and images of one class are then no negatives of each other [inferred].
+
+Equations, f and f_0 the tuned and the original tower, not normalised, f^ of unit length, u the unit features of the captions of a
+batch, i the own caption:
+
+    L = ||f(x') - f_0(x)||^2 + w CE(e^tau f^(x') u, i),  x' = argmax_{||x' - x|| <= eps} L  [code]
 """
 
 import math

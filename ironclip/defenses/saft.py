@@ -1,12 +1,11 @@
-"""SAFT: TGA-ZSR on several descriptions per class, those that a text tower finds nearest to the class's name.
+"""SAFT: TGA-ZSR on several descriptions per class, those with the highest cosine to the class name.
 
-Source: arXiv 2602.12461; official code tmlr-group/SAFT (helper.py, attacks/pgd_attack.py, training.py). Of a pool of
-descriptions per class the n with the highest cosine to the feature of the bare class name are kept, best first: T [n, K, E].
-The cross-entropy is the mean over descriptions j of CE(s f^(x') T_j, y), in the inner attack and in the outer loss [code]; the
-map of an image is that of TGA-ZSR with the mean of the n features of its class as its text, for the products are averaged
-before they are scaled [code]. Loss terms and other deviations are those of `tga_zsr`. Ours: a class with too few descriptions
-is filled up with its template, and without a file every class has its template alone, which is TGA-ZSR. Classification uses the
-templates [code].
+Source: arXiv 2602.12461; official code tmlr-group/SAFT (helper.py, attacks/pgd_attack.py, training.py). Of a pool of descriptions
+per class the n with the highest cosine to the feature of the bare class name are kept, best first: T [n, K, E]. The cross-entropy
+is the mean over descriptions j of CE(s f^(x') T_j, y), in the inner attack and in the outer loss [code]; the map of an image is
+that of TGA-ZSR with the mean of the n features of its class as its text, because the products are averaged before they are scaled
+[code]. Loss terms and other deviations are those of `tga_zsr`. Ours: a class with too few descriptions is filled up with its
+template, and without a file every class has its template alone, which is TGA-ZSR. Classification uses the templates [code].
 
 Equations, A(x) the map of `tga_zsr` and T_j the j-th kept description of every class:
 

@@ -1,10 +1,13 @@
 """Sim-CLIP: FARE with the cosine between features as its outer loss. No labels.
 
-Source: arXiv 2407.14971; official code speedlab-git/SimCLIP (train/adversarial_training_simclip.py). With f the tuned and f0 the
-original tower, z' = f(x') and sg a constant: L = 1/2 [-cos(z', sg c)] + 1/2 [-cos(c, sg z')], where c = f(x) in the paper
-(`target="siamese"`) and c = f0(x) in the released code and weights (`target="frozen"`), whose second term then has a value and no
-gradient. The inner attack is FARE's, on the squared distance from f0(x) [code]. Deviations: those of `fare`. Sim-CLIP+ is the
-same tower, used inside a vision-language model [code].
+Source: arXiv 2407.14971; official code speedlab-git/SimCLIP (train/adversarial_training_simclip.py). The inner attack is FARE's,
+on the squared distance from f_0(x) [code]. Deviations: those of `fare`. Sim-CLIP+ is the same tower, used inside a
+vision-language model [code].
+
+Equations, f the tuned and f_0 the original tower, z' = f(x'), sg a constant; c = f(x) in the paper (`target="siamese"`), c =
+f_0(x) in the released code and weights (`target="frozen"`), where the second term has a value and no gradient:
+
+    L = -1/2 cos(z', sg c) - 1/2 cos(c, sg z')
 """
 
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""TGA-ZSR: TeCoA that also keeps the map of where an image agrees with its class's text.
+"""TGA-ZSR: TeCoA that also keeps the attention map between an image and the text of its class.
 
 Source: arXiv 2410.21802; official code zhyblue424/TGA-ZSR (TGA-ZSR.py, attention_map.py). Objective: cross-entropy of adversarial
 images, plus alpha times the distance of their maps under the tuned tower to the clean maps under the original one, plus beta
 times the same for the clean images under the tuned tower [paper] [code].
 
 Deviations: the map and the logits come from one pass (there from two); the original's map builds no graph; the inner attack
-as in `tecoa`. The code as released stops with a NameError, so "as released" means with that name corrected.
+as in `tecoa`. The released code stops with a NameError; "as released" means with that name corrected.
 
 Equations, g the tokens of the patches, t the text feature of the true class, A = g t the map, "ori" the original tower:
 
@@ -76,7 +76,7 @@ class TGA(FineTuning):
         }
 
     def seen(self, classifier: AdaptedClassifier, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [B, K] and the maps [B, H * W] that are kept where they were."""
+        """Logits [B, K] and the maps [B, H * W] that the loss compares."""
         return logits_and_map(classifier, images, labels, self.tga_norm)
 
 

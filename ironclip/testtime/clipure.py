@@ -1,14 +1,17 @@
 """CLIPure: turn the image's embedding towards where natural embeddings are denser, then classify it.
 
-Source: arXiv 2502.18176, TMLResearchGroup-CAS/CLIPure (`CLIP_eval/CLIPure_Cos.py`, `CLIPure_Diff.py`). With e the unit
-embedding, r = |e| and u = e / r, an iteration is u <- u - eta r G / |r G|, u <- u / |u|, e <- r u. Cosine: G is the gradient of
--cos(e, t), t the mean embedding of prompts without a class name. Generative: G is that of the denoising loss of a prior at a
-random time, |prior(x_t, t) - x_0|^2 / E with x_0 = sqrt(E) e and x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise.
+Source: arXiv 2502.18176, TMLResearchGroup-CAS/CLIPure (`CLIP_eval/CLIPure_Cos.py`, `CLIPure_Diff.py`).
+
+Equations, e the unit embedding, r = |e| and u = e / r, b the mean embedding of prompts without a class name, E the width, x_0 =
+sqrt(E) e, x_t = sqrt(a_t) x_0 + sqrt(1 - a_t) noise at a random time t:
+
+    u <- u - eta r G / |r G|,  u <- u / |u|,  e <- r u
+    G = grad_e [-cos(e, b)]  ("cosine")
+    G = grad_e [|prior(x_t, t) - x_0|^2 / E]  ("generative")
 
 What the released constants do: eta = 30 turns an embedding by arctan(30), 88.09 degrees, in the plane of u and t. Two
 iterations undo each other, so 10 of them return the input wherever its angle to t is at most 88.09 degrees, and the gradient
-shrinks
-by about 30 in each: the released method is zero-shot classification with a gradient of rounding noise. Deviations: the
+shrinks by about 30 in each: the released method is zero-shot classification with a gradient of rounding noise. Deviations: the
 length of G is taken per image (released: over the batch, so an answer depends on its neighbours); the default step is 0.05
 [inferred]; the prior is a Gaussian fitted to clean training embeddings, whose denoiser is known in closed form [inferred], or any
 function from Python (released: a 24-layer transformer for ViT-L/14); time and noise belong to the image.

@@ -1,11 +1,16 @@
 """CSR: where an image and its low-pass copy disagree, move the pixels so that the embedding approaches that of the copy.
 
-Source: arXiv 2601.19210, Summu77/CSR (`csr/defense/csr.py`). With f unit image features, low(x) the low-pass copy, a = f(low(x))
-and o = f(x), an image is flagged where a . o < tau. A flagged one takes steps of sign ascent on S(y) = f(y) . a - lambda f(y) . o
-inside a ball around x, and the iterate of largest S is classified [code]. At the start the gradient of the second term is zero,
-so the first step follows the anchor alone. Deviations: float32; the radius of the filter is scaled to the size of the image
-[inferred: the released one is for 224 pixels]; the start itself is a candidate [code; the paper's text counts from the first
-step]. The released fast module with N steps is this one with N - 1.
+Source: arXiv 2601.19210, Summu77/CSR (`csr/defense/csr.py`). A flagged image takes steps of sign ascent inside a ball around
+itself; other images are classified as they are. At the start the gradient of the second term is zero, so the first step follows
+the anchor alone. Deviations: float32; the radius of the filter is scaled to the size of the image [inferred: the released one is
+for 224 pixels]; the start itself is a candidate [code; the paper's text counts from the first step]. The released fast module
+with N steps is this one with N - 1.
+
+Equations, f the unit image features, low(x) the low-pass copy, a = f(low(x)), o = f(x), P the projection onto the ball:
+
+    flagged where a . o < tau
+    S(y) = f(y) . a - lambda f(y) . o,  y <- P(y + step sign grad_y S(y))
+    answer: p(. | y with the largest S)  [code]
 """
 
 from collections.abc import Iterable, Sequence

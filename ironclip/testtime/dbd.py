@@ -1,11 +1,15 @@
 """DBD: walk from the image's embedding along the mean shift of its confident views, far where all shifts point alike.
 
-Source: arXiv 2606.06186, liuls2002/DBD (`infer_dbd.py`). With unit features F_v of the views, F_0 the image's own, R the `kept`
-views of lowest entropy (never view 0) and D_i = R_i - F_0: m = mean D_i, the DB-score is the mean cosine of D_i and m, and the
-answer is that of h = F_0 + l m with l = gain where the score exceeds theta, else 1, which is the mean of the kept features.
+Source: arXiv 2606.06186, liuls2002/DBD (`infer_dbd.py`). With l = 1 the answer is that of the mean of the kept features.
 Deviations: the views come from the model's own crop for every image (released: from the file, so that clean and attacked images
 see different filters); grey levels are clipped (released: 256 becomes 0); the prompts are those of the base (released: with
 sentences of a language model).
+
+Equations, F_v the unit features of the views, F_0 the image's own, R the `kept` views of lowest entropy (never view 0):
+
+    D_i = F_i - F_0 for i in R,  m = mean_i D_i,  score = mean_i cos(D_i, m)
+    l = gain where score > theta, else 1
+    answer: s cos(F_0 + l m, T)
 """
 
 from collections.abc import Iterable, Sequence
@@ -134,7 +138,7 @@ class DBD(TestTimeMethod):
         return sloping((shift.score - self.theta) / self.softness, far, near)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """The mean of the views, what is left where the score stays low; the smooth switch; and draws of the views."""
+        """The mean of the views, which answers where the score is low; the smooth switch; and draws of the views."""
         mean, switch = surrogate(classifier, "mean", self.plain), surrogate(classifier, "switch", self.switched)
         return (mean, switch, *super().surrogates(classifier))
 

@@ -1,10 +1,14 @@
 """ET3: one or two steps on the pixels that lower the energy of the class scores, then classify; every image, without a gate.
 
 Source: arXiv 2603.26984, OmnAI-Lab/Energy-Guided-Test-Time-Defense (`CLIP/clip_benchmark/metrics/zeroshot_classification.py`).
-With z = 100 cos(f(x), t_k), the energy is E(x) = -t logsumexp(z / t). A step goes alpha against the gradient of E, divided by
-its Euclidean length, is clamped to [0, 1], and its distance from x is clipped to eps in every value [code; the paper's text
-projects onto a Euclidean ball]. Meant for adversarially trained encoders. Deviations: alpha is scaled to the size of the image
-[inferred: the released one is for 224 pixels], so that the step per value stays the same.
+The distance from x is clipped to eps in every value [code; the paper's text projects onto a Euclidean ball]. Meant for
+adversarially trained towers. Deviations: alpha is scaled to the size of the image [inferred: the released one is for 224 pixels],
+so that the step per value stays the same.
+
+Equations, t_k the text features, t the temperature:
+
+    E(x) = -t logsumexp_k(100 cos(f(x), t_k) / t)
+    y <- clip_eps(clamp(y - alpha grad E(y) / ||grad E(y)||, 0, 1)),  from y = x
 """
 
 from collections.abc import Sequence
@@ -45,7 +49,7 @@ class ET3(TestTimeMethod):
         eps: radius around the image, in the unit of the images.
         steps: N.
         temperature: t of the energy.
-        proxy: file with one label a line whose energy is lowered in place of that of the classes; None: the classes.
+        proxy: file with one label per line, whose energy is lowered in place of that of the classes; None: the classes.
         seed: unused; the method draws nothing.
     """
 
@@ -113,7 +117,7 @@ class ET3(TestTimeMethod):
 
 
 def labels_of(file: str) -> tuple[str, ...]:
-    """The labels of a text file, one a line; UsageError where there are none to read."""
+    """The labels of a text file, one per line; UsageError where there are none to read."""
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

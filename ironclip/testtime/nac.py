@@ -1,11 +1,14 @@
-"""NAC: TTC's counterattack with Nesterov's momentum: each gradient is taken where the velocity would carry the image.
+"""NAC: TTC's counterattack with Nesterov's momentum: each gradient is taken at the point that the velocity leads to.
 
-Source: 1011245276/NAC (`nac.py`; preprint of 2026). With e(p) the squared distance of the features of p from those of the image
-x, v_0 = 0 and delta_0 the noise: g = grad e(x + delta_t + mu v_t), v_{t+1} = mu v_t + alpha sign g, and delta_{t+1} is delta_t
-+ v_{t+1} clipped to the ball and to [0, 1]. Neither the look-ahead nor the velocity is clipped, as released. Gate and weights
-of the iterates are those of TTC; mu = 0 and one step are TTC itself. The paper's text lowers the distance from the embedding of
-the clean image, which nobody has at test time; the released code, as here, raises the distance from that of the received one.
-Deviations: those of TTC.
+Source: 1011245276/NAC (`nac.py`; preprint of 2026). Neither the look-ahead nor the velocity is clipped, as released. Gate and
+weights of the iterates are those of TTC; mu = 0 and one step are TTC itself. The paper's text lowers the distance from the
+embedding of the clean image, which nobody has at test time; the released code, as here, raises the distance from that of the
+received one. Deviations: those of TTC.
+
+Equations, v_0 = 0, delta_0 the noise, P the projection onto the ball and [0, 1]:
+
+    e(p) = ||f(p) - f(x)||^2,  g = grad e(x + delta_t + mu v_t)
+    v_{t+1} = mu v_t + alpha sign g,  delta_{t+1} = P(delta_t + v_{t+1})
 """
 
 from typing import Any

@@ -24,7 +24,7 @@ class RTPT(TestTimePromptTuning):
     """Mean entropy of single views; the answer is the sum of all views' tuned logits, weighted by reliability.
 
     Args:
-        neighbours: nearest views that vouch for a view; at most V - 1 are used.
+        neighbours: number of nearest other views that weigh a view; at most V - 1 are used.
         temperature: of the softmax over their mean cosine.
         legacy_mask: leave out similarities of at least 1 instead of the view itself, as released.
     """

@@ -91,7 +91,7 @@ class Counterattack(TestTimeMethod):
         return (encode(noisy) - features).norm(dim=1) / features.norm(dim=1)
 
     def push(self, base: AdaptedClassifier, images: Tensor, start: Tensor) -> Tensor:
-        """[B, 3, H, W] the counterattack on images [B, 3, H, W]: a mean of its iterates, the later the heavier."""
+        """[B, 3, H, W] the counterattack on images [B, 3, H, W]: a mean of its iterates; later ones weigh more."""
         iterates = self.iterates(base, images, start)
         weights = (self.beta * torch.arange(len(iterates), device=images.device).to(images)).softmax(0)
         return torch.einsum("t,tbchw->bchw", weights, iterates)
@@ -109,8 +109,8 @@ class Counterattack(TestTimeMethod):
         return base((images + start - images.detach()).clamp(0, 1))
 
     def gated(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        """[B, K] log probabilities with a smooth gate instead of a step: it tells how to be moved more under noise, and so
-        left alone, where that serves the attacker. As `softness` goes to 0, those of the method itself."""
+        """[B, K] log probabilities with a smooth gate instead of a step: its gradient also says how to avoid the counterattack by
+        moving more under noise. As `softness` goes to 0, those of the method itself."""
         noisy, still = self.start(images, self.noise(images, keys)), images.detach()
         start = noisy.detach()
         lean = (self.tau - self.shift(base, images, noisy)) / (self.softness * self.tau)
@@ -118,8 +118,8 @@ class Counterattack(TestTimeMethod):
         return sloping(lean, pushed, self.alone(base, images, start))
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """The defence with its gate closed, what is left where the image is made to move under noise; with a smooth
-        gate; and draws of the noise."""
+        """The defence without counterattack, which is what an image meets that moves enough under noise; the defence with a
+        smooth gate; and draws of the noise."""
         noise = surrogate(classifier, "noise", self.noisy, passes=1)
         gate = (surrogate(classifier, "gate", self.gated, passes=self.passes + 2),) if self.tau > 0 else ()
         return (noise, *gate, *super().surrogates(classifier))

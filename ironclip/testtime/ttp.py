@@ -1,12 +1,17 @@
 """TTP: where padding an image changes its embedding, train the padding for one step and let padded views vote.
 
 Source: arXiv 2512.16523, read in summaries; no released code could be had, so nothing here is compared with numbers of its
-authors. s = cos(f(x), f(P_fix(x))) with a fixed border; s > tau: the image is clean and classified as it is. Else, from N
-views, B are the K of lowest entropy without padding; a border theta, shared by the views of an image, takes one gradient step
-on their mean entropy; with it p_i are the views' predictions, w = softmax over B of cos(z_i, f(P_fix(x))) - cos(z_i, f(x)), and
-the answer is sum w_i p_i. Ours [inferred]: the border lies outside the image and the whole is resized to the tower's size; it
-is H/7 pixels wide (32 at 224); theta is uniform in [0, 10] for pixels in [0, 1], and clamped after the step; the fixed border
-is black; the image is one of the views; K is a tenth of N; the views are those of R-TPT.
+authors. Where s > tau the image counts as clean and is classified as it is. Ours [inferred]: the border lies outside the image
+and the whole is resized to the tower's size; it is H/7 pixels wide (32 at 224); theta is uniform in [0, 10] for pixels in [0, 1],
+and clamped after the step; the fixed border is black; the image is one of the views; K is a tenth of N; the views are those of
+R-TPT.
+
+Equations, P_fix(x) the image in a fixed border, B the K of N views with the lowest entropy, P_theta(x_i) view i in the border
+theta that its views share, z_i and p_i its feature and prediction:
+
+    s = cos(f(x), f(P_fix(x)))
+    theta <- theta - eta grad_theta mean_{i in B} H(p_i)
+    w = softmax_{i in B}(cos(z_i, f(P_fix(x))) - cos(z_i, f(x))),  answer: sum_i w_i p_i
 """
 
 from collections.abc import Sequence
