@@ -72,6 +72,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
 
 
 TORCHSCRIPT = "OpenAI's TorchScript archive"
+MOST_PACKED, HEADS = 4, 1 << 20
+"""Times its size, and bytes more, that an archive may unpack to: packed once more by somebody, numbers hardly shrink."""
 
 
 def _read(path: Path) -> tuple[Any, Mapping[str, str], str]:
@@ -117,11 +119,20 @@ def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]
 
 
 def _is_torchscript(path: Path) -> bool:
+    """Whether an archive is one; False where it cannot be read, which its reader says.
+
+    Raises:
+        CheckpointError: it would unpack to far more than it has, by compression or because its members lie over one another.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
-            return any("/code/" in name for name in archive.namelist())
-    except zipfile.BadZipFile:
+            members = archive.infolist()
+    except (zipfile.BadZipFile, NotImplementedError, ValueError):
         return False
+    unpacked, there = sum(member.file_size for member in members), path.stat().st_size
+    if unpacked > MOST_PACKED * there + HEADS:
+        raise CheckpointError(f"{path} is no weights file: its {there:,} bytes would unpack to {unpacked:,}; torch packs nothing")
+    return any("/code/" in member.filename for member in members)
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:

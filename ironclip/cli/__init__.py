@@ -31,7 +31,7 @@ from ironclip.cli import (  # noqa: F401 - each adds its verbs
 )
 from ironclip.cli import list as _list  # noqa: F401
 from ironclip.cli.common import app
-from ironclip.cli.terminal import forgiving, tell
+from ironclip.cli.terminal import forgiving, shortened, tell
 from ironclip.core.errors import IronclipError
 from ironclip.core.signals import LATER, Leaving, finishing, leaving_in_order
 
@@ -86,7 +86,7 @@ def _misread(arguments: Sequence[str], error: Any) -> int:
 def _refused(arguments: Sequence[str], reason: str) -> int:
     if [*arguments[:1]] == ["train"]:
         train.refused(arguments, reason)
-    return _say(f"error: {reason}", 2)
+    return _say(f"error: {shortened(reason)}", 2)
 
 
 def _say(line: str, code: int) -> int:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from ironclip.core.shown import plain
 
+LONGEST = 1500  # characters of one message; its begin says what is wrong, its end what to do
 WIDE = 200  # where no terminal says how wide it is, lines are for other programs
 
 
@@ -43,6 +44,11 @@ def say(*lines: object, style: str = "", to: Console | None = None) -> None:
 def tell(*lines: object, style: str = "") -> None:
     """Each line on standard error: what a user should know, and no result."""
     say(*lines, style=style, to=err)
+
+
+def shortened(text: str) -> str:
+    """A message without its middle, where that is a page: a value out of a stranger's file may have any length."""
+    return text if len(text) <= LONGEST else f"{text[: LONGEST // 2]} ... {text[-LONGEST // 3 :]}"
 
 
 def show_table(table: Table) -> None:

@@ -3,6 +3,7 @@
 import json
 import os
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -87,16 +88,37 @@ def _temporary(path: Path) -> tuple[int | None, Path]:
 
 
 def check_head(path: Path) -> None:
-    """Check the size of the head of a safetensors file, which is parsed before any tensor is read.
+    """Check the head of a safetensors file before any tensor is read: its size, and that it names each tensor once.
+
+    The library itself reports everything else that is wrong with the file.
 
     Raises:
         CheckpointError: the head is too large for a model, for example because it lists hundreds of thousands of empty tensors.
+            Or a name stands twice, and readers would disagree about which tensor counts.
     """
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
         there = os.fstat(file.fileno()).st_size
-    if LARGEST_HEAD < size < there:  # where it is longer than the file, this is no safetensors file; the library says so
-        raise CheckpointError(f"{path} is no model's file: its head says {size:,} bytes, and at most {LARGEST_HEAD:,} are read")
+        if LARGEST_HEAD < size < there:
+            raise CheckpointError(
+                f"{path} is no model's file: its head says {size:,} bytes, and at most {LARGEST_HEAD:,} are read"
+            )
+        head = file.read(min(size, LARGEST_HEAD))
+    if (twice := _named_twice(head)) is not None:
+        raise CheckpointError(f"{path} is no model's file: its head names {twice!a} twice")
+
+
+def _named_twice(head: bytes) -> str | None:
+    """The first key that an object of a JSON text holds twice; None also where it is no JSON."""
+    found: list[str] = []
+
+    def look(pairs: list[tuple[str, Any]]) -> None:
+        seen = Counter(name for name, _ in pairs)
+        found.extend(name[:40] for name, count in seen.items() if count > 1)
+
+    with suppress(ValueError, RecursionError):
+        json.loads(head, object_pairs_hook=look)
+    return found[0] if found else None
 
 
 def write_text(path: Path, text: str) -> None:

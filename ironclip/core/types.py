@@ -344,7 +344,11 @@ class Defense(nn.Module, ABC):
         return dict(self.state_dict())
 
     def load_learned(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `learned` gave; RuntimeError where names or shapes are others."""
+        """Take over what `learned` gave; RuntimeError where names or shapes are others, TypeError where kinds of numbers are."""
+        for name, own in self.state_dict().items():
+            given = tensors.get(name, own)
+            if given.dtype != own.dtype and not (given.is_floating_point() and own.is_floating_point()):
+                raise TypeError(f"{name} holds {given.dtype}, and {own.dtype} is needed".replace("torch.", ""))
         self.load_state_dict(dict(tensors))
 
     def passes(self, schedule: Schedule, steps: int) -> int:

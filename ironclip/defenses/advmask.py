@@ -204,6 +204,8 @@ class AdvMask(Defense):
         """Scores at their start value where the bit is set; elsewhere the same distance below the threshold."""
         if set(tensors) != {f"bits.{name}" for name in self.held}:
             raise CheckpointError(f"these bits are of other weights ({', '.join(sorted(tensors)[:2])}, ...) than the masked ones")
+        if any(bits.dtype != torch.uint8 for bits in tensors.values()):
+            raise CheckpointError("the bits of a mask are no bytes (uint8)")
         with torch.no_grad():
             for name, scores in zip(self.held, self.scores, strict=True):
                 mask = unpack(tensors[f"bits.{name}"], scores.shape).to(scores.device)

@@ -1,5 +1,6 @@
 """Labels and probabilities for images from the disk."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -119,11 +120,14 @@ def predictions(
             best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
             rows = []
             for file, values, labels in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
+                if not all(map(math.isfinite, values)):
+                    answers[file] = Bad(str(file), "the model returned NaN or infinity for this picture")
+                    continue
                 ranked = tuple((classifier.classes[k], value) for k, value in zip(labels, values, strict=True))
                 rows.append(Prediction(str(file), ranked))
                 answers[file] = rows[-1]
-            if observe is not None:
-                observe(rows, batch)
+            if observe is not None and rows:
+                observe(rows, batch[[isinstance(answers[file], Prediction) for file in images]])
         yield [answers[file] for file in group]
 
 

@@ -120,7 +120,7 @@ def take_learned(defense: Defense, learned: Learned, where: object) -> None:
     """Put what was read into a defence that was built for it.
 
     Raises:
-        CheckpointError: the tensors are of another method, or of other sizes.
+        CheckpointError: the tensors are of another method, of other sizes, or of another kind of number.
     """
     try:
         defense.load_learned(learned.tensors)

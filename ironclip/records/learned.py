@@ -76,7 +76,7 @@ def load_learned(path: Path, base_sha256: str | None = None) -> Learned:
             tensors=tensors,
             base_sha256=metadata["base_sha256"],
             method=metadata["method"],
-            options=dict(json_value(metadata["options"])),
+            options=_options(json_value(metadata["options"])),
             classes=_names(json_value(metadata["classes"])),
         )
     except KeyError as missing:
@@ -92,6 +92,12 @@ def _names(value: Any) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError("class names are a list of texts")
     return tuple(value)
+
+
+def _options(value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise ValueError("options are keys and values")
+    return value
 
 
 def checksums(tensors: Mapping[str, Tensor]) -> dict[str, int]:

@@ -6,9 +6,7 @@ heads are inside; masks and tuned weights are folded into the tower; text featur
 
 import copy
 import json
-import logging
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from ironclip.core.types import ImageOutput
 from ironclip.protocols.experiment import Experiment
 from ironclip.records.record import Record
 from ironclip.records.verified import sealed
-from ironclip.serve.exported import open_exported
+from ironclip.serve.exported import open_exported, quiet
 from ironclip.serve.facts import KEY, Facts, facts_of
 
 SUFFIXES = (".pt2", ".onnx")
@@ -194,7 +192,7 @@ def write_onnx(fixed: Fixed, facts: Facts, path: Path) -> None:
         import onnxscript  # noqa: F401 - what torch.onnx needs
     except ImportError as missing:
         raise UsageError(f"{missing.name} is not installed; pip install 'ironclip[export]'") from None
-    with _quiet():
+    with quiet("onnxscript", "onnx_ir", "torch.onnx"):  # remarks on every operator that is left alone
         program = torch.onnx.export(traced(fixed, facts.resolution), dynamo=True, verbose=False)
     assert program is not None
     graph = program.model.graph
@@ -203,16 +201,3 @@ def write_onnx(fixed: Fixed, facts: Facts, path: Path) -> None:
         value.shape = onnx_ir.Shape(["batch", *list(value.shape or ())[1:]])
     program.model.metadata_props[KEY] = json.dumps(sealed(facts))
     program.save(path, external_data=False)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the optimiser's remarks on every operator that it leaves alone."""
-    before = {name: logging.getLogger(name).level for name in ("onnxscript", "onnx_ir", "torch.onnx")}
-    try:
-        for name in before:
-            logging.getLogger(name).setLevel(logging.ERROR)
-        yield
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)

@@ -1,6 +1,9 @@
 """Exported files as classifiers: they need neither the run nor its backbone. They run on the CPU."""
 
+import logging
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,8 @@ from ironclip.core.types import Images
 from ironclip.protocols.classify import Prediction, predict
 from ironclip.serve import onnx_bytes
 from ironclip.serve.facts import KEY, Facts, read_facts
+
+LARGEST_FACTS = 1 << 26  # bytes of text; those of 100,000 classes take a few millions
 
 
 class ExportedClassifier:
@@ -39,7 +44,23 @@ class ExportedClassifier:
         if not len(images):
             return images.new_empty(0, len(self.classes))
         with torch.no_grad():
-            return self._function(images.cpu())
+            return self._checked(images.cpu())
+
+    def _checked(self, images: Tensor) -> Tensor:
+        """What the graph answers, which nobody knows before it ran.
+
+        Raises:
+            CheckpointError: it fails, or gives something else than float32 logits [B, K].
+        """
+        try:
+            logits = self._function(images)
+        except Exception as error:  # whatever a runtime raises about a stranger's graph
+            raise CheckpointError(f"{self.path}: its graph fails on pictures: {_first(error)}; export it again") from None
+        wanted = (len(images), len(self.classes))
+        if not isinstance(logits, Tensor) or logits.dtype != torch.float32 or logits.shape != wanted:
+            got = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+            raise CheckpointError(f"{self.path}: its graph gives {got.removeprefix('torch.')}, no float32 logits {list(wanted)}")
+        return logits
 
     def classify(self, *pictures: str | Path, top: int = 3) -> list[Prediction]:
         """The most probable classes of images or of folders of images; unreadable ones are left out."""
@@ -78,10 +99,24 @@ def open_exported(path: Path, *, trust: bool = False) -> ExportedClassifier:
     return ExportedClassifier(path, facts, function)
 
 
+@contextmanager
+def quiet(*loggers: str) -> Iterator[None]:
+    """Without the remarks of these loggers, below errors."""
+    before = {name: logging.getLogger(name).level for name in loggers}
+    try:
+        for name in before:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        yield
+    finally:
+        for name, level in before.items():
+            logging.getLogger(name).setLevel(level)
+
+
 def _open_pt2(path: Path) -> tuple[Facts, Images]:
     facts = _facts_of_archive(path)
     try:
-        program = torch.export.load(path)
+        with quiet("torch.export"):
+            program = torch.export.load(path)
     except Exception as error:  # whatever a reader of foreign bytes raises
         raise CheckpointError(f"{path} is damaged, or of another version of torch: {_first(error)}") from None
     return facts, program.module()
@@ -91,14 +126,15 @@ def _facts_of_archive(path: Path) -> Facts:
     """The facts, read without torch."""
     try:
         with zipfile.ZipFile(path) as archive:
-            files = {name.partition("/")[2]: name for name in archive.namelist()}
-            if f"extra/{KEY}" not in files:
-                raise CheckpointError(f"{path} was not written by `ironclip export`: it holds no {KEY}")
-            return read_facts(archive.read(files[f"extra/{KEY}"]), path)
-    except (zipfile.BadZipFile, KeyError, TypeError, ValueError, OSError) as error:
-        if isinstance(error, CheckpointError):
-            raise
+            entries = [each for each in archive.infolist() if each.filename.partition("/")[2] == f"extra/{KEY}"]
+            if len(entries) == 1 and entries[0].file_size <= LARGEST_FACTS:  # no more are ever unpacked
+                return read_facts(archive.read(entries[0]), path)
+    except CheckpointError:
+        raise
+    except Exception as error:  # a damaged or an encrypted archive raises almost anything
         raise CheckpointError(f"{path} is damaged: {_first(error)}") from None
+    what = f"it holds no {KEY}" if not entries else f"it holds {KEY} twice, or one of more than {LARGEST_FACTS:,} bytes"
+    raise CheckpointError(f"{path} was not written by `ironclip export`: {what}")
 
 
 def _open_onnx(path: Path) -> tuple[Facts, Images]:
@@ -123,14 +159,8 @@ def _open_onnx(path: Path) -> tuple[Facts, Images]:
     except Exception as error:  # onnxruntime's own classes, all of them private
         raise CheckpointError(f"{path} is damaged or no ONNX model: {_first(error)}") from None
     side, classes = facts.resolution, len(facts.classes)
-    (given, *more), (made, *others) = session.get_inputs(), session.get_outputs()
-    if (
-        more
-        or others
-        or (given.name, made.name) != ("images", "logits")
-        or given.shape[1:] != [3, side, side]
-        or made.shape[1:] != [classes]
-    ):
+    ends = [(end.name, end.type, end.shape[1:]) for end in (*session.get_inputs(), *session.get_outputs())]
+    if ends != [("images", "tensor(float)", [3, side, side]), ("logits", "tensor(float)", [classes])]:
         raise CheckpointError(
             f"{path}: its graph does not take images of {side} pixels and give {classes} logits, as its facts say"
         )

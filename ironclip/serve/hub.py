@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import huggingface_hub
 import torch
@@ -44,7 +44,7 @@ class Saved(Part):
 
     facts: Facts
     config: dict[str, Any]
-    prompts: tuple[str, ...] = Field(max_length=10_000)
+    prompts: tuple[Annotated[str, Field(pattern=r"\{\}")], ...] = Field(max_length=10_000)
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,8 @@ def load_pretrained(
         options: dict[str, Any] = {"activation": config.activation, **(frozen or {})}
         backbone = load(backbone or config.backbone, device=device, **options)
     learned = load_learned(folder / LEARNED, backbone.spec.sha256)
-    if learned.classes != saved.facts.classes or learned.method != config.method:
+    ours = (learned.classes, learned.method, backbone.spec.resolution)
+    if ours != (saved.facts.classes, config.method, saved.facts.resolution):
         raise CheckpointError(f"{folder}: {LEARNED} and {KEY} are of different models; fetch both again")
     defense = build_defense(config, backbone, saved.facts.classes, saved.prompts)
     take_learned(defense, learned, folder / LEARNED)

@@ -97,7 +97,7 @@ class CLIPure(TestTimeMethod):
         plain_head(base, "clipure")
         texts = self.templates or base.adaptation.templates or ("a photo of a {}.",)
         with torch.no_grad():
-            tokens = base.backbone.embed_text([text.format("") for text in texts])
+            tokens = base.backbone.embed_text([text.replace("{}", "") for text in texts])
             return Blank(base, F.normalize(base.backbone.encode_text(tokens), dim=-1).mean(0))
 
     def prepare(self, base: Classifier, batches: Iterable[Batch]) -> None:

@@ -1,5 +1,6 @@
 """A process in which a chosen operation on the disk goes wrong, or that is killed at a chosen moment."""
 
+import builtins
 import errno
 import io
 import multiprocessing
@@ -13,9 +14,10 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Literal
 
-Fault = Literal["count", "kill", "torn", "full", "read-only", "no rename"]
+Fault = Literal["count", "kill", "torn", "full", "read-only", "no rename", "clock back", "hangup"]
 OPERATIONS = ("fsync", "replace", "unlink", "ftruncate", "pwrite")
 """Of `os`: every write of this package that counts goes through one of them."""
+YEAR = 365 * 86_400
 COUNTED = ".operations"
 IMPORTS = [
     "torch",
@@ -30,8 +32,10 @@ IMPORTS = [
 def inject(fault: Fault, at: int) -> Callable[[], int]:
     """From the `at`-th operation on the disk (from 1) on, `fault` holds; what comes back tells how many there were.
 
-    "kill" ends the process before the operation, "torn" too, after it has cut what was just written in half; "full" and
-    "read-only" refuse this operation and all later ones; "no rename" refuses every rename over a file that is there.
+    "kill" ends the process before the operation, "torn" too, after it has cut what was just written in half; "hangup" closes its
+    terminal at this operation alone; "full" and "read-only" refuse this operation and all later ones, "read-only" also files that
+    are opened to be written, root or not; "no rename" refuses every rename over a file that is there; "clock back": from here
+    on it is a year earlier, for the process and in the times of files.
     """
     seen = 0
     whole = {name: getattr(os, name) for name in OPERATIONS}
@@ -51,16 +55,50 @@ def inject(fault: Fault, at: int) -> Callable[[], int]:
                 whole["ftruncate"](given[0], max(0, size - 7))
             if fault in ("kill", "torn"):
                 os.kill(os.getpid(), signal.SIGKILL)
+            if fault == "hangup" and seen == at:
+                os.kill(os.getpid(), signal.SIGHUP)
             if fault in ("full", "read-only") and name not in ("unlink", "ftruncate"):
                 number = errno.ENOSPC if fault == "full" else errno.EROFS
                 raise OSError(number, os.strerror(number))
-            return whole[name](*given, **options)
+            done = whole[name](*given, **options)
+            if fault == "clock back" and name in ("fsync", "replace"):
+                os.utime(given[-1], (time.time(), time.time()))
+            return done
 
         return call
 
     for name in OPERATIONS:
         setattr(os, name, wrapped(name))
+    if fault == "read-only":
+        _refuse_writers(lambda: seen >= at - 1)
+    if fault == "clock back":
+        now, exact = time.time, time.time_ns
+        time.time = lambda: now() - YEAR * (seen >= at)
+        time.time_ns = lambda: exact() - YEAR * 10**9 * (seen >= at)
     return lambda: seen
+
+
+def _refuse_writers(when: Callable[[], bool]) -> None:
+    """From then on no file below this folder is opened to be written, and no folder is made there."""
+    plain, low, mkdir, here = builtins.open, os.open, os.mkdir, os.getcwd() + os.sep
+
+    def check(place: Any, writes: bool) -> None:
+        if writes and when() and not isinstance(place, int) and os.path.abspath(os.fsdecode(place)).startswith(here):
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), os.fsdecode(place))
+
+    def open_plain(place: Any, mode: str = "r", *given: Any, **options: Any) -> Any:
+        check(place, bool(set(mode) & set("wax+")))
+        return plain(place, mode, *given, **options)
+
+    def open_low(place: Any, flags: int, *given: Any, **options: Any) -> int:
+        check(place, bool(flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)))
+        return low(place, flags, *given, **options)
+
+    def make(place: Any, *given: Any, **options: Any) -> None:
+        check(place, not os.path.exists(place))  # a read-only system says that a folder is there before that it is read-only
+        mkdir(place, *given, **options)
+
+    builtins.open, io.open, os.open, os.mkdir = open_plain, open_plain, open_low, make  # type: ignore[assignment]
 
 
 def _child(job: Callable[[], None], folder: Path, cache: Path, fault: Fault, at: int) -> None:
@@ -84,8 +122,7 @@ def _child(job: Callable[[], None], folder: Path, cache: Path, fault: Fault, at:
         traceback.print_exc(file=said)
         status = 1
     finally:
-        if fault in ("count", "full", "read-only", "no rename"):
-            (folder.parent / f"{folder.name}{COUNTED}").write_text(f"{count()}\n{said.getvalue()}")
+        (folder.parent / f"{folder.name}{COUNTED}").write_text(f"{count()}\n{said.getvalue()}")
     os._exit(status)
 
 
@@ -115,8 +152,9 @@ def said(folder: Path) -> tuple[int, str]:
     return int(count), text
 
 
-def killed_after(process: BaseProcess, seconds: float) -> bool:
-    """Whether it was still at work when it was killed after so long."""
+def told_after(process: BaseProcess, seconds: float, number: int = signal.SIGKILL) -> int:
+    """Its exit status, where it gets a signal after so long."""
     time.sleep(seconds)
-    process.kill()
-    return ended(process) == -signal.SIGKILL
+    if process.exitcode is None:
+        os.kill(process.pid or 0, number)
+    return ended(process)

@@ -48,8 +48,11 @@ def command(*lines: list[str]) -> None:
                 raise
 
 
-def grid(workers: int) -> None:
+def write_grid() -> None:
     Path("drill.yaml").write_text(GRID, encoding="utf-8")
+
+
+def grid(workers: int) -> None:
     command(["grid", "run", "drill.yaml", "--out", "out", "--workers", str(workers), "--device", "cpu"])
 
 
@@ -58,6 +61,7 @@ def pretrain() -> None:
     import torch
 
     from ironclip.core.errors import IronclipError
+    from ironclip.core.signals import leaving_in_order
     from ironclip.pretraining import sets
     from ironclip.pretraining import train as recipe
     from ironclip.pretraining.data import Source
@@ -70,7 +74,8 @@ def pretrain() -> None:
         data=Path("none"), architecture=PRETRAIN, steps=3, batch=12, precision="float32", report_every=1
     )
     try:
-        recipe.pretrain(config, Path("mini"))
+        with leaving_in_order():
+            recipe.pretrain(config, Path("mini"))
     except IronclipError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
@@ -78,7 +83,7 @@ def pretrain() -> None:
 
 @dataclass(frozen=True)
 class Job:
-    """Work, what must be done before it in the same folder, and whether the second of two at once may be told to wait."""
+    """Work, and what must be done before it in the same folder."""
 
     work: Callable[[], None]
     before: Callable[[], None] | None = None
@@ -91,8 +96,8 @@ JOBS = {
     "evaluate, AutoAttack": Job(
         partial(command, [*EVALUATE, "--attack", "autoattack", "--set", "steps=4", "--set", "queries=20"]), _trained
     ),
-    "grid": Job(partial(grid, 1)),
-    "grid, two processes": Job(partial(grid, 2)),
+    "grid": Job(partial(grid, 1), write_grid),
+    "grid, two processes": Job(partial(grid, 2), write_grid),
     "audit": Job(
         partial(command, ["audit", "mini", "--data", "shapes", "--eps", "1/255,4/255", "--limit", "4", "--attack", "fgsm,pgd",
                           "--diagnostics", "4", "--steps", "3", "--batch-size", "2", "--out", "audit", "--device", "cpu"])

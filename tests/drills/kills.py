@@ -1,13 +1,21 @@
-"""kill -9 at every write and at random moments, full and read-only disks, two processes: the same outcome, nothing left."""
+"""kill -9 at every write and at random moments, full and read-only disks, a clock set back, a terminal that was closed, two
+processes: the same outcome, nothing left."""
 
 import random
+import signal
 import time
 from pathlib import Path
 from typing import Any
 
 from drills import jobs
-from drills.faults import Fault, ended, killed_after, said, start
+from drills.faults import Fault, ended, said, start, told_after
 from drills.jobs import JOBS, Job
+
+ENDS: dict[Fault, tuple[int, ...]] = {
+    "full": (0, 2), "read-only": (0, 2), "no rename": (0, 2), "clock back": (0,), "hangup": (0, 130), "kill": (0, -9),
+    "torn": (0, -9),
+}  # fmt: skip
+"""Exit statuses of a process that met a fault; with 0 it had nothing to do with it."""
 
 
 class Drill:
@@ -41,14 +49,10 @@ class Drill:
         for at in range(1, self.writes + 1, every):
             folder = self.begin(fault.replace(" ", "-"))
             status = ended(start(self.job.work, folder, fault, at))
-            met += 1
-            found = []
-            if fault in ("full", "read-only", "no rename"):
-                lines = [line for line in said(folder)[1].splitlines() if line.startswith(("error", "Traceback"))]
-                if status not in (0, 2) or (status == 2 and (len(lines) != 1 or "error: " not in lines[0])):
-                    found.append(f"exit status {status}: {said(folder)[1].strip()[-300:]}")
-            elif status != -9:
-                met -= 1
+            met += status != 0 or fault == "clock back"
+            found = misbehaved(status, said(folder)[1] if status >= 0 else "", ENDS[fault])
+            if status == 0:  # before anything is done again
+                found += differences(self.calm, jobs.outcome(folder))
             wrong += [f"{self.name}, {fault} at write {at}: {each}" for each in [*found, *self.differs(folder)]]
         return met, wrong
 
@@ -66,18 +70,21 @@ class Drill:
         wrong += self.differs(folder)
         return met, [f"{self.name}, {fault} every few writes: {each}" for each in wrong]
 
-    def at_random(self, kills: int, seed: int = 0) -> tuple[int, list[str]]:
-        """As `at_each_write`: killed after a random while again and again, and begun anew where it came to its end."""
+    def at_random(self, kills: int, number: int = signal.SIGKILL, seed: int = 0) -> tuple[int, list[str]]:
+        """As `at_each_write`: a signal after a random while again and again, and begun anew where it came to its end."""
         draw, met, wrong, tries = random.Random(seed), 0, list[str](), 0
         folder = self.begin("random")
         while met < kills and tries < 3 * kills:
             tries += 1
-            if killed_after(start(self.job.work, folder, "kill"), draw.uniform(0, self.seconds)):
+            status = told_after(start(self.job.work, folder, "kill"), draw.uniform(0, self.seconds), number)
+            if status in (-number, 130):  # before its first line a process handles no signal
                 met += 1
                 continue
-            wrong += [f"{self.name}, after random kills: {each}" for each in self.differs(folder)]
+            wrong += [f"exit status {status}"] if status else []
+            wrong += self.differs(folder)
             folder = self.begin("random")
-        return met, [*wrong, *(f"{self.name}, after random kills: {each}" for each in self.differs(folder))]
+        wrong += self.differs(folder)
+        return met, [f"{self.name}, after signal {int(number)} at random moments: {each}" for each in wrong]
 
     def two_at_once(self) -> list[str]:
         """Two processes in one folder: each ends well or is told in one line that the other is at work."""
@@ -90,6 +97,13 @@ class Drill:
 
 def _nothing() -> None:
     pass
+
+
+def misbehaved(status: int, words: str, ends: tuple[int, ...]) -> list[str]:
+    """What is wrong with how a process ended: another status than one of `ends`, or with status 2 not one line of error."""
+    lines = [line for line in words.splitlines() if line.startswith(("error", "Traceback"))]
+    good = status in ends and len(lines) == (status == 2) and all(line.startswith("error: ") for line in lines)
+    return [] if good else [f"exit status {status}: {words.strip()[-300:]}"]
 
 
 def differences(expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
