@@ -61,6 +61,17 @@ class _Guarded(H11Protocol):
         if not self._header_awaited:
             self.begun = None
 
+    def send_400_response(self, msg: str) -> None:
+        """The answer to bytes that are no HTTP. Whoever works on the request that they belong to answers nobody any more."""
+        cycle: Any = self.cycle
+        if cycle is not None and not cycle.response_complete:
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+                return
+        super().send_400_response(msg)
+
     def on_response_complete(self) -> None:
         self.begun = None
         super().on_response_complete()

@@ -17,6 +17,7 @@ from serve.conftest import png
 pytest.importorskip("uvicorn", reason="the extra `serve` is not installed")
 
 from ironclip.serve.bodies import Bodies
+from ironclip.serve.connections import guarded
 from ironclip.serve.decoder import Upload
 from ironclip.serve.decoding import Decoders
 from ironclip.serve.limits import Busy, Limits, Refusal
@@ -255,6 +256,40 @@ def test_bytes_that_are_no_http_flood_neither_the_service_nor_its_log(port: int)
         link.sendall(both)
         assert b" 400 " in link.recv(65536)[:20]
     assert b" 200 " in ask(port)[:20]
+
+
+@pytest.mark.parametrize(("first", "expected"), [(False, b"HTTP/1.1 400 "), (True, b"HTTP/1.1 200 ")])
+def test_a_body_that_is_no_http_ends_its_request_and_nothing_is_logged_as_a_fault(
+    first: bool, expected: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An answer that comes at once, before the body is read: after uvicorn's own 400, or with its begin before that."""
+    import uvicorn
+
+    async def app(scope, receive, send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        while first and (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def asked() -> bytes:
+        config = uvicorn.Config(app, port=0, http=guarded(Limits()), log_config=None, lifespan="off")
+        server = uvicorn.Server(config)
+        task = asyncio.create_task(server.serve())
+        while not server.started:
+            await asyncio.sleep(0.01)
+        reader, writer = await asyncio.open_connection(*server.servers[0].sockets[0].getsockname()[:2])
+        head, body = b"POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n", b"no chunk\r\n"
+        for part in (head, body) if first else (head + body,):
+            writer.write(part)
+            await asyncio.sleep(0.1)
+        answer = await reader.read()
+        writer.close()
+        server.should_exit = True
+        await task
+        return answer
+
+    assert asyncio.run(asked()).startswith(expected)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_a_client_that_left_is_not_worked_for(model) -> None:
