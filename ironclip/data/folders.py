@@ -3,8 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from ironclip.core.errors import DataError
 from ironclip.data.class_lists import read_classes
 from ironclip.data.layouts import arrange, left_out
+from ironclip.data.listed import listed_splits
 from ironclip.data.names import prompt_name
 from ironclip.data.records import SPLITS, TEMPLATE, Dataset, FileSource, Source, enumerate_items
 from ironclip.data.roles import Layout
@@ -37,7 +39,8 @@ def open_folder(
     test split, as in ImageNet.
 
     Raises:
-        DataError: no class folders, a class without images, fewer than two classes, folders that may be meant in two ways.
+        DataError: no class folders, a class without images, fewer than two classes, folders that may be meant in two ways,
+            lists that give a split in a form that is not read.
     """
     found = contents(folder)
     arranged = arrange(found, str(folder), layout)
@@ -45,6 +48,14 @@ def open_folder(
     notes = [*arranged.notes, *left_out(found)]
     name = folder.resolve().name
     if all(split is None for _, _, split in arranged.rows):
+        if layout.kind == "auto" and (lists := listed_splits(found)):
+            path, inside, _ = arranged.rows[0]
+            top = path.partition(f"{inside}/")[0]
+            anew = f"name {folder / top}" if top else "say --layout classes"
+            raise DataError(
+                f"{folder}: {', '.join(lists[:3])} {'gives' if len(lists) == 1 else 'give'} a split; write it as a table (.csv "
+                f"with path, label, split) and name that as the data set, or {anew} to have each class divided anew"
+            )
         pairs: Pairs = [(FileSource(folder, path), label_of[inside]) for path, inside, _ in arranged.rows]
         return own_split(name, arranged.classes, pairs, classes_file, templates, seed, fractions, notes)
     parts: dict[str, Pairs] = {split: [] for split in SPLITS}

@@ -12,7 +12,7 @@ from itertools import combinations
 
 from ironclip.core.errors import DataError
 from ironclip.core.shown import number_of
-from ironclip.data.roles import Layout, neutral, roles
+from ironclip.data.roles import Layout, neutral, roles, wraps
 from ironclip.data.walk import Contents, counted
 
 Row = tuple[str, str, str | None]
@@ -130,6 +130,9 @@ def _splits(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], whe
     notes += [f"in no split: {number_of(len(tree.loose), 'picture')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
     notes += [f"the folder {name!r} holds no picture" for name in tree.empty]
     parts = {name: _part(below[name], name) for name in known}
+    unsorted = {name: _unsorted(name, parts) for name in parts}
+    for name, part in parts.items():
+        part.loose += unsorted[name]
     for name, part in parts.items():
         if part.loose:
             skip = ",".join(f"{each}={'skip' if parts[each].loose else split}" for each, split in known.items())
@@ -165,6 +168,14 @@ def _part(tree: Tree, name: str) -> Tree:
     return tree
 
 
+def _unsorted(name: str, parts: Mapping[str, Tree]) -> list[str]:
+    """Images of a split in a folder that is no class: `val/images`, `train/train`, alone there or in no other split."""
+    others = {inner for other, part in parts.items() if other != name for inner in part.inside}
+    part = parts[name]
+    plain = [inner for inner in part.inside if wraps(inner) or folded(inner) == folded(name)]
+    return [path for inner in plain if len(part.inside) == 1 or inner not in others for path in part.inside[inner]]
+
+
 def _one_name(parts: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], list[str]]:
     """({folded name: name}, notes): folders of different splits that differ in case or in accents alone are one class."""
     same: dict[str, set[str]] = defaultdict(set)
@@ -182,7 +193,7 @@ def _one_name(parts: Mapping[str, Sequence[str]]) -> tuple[dict[str, str], list[
 
 def _split_inside(below: Mapping[str, Tree], inner: Mapping[str, str]) -> bool:
     """Whether these are classes that each hold split folders, and not parts of a set that each hold classes."""
-    if len(below) < 2 or len(set(inner.values())) < 2:
+    if len(below) < 2 or len(set(inner.values())) < 2 or roles(below):
         return False
     if any(tree.loose or not tree.inside or not set(tree.inside) <= set(inner) for tree in below.values()):
         return False
@@ -223,7 +234,13 @@ def _refuse_doubt(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str
         raise _doubt(tree, where, f"{_listed(nested)} looks like a split folder beside others")
     if len(set(known.values())) > 1:
         raise _doubt(tree, where, f"{_listed(known)} look like splits, but hold no class folders")
-    names = {name: {folded(inner) for inner in each.inside} for name, each in below.items() if not each.loose}
+    if plain := [name for name in below if wraps(name) and len(below) > 1]:
+        raise _doubt(tree, where, f"{_listed(plain)} says that pictures are inside, and names no class")
+    if len(below) > 1 and all(
+        len(name) == 1 and name.isalpha() and each.inside and not each.loose for name, each in below.items()
+    ):
+        raise _doubt(tree, where, f"{_listed(below)} hold folders, and a letter names no class")
+    names = {name: {folded(inner) for inner in _part(each, name).inside} for name, each in below.items() if not each.loose}
     alike = [pair for pair in combinations(names, 2) if _alike(names[pair[0]], names[pair[1]])]
     if alike:
         raise _doubt(tree, where, f"{_listed(alike[0])} hold nearly the same folders, as splits of one set do")

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 from ironclip.core.errors import DataError
 from ironclip.core.texts import once
 
+LONGEST_NAME = 1000
 MAX_BYTES = 200_000_000
 """Of a list, unpacked. The lists of ImageNet take 80 million."""
 
@@ -158,7 +159,8 @@ def inside(value: Any, where: str, base: Path, roots: Sequence[Path] = ()) -> tu
 def check_names(names: Iterable[Any], where: str) -> None:
     """DataError where a class name cannot stand in a prompt and in a record."""
     for position, name in enumerate(names):
-        text_of(name, f"{where}, class {position}", "a class name")
+        if len(text_of(name, f"{where}, class {position}", "a class name")) > LONGEST_NAME:
+            raise DataError(f"{where}, class {position}: the name {shown(name)} has more than {LONGEST_NAME} characters")
 
 
 def shown(value: Any) -> str:

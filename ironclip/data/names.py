@@ -27,6 +27,8 @@ def looks_like_id(name: str) -> bool:
 
 def as_read(name: str) -> str:
     """The name as CLIP's tokenizer reads it: two names with one such form are one class to it."""
+    if name.isascii() and name.isprintable() and "&" not in name:
+        return prompt_name(name).lower()  # the same, a hundred times faster
     import ftfy  # what the tokenizer does first: widths, ligatures, quotes, letters of two signs, text read in a wrong encoding
 
     return prompt_name(unicodedata.normalize("NFC", html.unescape(ftfy.fix_text(name)))).lower()

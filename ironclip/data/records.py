@@ -21,6 +21,8 @@ from ironclip.data.lists import check_names, text_of
 
 SPLITS = ("train", "val", "test")
 TEMPLATE = "a photo of a {}."
+MOST_CLASSES = 100_000
+"""As many as a model that leaves the house may have."""
 MAX_PICTURE = 600_000_000
 """Bytes of one image's file; 100 million pixels of 16 bits in RGB take this much."""
 
@@ -167,6 +169,8 @@ class Dataset:
             if split not in SPLITS:
                 raise unknown("split", split, SPLITS)
         text_of(self.name, "the data set", "its name")
+        if len(self.classes) > MOST_CLASSES:
+            raise DataError(f"{self.name}: {len(self.classes):,} classes are more than the limit of {MOST_CLASSES:,}")
         check_names(self.classes, self.name)
         if len(self.classes) < 2:
             raise DataError(f"{self.name}: at least two classes are needed; found {len(self.classes)}: {list(self.classes)}")

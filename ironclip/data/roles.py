@@ -84,6 +84,11 @@ def _read(name: str) -> tuple[str, frozenset[str]] | None:
     return meant.pop(), frozenset(word for word in found if word not in WORDS and word not in NEUTRAL)
 
 
+def wraps(name: str) -> bool:
+    """Whether a name has words, and they say nothing but that images are inside: `images`, but not `0`."""
+    return bool(words(name)) and neutral(name)
+
+
 def roles(names: Iterable[str]) -> dict[str, str]:
     """{name: train, val or test} of those names that mean splits of one set.
 

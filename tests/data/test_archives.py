@@ -160,3 +160,16 @@ def test_a_member_that_unpacks_to_more_than_a_picture_may_take_is_never_unpacked
     report = check(open_dataset(packed[0]))
     assert len(report.bad["train"]) == 4
     assert "million bytes are more than the limit" in report.bad["train"][0].reason
+
+
+def test_names_and_classes_beyond_any_use_are_refused_before_work(packed):
+    folder, index = packed
+    many = [{"id": k, "name": f"c{k}"} for k in range(100_001)]
+    for classes, message in (
+        (many, "100,001 classes are more than"),
+        ([{"id": 0, "name": "x" * 1001}, *many[1:2]], "more than 1000"),
+    ):
+        (folder / "index.json").write_text(json.dumps(index | {"classes": classes}))
+        with pytest.raises(DataError, match=message) as problem:
+            open_dataset(folder)
+        assert len(str(problem.value)) < 300

@@ -68,6 +68,15 @@ READ = {
     "lists beside splits": ([f"{{train,test}}/{PAIR}/", "train.txt", "test.txt"], ("fox", "owl"), (6, 0, 6)),
     "unlabelled pictures beside": ([f"{{seg_train,seg_test}}/{PAIR}/", "seg_pred/"], ("fox", "owl"), (6, 0, 6)),
     "case differs between splits": (["train/{Fox,owl}/", "test/{fox,owl}/"], ("Fox", "owl"), (6, 0, 6)),
+    "synsets beside lists": (
+        [f"{{train,val}}/{PAIR}/", "ILSVRC/ImageSets/train.txt", "ILSVRC/ImageSets/val.txt"],
+        ("fox", "owl"),
+        (6, 0, 6),
+    ),
+    "a class called data beside the same in the other split": (["{train,test}/{data,owl}/"], ("data", "owl"), (6, 0, 6)),
+    "digits in splits": (["cifar/{train,test}/{0,1}/"], ("0", "1"), (6, 0, 6)),
+    "letters": (["{a,b}/"], ("a", "b"), (4, 0, 2)),
+    "annotations of each class beside": ([f"101_Categories/{PAIR}/", f"Annotations/{PAIR}/a.mat"], ("fox", "owl"), (4, 0, 2)),
     "what desktops leave": (
         [f"{PAIR}/", "@eaDir/x.png", "$RECYCLE.BIN/x.png", ".Spotlight-V100/x.png", "__MACOSX/x.png", "owl/Thumbs.db"],
         ("fox", "owl"),
@@ -112,6 +121,47 @@ REFUSED = {
     "no class": (["0.png", "1.png"], "found 2 pictures directly in it"),
     "nothing": ([], "found an empty folder"),
     "only other files": (["a.zip", "b.pdf"], r"found no picture \(1 archive, 1 drawing\)"),
+    "flat val in a folder (Tiny ImageNet)": (
+        [f"tiny/train/{PAIR}/images/", "tiny/{val,test}/images/", "tiny/val/val_annotations.txt"],
+        "test/images/0.png lies in no class folder.*'test=skip,train=train,val=skip'",
+    ),
+    "flat test, twice the same folder (Kaggle)": (
+        ["train/train/", "test/test/", "train.csv"],
+        "test/test/0.png lies in no class",
+    ),
+    "flat test beside classes (GTSRB)": (
+        ["Final_Training/Images/{00000,00001}/", "Final_Test/Images/"],
+        "Final_Test/Images/0.png lies in no class folder",
+    ),
+    "boxes (YOLO)": (["{train,valid,test}/images/", "{train,valid,test}/labels//", "data.yaml"], "lies in no class folder"),
+    "splits of one class beside test (plants)": (
+        [f"Augmented/{{train,valid}}/{PAIR}/", "test/test/"],
+        "'test' looks like a split folder beside others",
+    ),
+    "flat names (pets)": (
+        ["images/", "annotations/trimaps/0.png", "annotations/trainval.txt", "annotations/test.txt"],
+        "'images' says that pictures are inside, and names no class",
+    ),
+    "domains (Office-31)": (["{amazon,dslr,webcam}/images/{bike,mug}/"], "hold nearly the same folders"),
+    "letters that hold classes (SUN397)": (["a/{abbey,airport}/", "b/{bakery,bar}/"], "a letter names no class"),
+    "lists deeper (DTD)": (
+        ["dtd/images/{banded,dotted}/", "dtd/labels/{train1,val1,test1,train2}.txt"],
+        "dtd/labels/test1.txt, .* give a split",
+    ),
+    "lists deeper (Food-101)": (
+        ["food/images/{cake,soup}/", "food/meta/{train,test}.{json,txt}", "food/meta/classes.txt"],
+        "food/meta/t.* give a split",
+    ),
+    "one list of both (CUB)": (
+        ["CUB/images/{001.Gull,002.Wren}/", "CUB/{classes,train_test_split}.txt"],
+        "CUB/train_test_split.txt gives a split",
+    ),
+    "flat pictures and boxes (VOC)": (
+        ["VOC/{JPEGImages,Masks}/", "VOC/Annotations/a.xml", "VOC/ImageSets/Main/train.txt"],
+        "the class folder 'Annotations' holds no",
+    ),
+    "flat pictures and boxes (COCO)": (["{train2017,val2017}/", "annotations/i.json"], "train2017/0.png lies in no class folder"),
+    "nested kingdoms (iNaturalist)": (["train_val/{Aves,Plantae}/{1,2}/", "train.json"], "hold nearly the same folders"),
     "a list of another form": ([f"{PAIR}/", "train.txt", "test.txt"], "test.txt, train.txt give a split"),
 }
 
@@ -142,6 +192,17 @@ def test_a_layout_says_what_is_meant(tmp_path, name):
     paths, layout, classes, counts = SAID[name]
     found = open_dataset(build(tmp_path / "set", paths), layout=layout)
     assert (found.classes, tuple(len(found.splits[split]) for split in SPLITS)) == (classes, counts)
+
+
+def test_lists_that_are_not_meant_are_left_by_naming_the_folder_of_the_classes(tmp_path):
+    root = build(tmp_path / "set", [f"images/{PAIR}/", "meta/train.txt", "meta/test.txt"])
+    with pytest.raises(DataError, match=f"or name {root / 'images'} to have each class divided anew"):
+        open_dataset(root)
+    assert open_dataset(root / "images").classes == ("fox", "owl")
+    both = build(tmp_path / "both", [f"{PAIR}/", "train_test_split.txt"])
+    with pytest.raises(DataError, match="or say --layout classes to have each class divided anew"):
+        open_dataset(both)
+    assert open_dataset(both, layout="classes").classes == ("fox", "owl")
 
 
 @pytest.mark.parametrize(

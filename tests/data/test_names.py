@@ -37,3 +37,15 @@ def test_names_that_the_tokenizer_makes_one_are_noted(one: str, other: str) -> N
     same = bool((SimpleTokenizer()([one]) == SimpleTokenizer()([other])).all())
     assert (as_read(one) == as_read(other)) == same
     assert bool(doubts([one, other])) == same
+
+
+@pytest.mark.parametrize(
+    "name", ["Boeing_747  (old)", "a\tb", "Caf\u00e9", "rock &amp; roll", "\x1b[31mred", "\u2018ok\u2019", ""]
+)
+def test_plain_names_are_read_as_the_long_way_reads_them(name: str) -> None:
+    import html
+    import unicodedata
+
+    import ftfy
+
+    assert as_read(name) == prompt_name(unicodedata.normalize("NFC", html.unescape(ftfy.fix_text(name)))).lower()

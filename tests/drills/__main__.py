@@ -93,7 +93,7 @@ def shards(scale: float, _: list[str], root: Path, seed: int) -> Iterator[tuple[
 
 
 def signalled(scale: float, _: list[str], root: Path, seed: int) -> Iterator[tuple[str, list[str]]]:
-    met, wrong = told.drill(root, round(60 * scale))
+    met, wrong = told.drill(root, round(60 * scale), seed=seed)
     yield f"told to leave at {met.total()} moments, exit status and how often: {dict(met.most_common())}", wrong
 
 
