@@ -45,21 +45,21 @@ def found(folder: Path) -> dict[str, Entry]:
 
 
 CATALOGUE = found(Path(__file__).parent)
-"""name of the attack -> what its file says."""
+"""name of the attack -> its entry."""
 
 DEFAULT = "standard-fast"
-"""What is run where nobody names an attack."""
+"""The default attack."""
 
 ADAPTIVE = "adaptive"
-"""What is run where nobody names an attack and a test-time method is to meet an attacker who knows it."""
+"""The default attack on a test-time method by an attacker who knows it."""
 
 
 def default(knowledge: str, *, test_time: bool, norm: str = "linf") -> str:
-    """The attack where nobody names one.
+    """The default attack.
 
     Args:
-        test_time: whether a test-time method answers. norm: of the threat; a patch and a text have one attack each, and in l1
-            the attack for test-time methods is not written.
+        test_time: whether the classifier has a test-time method. norm: of the threat; a patch and a text have one attack each,
+            and the attack for test-time methods has no l1 form.
     """
     if norm not in ("linf", "l2"):
         return {"patch": "patch", "text": "typographic"}.get(norm, DEFAULT)
@@ -67,10 +67,10 @@ def default(knowledge: str, *, test_time: bool, norm: str = "linf") -> str:
 
 
 FREE = ("eps", "norm", "seed", "mode", "eval_mode")
-"""Options that say at what, how far and on which images an attack works; all others are its constants."""
+"""Options that set the target, the radius and the images of an attack; all others are its constants."""
 
 FIXED = tuple(name for name, entry in CATALOGUE.items() if not entry.defaults.keys() - {*FREE})
-"""Attacks of which no constant can be set: their name stands for one set of constants."""
+"""Attacks without settable constants: their name stands for one fixed set."""
 
 MEMBERS: dict[str, tuple[str, dict[str, Any]]] = {
     "apgd-ce": ("apgd", {"loss": "ce", "mode": "compact"}),
@@ -108,12 +108,12 @@ def kind(name: str) -> Any:
 
 
 def without_gradients() -> tuple[str, ...]:
-    """Attacks that take no gradient of the function they are handed, so that a target with scores only can be attacked."""
+    """Attacks that need no gradient of the attacked function, for targets that give scores only."""
     return tuple(name for name in CATALOGUE if not kind(name).gradients)
 
 
 def usual(name: str) -> dict[str, Any]:
-    """The constants of an attack, or of a member of AutoAttack or standard-fast, where nobody sets them; {} for other names."""
+    """The default constants of an attack, or of a member of AutoAttack or standard-fast; {} for other names."""
     attack, changed = {**MEMBERS, **STANDARD_FAST}.get(name, (name, {}))
     defaults = CATALOGUE[attack].defaults if attack in CATALOGUE else {}
     return {key: value for key, value in {**defaults, **changed}.items() if key not in FREE}

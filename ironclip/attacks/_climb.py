@@ -1,4 +1,4 @@
-"""The ascent of APGD on any loss: steps that halve by themselves, for each image on its own."""
+"""The ascent of APGD on any loss: the step size of each image is halved when progress stops."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -13,7 +13,7 @@ from ironclip.core.types import Images
 MOMENTUM = 0.75
 FirstLoss = Literal["start", "zero"]
 Observe = Callable[[Tensor, Tensor, Tensor, Tensor], None]
-"""(rows, points, outputs, values) of every point that was looked at."""
+"""(rows, points, outputs, values) of every evaluated point."""
 
 
 def checkpoints(steps: int) -> list[int]:
@@ -28,7 +28,7 @@ def checkpoints(steps: int) -> list[int]:
 
 @dataclass
 class Climbers:
-    """Where each row stands: its point and gradient, step length, and the best point with its gradient and value."""
+    """The state of each row: its point and gradient, step length, and the best point with its gradient and value."""
 
     rows: Tensor
     adv: Tensor
@@ -42,21 +42,21 @@ class Climbers:
         return type(self)(*[getattr(self, field.name)[chosen] for field in fields(self)])
 
     def keep_best(self, value: Tensor) -> None:
-        """The point is the best one of the rows where its value [rows] is above all before."""
+        """Make the point the best one in the rows where its value [rows] is above all earlier values."""
         better = value > self.best_value
         self.best = torch.where(per_image(better, self.adv), self.adv, self.best)
         self.best_slope = torch.where(per_image(better, self.adv), self.slope, self.best_slope)
         self.best_value = torch.where(better, value, self.best_value)
 
     def go_back(self, where: Tensor) -> None:
-        """To the best point, in these rows [rows]."""
+        """Return to the best point in these rows [rows]."""
         self.adv = torch.where(per_image(where, self.adv), self.best, self.adv)
         self.slope = torch.where(per_image(where, self.adv), self.best_slope, self.slope)
 
 
 @dataclass
 class _Halving(Climbers):
-    """Also the point before, and what the next checkpoint needs to know."""
+    """Also the previous point, and the counts for the next checkpoint."""
 
     before: Tensor
     value: Tensor
@@ -72,7 +72,8 @@ def looking(
     eot: int,
     names: Tensor | None,
 ) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """(rows, points) -> values and gradients, means of `eot` calls; what was seen goes to `observe`. Arguments as of `climb`."""
+    """(rows, points) -> values and gradients, means of `eot` calls; every evaluated point goes to `observe`. Arguments as of
+    `climb`."""
 
     def look(rows: Tensor, points: Tensor) -> tuple[Tensor, Tensor]:
         looks = []
@@ -108,9 +109,9 @@ def climb(
 
     Args:
         loss: (outputs, rows) -> [len(rows)] values to raise; `rows` are positions in the batch.
-        going: rows -> which of them to follow further; the others leave the batch.
+        going: rows -> those that continue; the others leave the batch.
         rho: share of rising steps in a window at or below which the step is halved.
-        first_loss: what the loss after the first step is compared with: the start's, as in the paper, or 0, as in the
+        first_loss: the value that the loss after the first step is compared with: the start's, as in the paper, or 0, as in the
             released code (an unset value; at the first checkpoint only).
         eot: gradients averaged in each step, for a random function.
         names: [B] dataset positions, for error messages.

@@ -1,4 +1,5 @@
-"""The ascent of APGD in l1: sparse steps inside ball and box together, whose number of pixels adapts; first at larger radii.
+"""The ascent of APGD in l1: sparse steps inside ball and box; the number of changed pixels adapts, and the radius shrinks in
+stages.
 
 Source: Croce & Hein 2021 (arXiv 2103.01208), algorithm 1 and section 4; constants [code: fra31/auto-attack, autopgd_base.py].
 A step goes along the signs of the largest entries of the gradient, is eps long in all, and is projected onto the ball and the
@@ -19,15 +20,15 @@ from ironclip.core.tensors import per_image, project
 from ironclip.core.types import Images
 
 RADII = (3.0, 2.0, 1.0)
-"""In units of eps, one after the other; only points of the last count."""
+"""Radii of the stages in units of eps; only points of the last stage count."""
 PARTS = (0.3, 0.3, 0.4)
-"""Of the steps, at each radius."""
+"""Shares of the steps per stage."""
 FIRST_SHARE, SPARSER, FEWER, SHORTER, LEAST, WINDOW = 0.2, 0.95, 1.5, 1.5, 0.1, 0.04
 
 
 @dataclass
 class _Sparse(Climbers):
-    """Also the share of entries that move, and how many the best point has changed."""
+    """Also the share of entries that a step moves, and the number of entries that differ at the best point."""
 
     share: Tensor
     changed: Tensor
@@ -47,8 +48,8 @@ def climb_l1(
     names: Tensor | None = None,
     **_: Any,
 ) -> None:
-    """APGD in l1 from `start`; points inside the ball of radius eps go to `observe`. Arguments as of `_climb.climb`; those of
-    its other forms (kind, rho, first_loss) have no meaning here."""
+    """APGD in l1 from `start`; points inside the ball of radius eps go to `observe`. Arguments as of `_climb.climb`; kind, rho
+    and first_loss are not used here."""
     rows = torch.arange(len(images), device=images.device)
     lengths = [int(part * steps) for part in PARTS[:-1]]
     adv = start

@@ -1,4 +1,4 @@
-"""What an ascent raises, and the best point that it has seen, for each image of a batch."""
+"""The objective of an ascent, and the best point found so far, for each image of a batch."""
 
 import copy
 from collections.abc import Callable
@@ -28,11 +28,11 @@ TARGETED: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 
 class Goal:
-    """What is raised, per image: goal(rows) maps the outputs of these rows of the batch to values [len(rows)].
+    """The objective per image: goal(rows) maps the outputs of these rows of the batch to values [len(rows)].
 
     Args:
         targeted: lower the loss towards `labels` instead.
-        targets: [B] wrong classes to go to, away from `labels`.
+        targets: [B] wrong classes to move towards, away from `labels`.
     """
 
     def __init__(self, loss: LossName | Loss, labels: Tensor, targeted: bool, targets: Tensor | None = None) -> None:
@@ -62,7 +62,7 @@ class Goal:
 
 
 class Best:
-    """Per image the best point offered: a fooling one before any other, then the higher loss, then the later one."""
+    """Per image the best point: misclassified points first, then the higher loss, then the later point."""
 
     def __init__(self, images: Tensor, labels: Tensor | None, targeted: bool) -> None:
         self.adv, self.labels, self.targeted = images.clone(), labels, targeted
@@ -77,7 +77,7 @@ class Best:
         self.take(rows, adv, values, fooled)
 
     def take(self, rows: Tensor, adv: Tensor, values: Tensor, fooled: Tensor) -> None:
-        """What was found for these rows, each row once."""
+        """Take over the results for these rows, each row once."""
         held, before = self.values[rows], self.fooled[rows]
         better = (fooled & ~before) | ((fooled == before) & (values >= held))
         chosen = rows[better]
@@ -88,7 +88,7 @@ class Part:
     """Some images with all their targets: row t * B + i of a climb is image i on its way to target t.
 
     Args:
-        confirm: the function itself, where the climb looks at a coarser one: it decides which points are misclassified.
+        confirm: the function itself, where the ascent uses a less precise one; it decides which points are misclassified.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Part:
         self.best.offer(rows, self.names[rows], adv, outputs, merits)
 
     def going(self, rows: Tensor) -> Tensor:
-        """Which rows belong to images that no target has broken yet."""
+        """The rows of images that no target has broken yet."""
         broken = self.best.fooled.view(self.count, -1).any(0)
         return ~broken.repeat(self.count)[rows]
 
@@ -134,7 +134,7 @@ def scores(function: Images, images: Tensor) -> Tensor:
 
 
 def coarse(function: Images, dtype: SearchDtype) -> Images:
-    """The function in this precision, with float32 outputs: what a search may look at and no result may rest on.
+    """The function in this precision, with float32 outputs: for a search only, never for a result.
 
     Our classifiers keep normalisation and head in float32; any other function runs under autocast.
     """
@@ -153,7 +153,7 @@ def coarse(function: Images, dtype: SearchDtype) -> Images:
 
 
 def confirmed(confirm: Images | None, adv: Tensor, outputs: Tensor, labels: Tensor) -> Tensor:
-    """The outputs with those rows that are misclassified replaced by `confirm`'s: a miss that it does not see is none."""
+    """The outputs, with misclassified rows replaced by those of `confirm`, which has the last word."""
     if confirm is None or not (found := outputs.argmax(1) != labels).any():
         return outputs
     outputs = outputs.clone()
@@ -162,7 +162,7 @@ def confirmed(confirm: Images | None, adv: Tensor, outputs: Tensor, labels: Tens
 
 
 def clean_logits(function: Images, images: Tensor, labels: Tensor, names: Tensor) -> Tensor:
-    """[B, K] logits of the images themselves, for an attack that only classifiers can meet.
+    """[B, K] logits of the images themselves, for an attack that needs a classifier.
 
     Raises:
         UsageError, DataError: these are no logits of at least two classes, all labels among them.
@@ -175,6 +175,7 @@ def clean_logits(function: Images, images: Tensor, labels: Tensor, names: Tensor
 
 
 def ranked_targets(logits: Tensor, labels: Tensor, count: int) -> Tensor:
-    """[T, B] wrong classes by falling clean logit, T = min(count, K - 1); the runner-up first where the image is right."""
+    """[T, B] wrong classes by falling clean logit, T = min(count, K - 1); for a correct image the first is the second-best
+    class."""
     others = logits.scatter(1, labels[:, None], -torch.inf)
     return others.sort(dim=1, descending=True, stable=True).indices[:, : min(count, logits.shape[1] - 1)].T

@@ -1,4 +1,4 @@
-"""The shortest way onto a hyperplane that stays inside the box, for many images at once."""
+"""The shortest step onto a hyperplane inside the box, for many images at once."""
 
 import torch
 from torch import Tensor
@@ -9,10 +9,10 @@ from ironclip.core.options import check_choice
 def onto_hyperplane(points: Tensor, normal: Tensor, excess: Tensor, kind: str) -> Tensor:
     """[R, n] shortest d with <normal, points + d> = <normal, points> - excess and points + d in [0, 1].
 
-    Each coordinate moves towards the wall that lowers |excess| by min(lambda * v, room), v = 1 for l-infinity and |normal| for
-    l2; lambda solves a concave piecewise-linear equation, found by Newton's method from the left: the reference sorts all
-    coordinates instead [code: fra31/auto-attack, fab_projections.py]. Coordinates with a gradient of zero stay. Where all the
-    room does not suffice, all of it is used.
+    Each coordinate moves towards the side of the box that lowers |excess| by min(lambda * v, room), v = 1 for l-infinity and
+    |normal| for l2; lambda solves a concave piecewise-linear equation, found by Newton's method from the left: the reference
+    sorts all coordinates instead [code: fra31/auto-attack, fab_projections.py]. Coordinates with a gradient of zero stay. If the
+    box is too small, every coordinate goes to its side.
 
     Args:
         points: [R, n] in [0, 1].

@@ -1,4 +1,4 @@
-"""Attacks one after the other: each meets the images that withstood all before it."""
+"""Attacks in sequence: each gets the images that are still robust after the earlier ones."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,8 @@ class InTurn(AttackOptions):
     """Base of an attack that is a sequence of others. Images [B, C, H, W]: misclassified ones where any member found one, else
     those of the largest margin.
 
-    Its `mode` "compact": images that are broken, or wrong at first, meet no further member. "full": every member, every image.
+    Its `mode` "compact": images that are broken, or misclassified from the start, go to no further member. "full": every member,
+    every image.
     """
 
     mode: Mode

@@ -1,4 +1,4 @@
-"""What the frozen dataclasses of all attacks share: common options checked, and the call."""
+"""The base of all attacks' frozen dataclasses: checks of common options, and the call."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -13,20 +13,20 @@ from ironclip.core.threat import NORMS
 from ironclip.core.types import Images, Loss
 
 FITTING = {"l1": "apgd or standard-fast", "patch": "patch", "text": "typographic"}
-"""The attacks of norms that few attacks have."""
+"""Norm -> its attacks, for norms that few attacks support."""
 LEAST = {"steps": 0, "restarts": 1, "queries": 1, "targets": 0, "eot": 1}
 
 
 class AttackOptions:
-    """Base of an attack: a frozen dataclass whose fields are its options, and which is called with what it attacks.
+    """Base of an attack: a frozen dataclass whose fields are its options; calling it attacks a function.
 
     `__post_init__` checks the options that mean the same everywhere: eps and norm, step_size, seed, counts (`LEAST`) and flags.
     Attacks can be printed, compared, stored and rebuilt (`describe`, `rebuild`).
 
     Attributes:
-        gradients: False says that it asks the attacked function for scores at most.
-        norms: in which it can be bounded, where it has the option norm.
-        judges: True says that it asks the attribute `judge` of a surrogate what is wrong.
+        gradients: False says that the attack needs no gradients, only scores.
+        norms: those that the option norm may have.
+        judges: True says that the attribute `judge` of a surrogate decides what is misclassified.
     """
 
     gradients: ClassVar[bool] = True

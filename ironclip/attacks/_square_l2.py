@@ -1,4 +1,4 @@
-"""The l2 form of Square: length is moved between windows instead of squares being painted.
+"""The l2 form of Square: the change's length moves between windows.
 
 Source: Andriushchenko et al. 2020 (arXiv 1912.00049), constants [code: fra31/auto-attack]. Deviations: as in `square`, every
 image has its own draws, and windows reach the last row and column; windows and tiles are made smaller

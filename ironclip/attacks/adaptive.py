@@ -1,17 +1,18 @@
-"""The attack for defences that adapt or draw at test time: momentum towards common wrong classes, judged by the defence itself.
+"""The attack for defences that adapt or draw at test time: momentum towards common wrong classes; the defence itself decides what
+is misclassified.
 
 Source: momentum of Dong et al. 2018 (arXiv 1710.06081), expectation over fresh randomness of Athalye et al. 2018
 (arXiv 1707.07397), adaptive attacks of Tramer et al. 2020 (arXiv 2002.08347); the combination and its constants are ours
 [inferred]. For each goal in turn (away from the true class by the cross-entropy, then by the margin towards the wrong classes
 that the mean answer over re-drawn randomness ranks first):
 
-- `steps` steps along the accumulated gradient, so that the views of all steps so far add up; the step size falls to a tenth of
-  its start. A defence whose randomness belongs to the image draws anew in every step;
+- `steps` steps along the accumulated gradient, so that the random views of all steps so far add up; the step size falls to a
+  tenth of its start. A defence whose randomness belongs to the image draws anew in every step;
 - the defence itself judges the point ten times on the way, and at the end with `tries` slightly moved copies, which re-draw its
-  randomness once more. What it gets wrong is kept and ends the work on that image.
+  randomness once more. A misclassified point is kept and ends the search for that image.
 
-A surrogate (another function with the defence as its attribute `judge`) is differentiated in place of the defence; judged is the
-defence. So a user's own method gets all of this without an attack of its own.
+A surrogate (another function with the defence as its attribute `judge`) is differentiated in place of the defence; the defence
+still decides. So a user's own method needs no attack of its own.
 """
 
 from dataclasses import dataclass
@@ -43,7 +44,7 @@ def towards(outputs: Tensor, labels: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Adaptive(AttackOptions):
-    """Images in the ball and in [0, 1]: what the judge gets wrong, else the point with its largest margin.
+    """Images in the ball and in [0, 1]: points that the judge misclassifies, else those with its largest margin.
 
     The function is differentiated; its attribute `judge`, or itself without one, decides what is wrong.
 
@@ -51,9 +52,9 @@ class Adaptive(AttackOptions):
         steps: for each goal.
         step_size: of the first step; default eps / 4, or 5 eps / steps where that is more. It falls to a tenth of that.
         decay: of the accumulated gradient.
-        targets: common wrong classes aimed at, one after the other, besides the goal that aims at none.
+        targets: number of common wrong classes to aim at, one after the other, after the untargeted goal.
         tries: moved copies of the last point of each goal, and of the image in the search for common wrong classes.
-        mode: "compact": an image that the judge gets wrong is finished. "full": every image, every step.
+        mode: "compact": an image that the judge misclassifies is finished. "full": every image, every step.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index, the key of each image's draws.
     """
@@ -79,7 +80,8 @@ class Adaptive(AttackOptions):
 
     @property
     def derived(self) -> dict[str, Any]:
-        """Constants that follow from the options; the budget counts passes of an image through the function and the judge."""
+        """Constants that follow from the options; the budget counts the passes of an image through the function and through the
+        judge."""
         goals = 1 + self.targets
         looks = len({step for step in range(self.steps) if self._looks(step)})
         return {

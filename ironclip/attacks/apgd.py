@@ -1,4 +1,4 @@
-"""Auto-PGD: gradient ascent with momentum that chooses its own step sizes; untargeted, or towards several classes in turn.
+"""Auto-PGD: gradient ascent with momentum and automatic step sizes; untargeted, or towards several classes.
 
 Source: Croce & Hein 2020 (arXiv 2003.01690); constants [code: fra31/auto-attack]. Deviations: with targets, all of them are
 run at once and an image leaves when any of them breaks it (the released code takes one after the other, with the same result

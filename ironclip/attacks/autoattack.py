@@ -1,4 +1,4 @@
-"""AutoAttack: a fixed sequence of attacks without a parameter to tune; an image is robust if it withstands all of them.
+"""AutoAttack: a fixed sequence of attacks without a parameter to tune; an image is robust if none of them breaks it.
 
 Source: Croce & Hein 2020 (arXiv 2003.01690); versions and constants [code: fra31/auto-attack]. Deviations: those of its members
 (`APGD`, `FAB`, `Square`); any number of classes from two, with min(9, K - 1) targets. An evaluation runs `AutoAttack.members`
@@ -39,12 +39,12 @@ class AutoAttack(InTurn):
     Args:
         eps: radius in the unit of the images.
         version: "standard": apgd-ce, apgd-t, fab-t, square. "plus": also apgd-dlr and untargeted fab, with 5 restarts. "rand",
-            for random functions: apgd-ce and apgd-dlr with 20 gradients a step.
+            for random functions: apgd-ce and apgd-dlr with 20 gradients per step.
         steps: iterations of apgd and fab.
         queries: of square.
-        mode: "compact": each member meets the images that withstood all before it, and images wrong at first come back
-            unchanged, as in the released code. "full": every member, every image, every step; for images that another
-            function will see.
+        mode: "compact": each member gets the images that are still robust after the earlier ones, and images misclassified from
+            the start come back unchanged, as in the released code. "full": every member, every image, every step; for images that
+            another function will see.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index, the key of each image's draws.
         search_dtype: "bfloat16": apgd and square search in that precision and confirm what they find in float32. fab, which

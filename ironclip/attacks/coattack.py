@@ -48,7 +48,7 @@ def coattack(
     Args:
         backbone: both towers, frozen.
         images: [B, 3, H, W] in [0, 1].
-        captions: B texts, one for each image.
+        captions: B texts, one per image.
         candidates: proposes words; `neighbours(captions)` needs nothing else, a masked language model is stronger.
         steps: of length 1.25 eps / steps, from eps * U(0, 1); the last iterate.
         alpha: weight of the distance from the changed caption.
@@ -56,7 +56,7 @@ def coattack(
         seed: with the index, the key of each image's start.
 
     Raises:
-        DataError: not one caption an image, or images that cannot be right.
+        DataError: not one caption per image, or invalid images.
         UsageError, NonFinite: as `PGD`.
     """
     check_whole("steps", steps, 1)
@@ -122,7 +122,7 @@ def _texts(backbone: Backbone, texts: Sequence[str]) -> Tensor:
 def neighbours(captions: Sequence[str]) -> Candidates:
     """Candidates from the captions themselves: the words that most often follow the same word there.
 
-    A stand-in for a masked language model where there is none; weaker, because it looks at one neighbour only.
+    A simple replacement for a masked language model; it is weaker, because it uses one neighbouring word only.
     """
     after: defaultdict[str, Counter[str]] = defaultdict(Counter)
     for caption in captions:

@@ -75,7 +75,7 @@ class CW(AttackOptions):
 
 @dataclass(frozen=True)
 class _Hinged:
-    """min(margin, hinge) per image: constant, with gradient zero, where the image is misclassified by more than the hinge.
+    """min(margin, hinge) per image: the gradient is zero where the image is misclassified by more than the hinge.
 
     The value is highest where the image is misclassified, so the best point by value is a misclassified one if there is any.
     """

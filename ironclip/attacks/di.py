@@ -1,4 +1,4 @@
-"""Input diversity: each step looks at the image resized and padded at random, so that the image fools other models too.
+"""Input diversity: each step looks at the image resized and padded at random, so that the result fools other models, too.
 
 Source: Xie et al. 2019 (arXiv 1803.06978); constants as in DIFGSM of Harry24k/adversarial-attacks-pytorch [code]: with
 probability 0.5 resize to 90 .. 100 % of the side, bilinear, and pad with zeros at a random place; no random start, decay 0,

@@ -47,9 +47,9 @@ class EOT(nn.Module):
 
 @dataclass(frozen=True)
 class Averaged:
-    """An attack made on the mean of `draws` calls of the function it is handed.
+    """An attack on the mean of `draws` calls of the attacked function.
 
-    The mean itself is random, so that one success on it ends nothing: the inner attack runs in its mode "full".
+    The mean itself is random, so one success on it does not end the attack: the inner attack runs in mode "full".
     """
 
     inner: Attack

@@ -35,13 +35,13 @@ class FAB(AttackOptions):
         steps: iterations of each run: a forward and a backward pass, and another forward pass.
         restarts: runs; the first starts at the image, the others at random within eps / 2.
         targets: n: one run towards each of the min(n, K - 1) classes that follow in the clean logits. 0: untargeted, each step
-            to the class whose linearised boundary is nearest; K backward passes a step.
+            to the class whose linearised boundary is nearest; K backward passes per step.
         mode: "full": every image, every step; the misclassified point of the highest margin in the ball, the others moved as
             far towards the boundary as the ball allows. "compact": an image leaves once a misclassified point in the ball is
             found, which leaves the robust accuracy as it is if the function is deterministic and treats each image alone.
         alpha_max: largest weight of the projection from the clean image.
         eta: overshoot of the projections.
-        beta: share of the way kept when a misclassified point is drawn back towards the image.
+        beta: share of the distance that is kept when a misclassified point is moved back towards the image.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
         seed: with the index, the restart and the target, the key of each image's start.
     """
@@ -195,7 +195,7 @@ def _boundary(
 
 
 def _uphill(function: Images, images: Tensor, labels: Tensor, names: Tensor) -> Tensor:
-    """The direction in which the margin of images that are misclassified already rises."""
+    """The direction in which the margin of already misclassified images rises."""
     return value_and_slope(function, lambda logits: margin_each(logits, labels), images, names)[2].sign()
 
 

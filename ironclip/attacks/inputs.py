@@ -1,4 +1,4 @@
-"""What every attack asks of its inputs and options, said in one line where it does not hold."""
+"""Checks of the inputs and options of every attack; a wrong value raises one clear line."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +19,7 @@ TOLERANCE = 1e-6
 
 @contextmanager
 def borrowed(function: object, eval_mode: bool) -> Iterator[None]:
-    """A module's parameters ask for no gradient inside, and it is in eval mode if wanted; flags and modes come back."""
+    """Inside, a module's parameters require no gradient, and it is in eval mode if wanted; both are restored afterwards."""
     with frozen(function), evaluating(*[function] if eval_mode else []):
         yield
 

@@ -1,7 +1,7 @@
-"""Momentum iterative method: steps along the sign of an accumulated gradient, which carries over to other models.
+"""Momentum iterative method: steps along the sign of an accumulated gradient, which transfers to other models.
 
 Source: Dong et al. 2018 (arXiv 1710.06081): g <- decay * g + gradient / ||gradient||_1, decay 1, step eps / steps, from the
-image itself, last iterate. For images that are handed to another predictor: every image is perturbed.
+image itself, last iterate. Meant for images that another model will classify, so every image is perturbed.
 """
 
 from collections.abc import Callable

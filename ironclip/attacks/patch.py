@@ -1,4 +1,4 @@
-"""A patch in the place that hurts most: ascent on what lies in a square, which moves where the loss rises.
+"""A patch at the worst place: ascent on the pixels of a square, which moves to where the loss is larger.
 
 Source: Brown et al. 2017 (arXiv 1712.09665) for patches; Rao et al. 2020 (arXiv 2005.02313) for the search over places: every
 few steps the square may move by a stride to a neighbouring place, if the loss is larger there (their AP-FullLO). Deviation:
@@ -30,7 +30,7 @@ STEP = 0.05
 
 @dataclass(frozen=True)
 class Patch(AttackOptions):
-    """Images that differ inside one square each: what the function gets wrong, else the point with the largest margin.
+    """Images that differ inside one square each: misclassified points, else those with the largest margin.
 
     Args:
         eps: share of the area that the square may cover; its side is rounded down to pixels.
@@ -131,7 +131,8 @@ class Patch(AttackOptions):
 
 
 def first_corners(slope: Tensor, side: int, count: int) -> list[Tensor]:
-    """`count` times [B, 2] corners (row, column): the squares with the largest sum of |gradient|, apart where there is room."""
+    """`count` times [B, 2] corners (row, column): the squares with the largest sum of |gradient|, without overlap where there is
+    room."""
     sums = F.avg_pool2d(slope.abs().sum(1, keepdim=True), side, stride=1)[:, 0]
     down, across = (torch.arange(size, device=slope.device) for size in sums.shape[1:])
     free = torch.ones_like(sums, dtype=torch.bool)

@@ -1,4 +1,4 @@
-"""Square attack: random squares of +-eps that are kept where they lower the margin; needs scores only.
+"""Square attack: random squares of +-eps, kept if they lower the margin of the true class; needs scores only.
 
 Source: Andriushchenko et al. 2020 (arXiv 1912.00049); constants [code: fra31/auto-attack]. Deviations: every image has its own
 squares and signs (the released code draws them once for the whole batch, so that results depend on the batch); squares reach

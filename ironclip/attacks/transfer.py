@@ -1,8 +1,8 @@
-"""Transfer: images made on another backbone, for a predictor that the attacker does not see.
+"""Transfer: images made on another backbone, for a model that the attacker does not know.
 
 Zero-shot classification by the source backbone, with the class names of the attacked classifier, is attacked; every image is
-perturbed with all steps (no early stop), as images for another predictor must be. That transfer beats the white box
-on the same target is an alarm of masked gradients.
+perturbed with all steps (no early stop), as images for another model must be. If transfer breaks more images than the white-box
+attack on the same target, gradients are probably masked.
 """
 
 from dataclasses import dataclass
@@ -32,7 +32,7 @@ class Transfer(AttackOptions):
 
     Raises:
         UsageError: a function without class names, or a source that sees images of another size.
-        CheckpointError: weights that cannot be had.
+        CheckpointError: weights that cannot be loaded.
     """
 
     norm: ClassVar[str] = "linf"

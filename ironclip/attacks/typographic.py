@@ -1,4 +1,4 @@
-"""Words painted on the image: names of wrong classes, in several places and colors; scores and class names are all it needs.
+"""Words painted on the image: names of wrong classes, in several places and colors; needs scores and class names only.
 
 Source: Goh et al. 2021, "Multimodal Neurons in Artificial Neural Networks" (Distill), who name the attack; the search over words,
 places and colors and its constants are ours [inferred]. The words are painted by Pillow in its own font, so an image does not
@@ -25,7 +25,7 @@ from ironclip.core.threat import Norm
 from ironclip.core.types import Images
 
 PLACES = ((0.5, 0.5), (1.0, 0.5), (0.0, 0.5), (0.0, 0.0), (1.0, 1.0))
-"""Where the rectangle stands, as (down, across) shares of the room that it leaves: middle, bottom, top, two corners."""
+"""Places of the rectangle, as (down, across) shares of the free space: middle, bottom, top, two corners."""
 LOOKS = ((1.0, 0.0), (0.0, 1.0), (1.0, None), (0.0, None))
 """Gray of the letters, and of the plate behind them; None: no plate."""
 LONGEST, LINE = 60, 12  # letters of a name, and of a line
@@ -34,14 +34,14 @@ SIZE = 48  # of the letters as they are first painted, in pixels
 
 @dataclass(frozen=True)
 class Typographic(AttackOptions):
-    """Images with the name of a wrong class on them: what the function gets wrong, else the one with the largest margin.
+    """Images with the name of a wrong class on them: misclassified ones, else those with the largest margin.
 
     Args:
         eps: share of the area that the rectangle around the words may cover.
         targets: wrong classes whose names are tried: those that follow in the clean logits.
-        mode: "compact": an image leaves once a word misleads the function. "full": every image, every word.
+        mode: "compact": an image leaves once it is misclassified. "full": every image, every word.
         eval_mode: run a module in eval mode; False keeps the caller's mode.
-        seed: nothing is drawn; it is there because every attack has it.
+        seed: unused; every attack has this option.
     """
 
     norms: ClassVar[tuple[str, ...]] = ("text",)

@@ -1,4 +1,4 @@
-"""Frozen CLIP-like models behind one adapter with edit points. Names load torch on first use, so that listing stays fast."""
+"""Frozen CLIP-like models behind one adapter with edit points. Torch is imported on first use, so that listing stays fast."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -80,7 +80,7 @@ class ClipBackbone(nn.Module):
         self.eval()
 
     def _apply(self, *args: Any, **options: Any) -> "ClipBackbone":
-        """As for any module, with mean and standard deviation rounded once, to the new precision."""
+        """As for any module; mean and standard deviation are rounded only once, to the new precision."""
         super()._apply(*args, **options)
         self.mean, self.std = (self.mean.new_tensor(v).view(3, 1, 1) for v in (self._spec.mean, self._spec.std))
         return self
@@ -98,7 +98,7 @@ class ClipBackbone(nn.Module):
         return self.mean.dtype
 
     def train(self, mode: bool = True) -> "ClipBackbone":
-        """Stays in eval mode: a frozen tower must not update or use batch statistics."""
+        """Does nothing: a frozen tower stays in eval mode, so that it neither updates nor uses batch statistics."""
         return super().train(False)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
@@ -154,7 +154,7 @@ class ClipBackbone(nn.Module):
         return self._plain(self.image((images - self.mean) / self.std, edits=edits, weights=weights, trace=trace))
 
     def _plain(self, features: Tensor) -> Tensor:
-        """In the precision of the weights: under autocast the towers answer in bfloat16, and losses must not be taken of that."""
+        """Features in the precision of the weights: under autocast the towers return bfloat16, which is too coarse for losses."""
         return features.to(self.dtype)
 
     def image_weight(self, name: str) -> Tensor:

@@ -33,7 +33,7 @@ class ScaledCosine:
 
 
 class AdaptedClassifier(nn.Module):
-    """images [B, 3, H, W] in [0, 1] -> logits [B, K]; remembers what it was made of, all of it borrowed.
+    """images [B, 3, H, W] in [0, 1] -> logits [B, K]; keeps references to the backbone, the classes and the adaptation.
 
     Made by `assemble`. Text features [K, E] and masked weights were computed there, once, and keep their graph if
     there was one; `detached()` is the same classifier as a constant, for an inner attack.
@@ -83,8 +83,8 @@ class AdaptedClassifier(nn.Module):
         return _wide(features)
 
     def detached(self) -> "AdaptedClassifier":
-        """The same classifier with constant text features, weights and image edits that know how (a method `detached`);
-        what it borrows is shared, not copied."""
+        """The same classifier with constant text features, weights and image edits (those with a method `detached`). Nothing is
+        copied."""
         twin = copy.copy(self)
         edits = tuple(edit.detached() if hasattr(edit, "detached") else edit for edit in self.adaptation.image_edits)
         twin.adaptation = replace(self.adaptation, image_edits=edits)

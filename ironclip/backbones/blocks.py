@@ -1,5 +1,5 @@
-"""One pre-norm transformer block of open_clip with what its own forward does not offer: attention on the autograd path,
-selected query rows, and keys from a prefix that all rows of the batch share."""
+"""One pre-norm transformer block of open_clip with three additions to its own forward: attention on the autograd path, selected
+query rows, and keys from a prefix that all rows of the batch share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -52,7 +52,7 @@ def _block(
 
 
 computed: Callable[..., Tensor] = _block
-"""What computes a block of an image tower; compiled inside `compiled.compiling`."""
+"""The function that computes a block of an image tower; compiled inside `compiled.compiling`."""
 
 
 def pick(tokens: Tensor, rows: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Weights from files of every format we read, checked, without ever unpickling more than tensors.
+"""Weights from files of every supported format, checked; nothing but tensors is ever unpickled.
 
 Containers: safetensors; `torch.save` files read with `weights_only=True`; OpenAI's TorchScript archives; each alone or in several
-files with an index. What the weights are called in them is the matter of `names`.
+files with an index. `names` translates the names of the weights.
 """
 
 import hashlib
@@ -27,13 +27,13 @@ from ironclip.core.files import check_head
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a file, a folder or several files hold.
+    """The content of a file, a folder or several files.
 
     Args:
         layout: "clip": both towers, open_clip's names; "visual": an image tower alone, names without `visual.`.
         openai: it is OpenAI's own file (recognised by its format).
         metadata: of a safetensors file, else empty.
-        form: container and names as they were found, in words.
+        form: container and style of names, in words.
     """
 
     path: Path
@@ -169,7 +169,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what
     """Copy the tensors into the module, in its precision; every name and shape must agree.
 
     Raises:
-        CheckpointError: names the first tensor that is missing, of another shape, or too many, and what the file looks like.
+        CheckpointError: names the first tensor that is missing, of another shape, or too many, and describes the file.
     """
     expected = module.state_dict()
     got = dict(state)
@@ -195,7 +195,7 @@ def fill(module: nn.Module, state: Mapping[str, Tensor], path: Path | None, what
 
 
 def _look(state: Mapping[str, Tensor]) -> str:
-    """The image tower of these weights in words."""
+    """A description of the image tower of these weights."""
     names = {name.removeprefix("visual."): tensor for name, tensor in state.items()}
     if any(name.startswith("trunk.") for name in names):
         return "a timm image tower"
@@ -239,7 +239,7 @@ def openai_config(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _count(state: Mapping[str, Tensor], start: str, part: int) -> int:
-    """Number of different values of the dotted part of the names that start so."""
+    """Number of different values of the next dotted part of the names with this start."""
     return len({name.split(".")[part] for name in state if name.startswith(start)})
 
 

@@ -1,6 +1,6 @@
-"""Blocks of image towers compiled by torch while a run trains; all between them, with edits and traces, stays as it is.
+"""Blocks of image towers compiled by torch during training. The code between them, with edits and traces, is not compiled.
 
-Text towers stay as they are: their prompts have many lengths, each of which would be a graph of its own.
+Text towers are not compiled: their prompts have many lengths, and each would need its own graph.
 """
 
 import re
@@ -15,14 +15,15 @@ from ironclip.backbones import blocks
 from ironclip.core.errors import UsageError
 
 GRAPHS = 32
-"""Of one block: with and without gradients, with replaced weights, for the last layer alone, for a batch of another size."""
+"""Largest number of graphs of one block: with and without gradients, with replaced weights, for the last layer, for another batch
+size."""
 BLOCKS = r"(?:.*\.)?(?:blocks|layer[1-4])\.\d+"
 """Names of the blocks in timm's towers and in ResNets; open_clip's transformers run theirs in `blocks.run_block`."""
 
 
 @contextmanager
 def compiling(backbone: Any, backend: Any = "inductor") -> Iterator[None]:
-    """Inside, a block of an image tower runs as a compiled graph, where its attention is not recorded.
+    """Inside, a block of an image tower runs as a compiled graph, unless its attention is recorded.
 
     One block is compiled, not a whole tower, so that the first step waits for one graph and not for twelve.
 

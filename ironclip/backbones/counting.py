@@ -1,4 +1,4 @@
-"""Counts what an answer costs in passes of the image tower: calls that really happen, not a formula."""
+"""Counts the passes of the image tower per answer: real calls, not a formula."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ from ironclip.backbones.adapter import ClipBackbone
 
 @dataclass
 class Passes:
-    """Images that went forward through the image tower, and whose features sent a gradient back into it.
+    """Number of images that went forward through the image tower, and of those whose features got a gradient.
 
     A gradient that stops inside the tower counts as a pass, too.
     """

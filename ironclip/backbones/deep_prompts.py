@@ -11,11 +11,11 @@ from torch import Tensor
 class AppendedPrompts:
     """An Edit: tokens appended to the image sequence and renewed at each of the first J layers.
 
-    Source: VPT-deep as in lionel-w2/FAP clip/model.py. Behind layer J the last outputs stay as extra tokens; at layer L they
-    are dropped, so that towers that pool over all tokens see the image alone.
+    Source: VPT-deep as in lionel-w2/FAP clip/model.py. After layer J the last outputs stay as extra tokens; at layer L they are
+    dropped, so that towers that pool over all tokens pool the image alone.
 
     Args:
-        prompts: [J, P, D] for all images alike, or [J, B, P, D] for a batch of B in which every image has its own.
+        prompts: [J, P, D] for all images, or [J, B, P, D] with prompts per image.
         layers: L of the tower.
         before_ln_pre: attach the first prompts before `ln_pre`, so that it normalises them too [code]; else after it.
     """
@@ -49,7 +49,7 @@ class RenewedPrompts:
 
     Args:
         prompts: [J-1, P, D].
-        start: position of the first word (`words.first_word`): 1 behind a start token, 0 where the tokenizer has none.
+        start: position of the first word (`words.first_word`): 1 after a start token, 0 where the tokenizer has none.
     """
 
     prompts: Tensor

@@ -1,4 +1,4 @@
-"""Weights that say what they are: a configuration in their folder, a JSON description beside them, metadata, their format."""
+"""Weights that describe themselves: by a configuration in their folder, a JSON file beside them, metadata, or their format."""
 
 import hashlib
 import json
@@ -23,14 +23,14 @@ SIGLIP_PIXELS = (0.5, 0.5, 0.5)
 
 
 def described(path: Path, activation: Activation | None, base: str | None, resolve: Resolve) -> Recipe:
-    """A file or folder that says what it is.
+    """The recipe of a file or folder that describes itself.
 
     Args:
         base: gives the text tower of a file that describes itself and holds an image tower alone.
         resolve: `sources.resolve`, for a base and for a named architecture.
 
     Raises:
-        CheckpointError: it does not say what it is, says it wrongly, or disagrees with `activation`.
+        CheckpointError: it does not describe itself, the description is wrong, or it contradicts `activation`.
     """
     path = path.expanduser()
     if path.is_dir():
@@ -71,7 +71,7 @@ def configured(
     """A whole CLIP with the configuration of open_clip or transformers that lies beside it.
 
     Args:
-        tokenizer: what open_clip calls the model, where the configuration names a tokenizer.
+        tokenizer: open_clip's name of the model, where the configuration names a tokenizer.
         pixels: transformers' preprocessor_config.json; default: beside the configuration.
     """
     config, said, statistics, named = read_description(note, activation, pixels)

@@ -1,4 +1,4 @@
-"""Weights from the Hugging Face hub or open_clip's addresses, with one line when they cannot be had."""
+"""Weights from the Hugging Face hub or open_clip's addresses; one clear line says why a download failed."""
 
 import socket
 import urllib.request
@@ -99,9 +99,9 @@ def _candidates(filename: str) -> list[str]:
 
 
 def reachable(host: str) -> bool:
-    """Whether it is worth asking: the hub's own retries take most of a minute without a network.
+    """Whether the network is there: without it the hub's own retries take most of a minute.
 
-    A proxy answers for names that cannot be looked up here; `no_proxy` alone is no proxy.
+    With a proxy, names need not be resolvable here; `no_proxy` alone is no proxy.
     """
     if set(urllib.request.getproxies()) & {"http", "https", "all", "socks"}:
         return True
@@ -113,7 +113,7 @@ def reachable(host: str) -> bool:
 
 
 def _check_entry(repository: str, filename: str) -> None:
-    """CheckpointError where the cache has a link to a file that is gone: the hub's own message would not name it."""
+    """CheckpointError where the cache has a link to a missing file; the hub's own message would not name it."""
     folder = Path(huggingface_hub.constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "snapshots"
     for revision in folder.glob("*"):
         link = revision / filename

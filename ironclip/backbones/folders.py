@@ -57,7 +57,7 @@ def shards(index: Path) -> list[Path]:
 
 
 def belonging(folder: Path) -> list[Path]:
-    """Every file that decides what is loaded from the folder, in order of name; CheckpointError where there are no weights."""
+    """Every file that affects what is loaded from the folder, in order of name; CheckpointError where there are no weights."""
     file = weights_in(folder)
     parts = {file, *(shards(file) if file.name.endswith(INDEX) else ())}
     return sorted(parts | {folder / name for name in (OPEN_CLIP, TRANSFORMERS, PIXELS) if (folder / name).is_file()})

@@ -1,4 +1,4 @@
-"""Changed weights written into the frozen ones: an ordinary open_clip checkpoint, with nothing left to pay at inference."""
+"""Changed weights written into the frozen ones: an ordinary open_clip checkpoint without extra cost at inference."""
 
 import math
 
@@ -11,7 +11,7 @@ from ironclip.core.merging import resolve_weights
 from ironclip.core.types import Adaptation
 
 BEYOND = ("pixels", "image_edits", "context", "text_edits", "head")
-"""Parts of an adaptation that no weights can express; hand-written templates are prompts and stay the caller's."""
+"""Parts of an adaptation that cannot be written as weights. Hand-written templates are prompts and stay with the caller."""
 
 
 def folded(backbone: ClipBackbone, adaptation: Adaptation, *, custom_text: bool = False) -> dict[str, Tensor]:

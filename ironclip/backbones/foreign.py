@@ -186,7 +186,7 @@ def _clip(
 
 
 def _ratio(inner: int, width: int) -> float:
-    """The number with which open_clip, which rounds width * ratio down, gets the inner width."""
+    """The ratio with which open_clip, which rounds width * ratio down, gets this inner width."""
     ratio = inner / width
     while int(width * ratio) < inner:
         ratio = math.nextafter(ratio, math.inf)

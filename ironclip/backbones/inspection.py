@@ -1,4 +1,4 @@
-"""What a backbone's weights are, found by loading them."""
+"""A description of a backbone's weights, made by loading them."""
 
 import hashlib
 from pathlib import Path

@@ -45,7 +45,7 @@ def load(
 
     Raises:
         UsageError: an unknown name, device or precision.
-        CheckpointError: weights that cannot be had, do not fit, or whose activation is unknown or contradicted.
+        CheckpointError: weights that cannot be loaded, do not fit, or have an unknown or contradictory activation.
     """
     if precision not in PRECISIONS:
         raise UsageError(f"weights are loaded in float32 or float64; got {precision!r} (bfloat16 is an option of assemble)")

@@ -1,8 +1,8 @@
 """One form for the names of weights, whatever program saved them: open_clip's, without wrappers, containers and prefixes.
 
 A file may keep its weights inside dictionaries ({"model": {"module.visual.conv1.weight": ...}}), below any prefix, and with the
-segments that torch's wrappers add. The weights are found by tensors that only a CLIP has, so no list of prefixes is needed. What
-stands beside them under the same prefix belongs to the model and is never dropped.
+segments that torch's wrappers add. The weights are found by tensors that only a CLIP has, so no list of prefixes is needed. Other
+tensors under the same prefix belong to the model and are never dropped.
 """
 
 import re
@@ -38,7 +38,7 @@ FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def named(path: object, loaded: Any) -> tuple[dict[str, Tensor], Layout, str, bool]:
-    """(weights with open_clip's names, what they make up, the form they were in in words, whether the numbers are OpenAI's).
+    """(weights with open_clip's names, their kind, their form in words, whether they are OpenAI's).
 
     Args:
         path: for messages.
@@ -120,7 +120,7 @@ def _flat(value: Mapping[Any, Any], prefix: str = "", depth: int = 0) -> Iterato
 
 
 def _unwrapped(path: object, held: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Without the segments of wrappers, wherever they stand."""
+    """The name without the segments of wrappers."""
     state: dict[str, Tensor] = {}
     for name, tensor in held.items():
         plain = ".".join(part for part in name.split(".") if part not in WRAPPERS)

@@ -22,7 +22,7 @@ def prompt_name(name: str) -> str:
 
 
 def fill(template: str, classes: Sequence[str]) -> list[str]:
-    """One prompt a class; `{{}}` in the template stands for braces that stay.
+    """One prompt per class; `{{}}` in the template stands for literal braces.
 
     Raises:
         UsageError: the template has no `{}`.
@@ -36,9 +36,9 @@ def fill(template: str, classes: Sequence[str]) -> list[str]:
 def splice(backbone: Backbone, classes: Sequence[str], context: Context) -> PromptTokens:
     """The class prompts with the learned vectors in place of `{ctx}`.
 
-    Source: CoOp's PromptLearner as used by APT (TreeLLi/APT, apt/trainers/apt.py): the prompt is tokenised with one
-    placeholder word a vector, so its length and end-of-text position do not depend on where the vectors stand. Where they
-    stand is read off two sets of placeholders: they are the tokens in which these differ, in any tokenizer.
+    Source: CoOp's PromptLearner as used by APT (TreeLLi/APT, apt/trainers/apt.py): the prompt is tokenised with one placeholder
+    word per vector, so its length and end-of-text position do not depend on the place of the vectors. Two sets of placeholders
+    tell that place: the tokens in which they differ, with any tokenizer.
 
     Raises:
         UsageError: a class-specific context for another number of classes, or a template that does not fit the position.
@@ -91,7 +91,7 @@ def _with_words(context: Context, count: int, word: str) -> str:
 
 
 def class_prompts(backbone: Backbone, classes: Sequence[str], adaptation: Adaptation) -> list[PromptTokens]:
-    """What to encode for these classes: one batch with the learned context, or one a template."""
+    """The prompts of these classes: one batch with the learned context, or one batch per template."""
     if adaptation.context is not None:
         return [splice(backbone, classes, adaptation.context)]
     return [backbone.embed_text(fill(template, classes)) for template in adaptation.templates or (DEFAULT_TEMPLATE,)]

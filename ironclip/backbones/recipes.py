@@ -1,4 +1,4 @@
-"""All that makes a backbone, before it is built, and what its sources say about the activation."""
+"""Everything needed to build a backbone, and what its sources say about the activation."""
 
 import inspect
 from collections import Counter
@@ -24,7 +24,7 @@ PARTS = {"vision_cfg": CLIPVisionCfg, "text_cfg": CLIPTextCfg}
 
 @dataclass(frozen=True)
 class Recipe:
-    """All that makes a backbone, before it is built.
+    """Everything needed to build a backbone.
 
     Args:
         config: arguments of open_clip's model class.
@@ -32,8 +32,8 @@ class Recipe:
         visual: image-tower weights that replace those of `state`, where a file holds an image tower alone.
         path: of the file with `state`, for messages.
         visual_path: of the file with `visual`.
-        tokenizer: what open_clip calls the model whose tokenizer it is.
-        probe: logits to reproduce, where the weights come with some.
+        tokenizer: open_clip's name of the model whose tokenizer is used.
+        probe: logits to reproduce, where the weights come with them.
         form: of the file that was named, in words.
     """
 
@@ -82,7 +82,7 @@ def quick(value: object, where: object) -> bool:
 
 
 def stated(checkpoint: Checkpoint, config: Mapping[str, Any]) -> tuple[Activation | None, str]:
-    """What the file or its architecture says about the activation, and where."""
+    """The activation according to the file or its architecture, and where it says so."""
     said = checkpoint.metadata.get("activation")
     if said is not None:
         if said not in ("gelu", "quick_gelu"):

@@ -1,6 +1,6 @@
 """Names of backbones, where their weights come from, and which activation they were trained with. Imports no torch.
 
-The activation is the trap: weights trained with QuickGELU load into a GELU model without an error and lose accuracy.
+Mind the activation: weights trained with QuickGELU load into a GELU model without an error and lose accuracy.
 """
 
 from dataclasses import dataclass
@@ -72,7 +72,7 @@ _LICENSES = {
 
 
 def license_of(backbone: str) -> str:
-    """What is known about the licence of a backbone's weights; this never guesses."""
+    """The licence of a backbone's weights where it is known; never a guess."""
     if backbone in EMBEDDED:
         return _HERE
     hub = backbone.removeprefix("hf-hub:")
@@ -98,7 +98,7 @@ class Entry:
 
 
 def list_backbones() -> list[Entry]:
-    """What `load` accepts by name, with where each gets its weights, their licence and their size."""
+    """The names that `load` accepts, with the source, the licence and the size of the weights."""
     inside = "in the package"
     entries = [
         Entry("mini", "our small CLIP, 64 pixels, for demonstrations and tests", inside, license_of("mini")),

@@ -1,4 +1,4 @@
-"""Adversarially trained CLIPs by name: where their weights are, and what is known of them. Imports no torch.
+"""Adversarially trained CLIPs by name: where to get their weights, and facts about them. Imports no torch.
 
 Radii in the names are those of the training, linf, in units of 1/255. Facts: [README] and hub pages of the sources named.
 """

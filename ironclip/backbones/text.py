@@ -1,4 +1,4 @@
-"""The text engine: causal CLIP text towers, run only over what can reach the result.
+"""The text engine: causal CLIP text towers, run only over tokens that can affect the result.
 
 Exact to float tolerance: prompts are cut at the last end-of-text token (attention is causal), the prefix that all classes
 share runs once, the rest runs in groups of similar length, the last layer computes the end-of-text row alone, and many classes
@@ -48,7 +48,7 @@ class TextTower(nn.Module):
 
     @property
     def parameter_names(self) -> tuple[str, ...]:
-        """Every parameter that `weights=` replaces: all but the token table, which `embed` has read by then."""
+        """Every parameter that `weights=` replaces: all but the token table, which `embed` uses before."""
         return tuple(name for name, _ in self.net.named_parameters() if not name.startswith("token_embedding."))
 
     def weight(self, name: str) -> Tensor:
@@ -138,7 +138,7 @@ class TextTower(nn.Module):
         return projection(rows) if isinstance(projection, nn.Linear) else rows @ projection
 
     def _prefix(self, classes: int, first_eot: int, shared: int, edits: Sequence[Edit]) -> int:
-        """How many leading positions to run once for all classes; 0 where an edit might look beyond them."""
+        """Number of leading positions to run once for all classes; 0 where an edit may depend on later positions."""
         split = min(shared, first_eot)
         if classes < 2 or not leaves_output(edits):
             return 0

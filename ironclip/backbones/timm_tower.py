@@ -22,9 +22,9 @@ from ironclip.core.types import Edit, Trace
 class TimmTower(Tower):
     """An open_clip TimmModel behind the interface of the image towers.
 
-    The sequence is [prefix (class and register tokens, perhaps none), grid, whatever edits append]. Tokens behind the grid get
-    no rotary position, as timm gives none to the prefix. Pools that average or attend see every token left after layer L, so an
-    edit that adds tokens removes them there.
+    The sequence is [prefix (class and register tokens, perhaps none), grid, whatever edits append]. Tokens after the grid get no
+    rotary position, like the prefix in timm. Pools that average or attend see every token left after layer L, so an edit that
+    adds tokens removes them there.
     """
 
     kind = "timm"

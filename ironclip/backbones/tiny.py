@@ -1,4 +1,4 @@
-"""A random CLIP of a few thousand weights (and a full vocabulary) for contracts: no downloads, milliseconds a pass."""
+"""A random CLIP of a few thousand weights (and a full vocabulary) for tests: no downloads, milliseconds per pass."""
 
 import math
 from typing import Any

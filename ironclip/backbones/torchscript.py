@@ -1,6 +1,6 @@
-"""The tensors of a TorchScript archive (OpenAI's format), without running it: `torch.jit.load` would interpret its code.
+"""The tensors of a TorchScript archive (OpenAI's format), read without running its code, as `torch.jit.load` would.
 
-An archive is a zip file: `data.pkl` holds the tree of modules, `data/<key>` the bytes of a storage, `code/` what we never read.
+An archive is a zip file: `data.pkl` holds the tree of modules, `data/<key>` the bytes of a storage, `code/` is never read.
 The pickle machine runs with a list of the only names it may look up; each makes a tensor, a list or an empty object.
 """
 

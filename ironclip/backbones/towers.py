@@ -1,4 +1,4 @@
-"""What every image tower offers, and the bookkeeping that towers share."""
+"""The interface of all image towers, and helpers that they share."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence

@@ -13,7 +13,7 @@ from ironclip.core.types import Edit, Trace
 
 
 class VitTower(Tower):
-    """Wraps `open_clip.transformer.VisionTransformer`; the same numbers as its own forward when nothing is edited."""
+    """Wraps `open_clip.transformer.VisionTransformer`; the same features as its own forward without edits."""
 
     kind = "vit"
 
@@ -65,7 +65,7 @@ class VitTower(Tower):
         return tokens if self.net.proj is None else tokens @ self.net.proj
 
     def _class_token_is_enough(self, edits: Sequence[Edit], trace: Trace | None) -> bool:
-        """Whether the last block may compute the class token alone: nothing else is read."""
+        """Whether the last block may compute the class token alone, because no other token is read."""
         wanted = trace is not None and (
             trace.grid or (trace.attention and trace.wants(self.layers - 1)) or (trace.tokens and trace.wants(self.layers))
         )

@@ -1,8 +1,8 @@
-"""Where the words of a text stand among its tokens, in any tokenizer, and their embeddings alone.
+"""The positions of a text's words among its tokens, for any tokenizer, and their embeddings.
 
 CLIP's tokenizer puts a start token first and the read-out behind the words. SigLIP's has no start token, and SigLIP and CLIPA are
-read out at the padded end. So neither "position 1" nor "up to `eot`" means the words; they are found by two texts that differ in
-one word alone.
+read out at the padded end. So the words are neither "from position 1" nor "up to `eot`". They are found by comparing two texts
+that differ in one word.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ ENDS = 2  # tokens that are kept free of words: start and end, or end and paddin
 
 
 def first_word(backbone: Backbone) -> int:
-    """The position of a text's first word: 1 behind a start token, 0 where the tokenizer has none."""
+    """The position of a text's first word: 1 after a start token, 0 where the tokenizer has none."""
     return _differ(backbone, [""])[0]
 
 
@@ -45,7 +45,8 @@ def word_vectors(backbone: Backbone, text: str) -> Tensor:
 
 
 def room_for_words(backbone: Backbone, classes: Sequence[str], template: str = "{}.") -> int:
-    """How many further words, of one token each, the context holds beside the longest of these class names in the template.
+    """The number of further words, of one token each, that fit into the context beside the longest of these class names in the
+    template.
 
     Raises:
         UsageError: a class name leaves no room for one word.
@@ -55,7 +56,7 @@ def room_for_words(backbone: Backbone, classes: Sequence[str], template: str = "
 
 
 def _differ(backbone: Backbone, texts: Sequence[str]) -> list[int]:
-    """The first position behind the words of each text: where its tokens depend on the word that follows."""
+    """The first position after the words of each text: from there its tokens depend on the next word."""
     one, other = (backbone.tokenize([f"{text} {word}".strip() for text in texts]) for word in PLACEHOLDERS)
     apart = one != other
     if not apart.any(1).all():

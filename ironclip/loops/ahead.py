@@ -1,4 +1,4 @@
-"""Batches on their device before they are asked for."""
+"""Batches copied to their device in advance."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,9 +8,9 @@ from ironclip.core.types import Batch
 
 
 def ahead(batches: Iterable[Batch], device: torch.device | str) -> Iterator[Batch]:
-    """The batches in their order on the device; on another device than the CPU, the copy of the next one is under way already.
+    """The batches in order on the device. For a device other than the CPU, the copy of the next batch has already begun.
 
-    For a CUDA device they are pinned first: only from pinned memory does a copy leave the processor free.
+    For a CUDA device they are pinned first, because only a copy from pinned memory does not block the CPU.
     """
     device = torch.device(device)
     if device.type == "cpu":

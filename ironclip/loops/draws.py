@@ -1,8 +1,8 @@
-"""Global random numbers while a batch is scored: they follow from the batch alone.
+"""Global random numbers while a batch is scored: they depend on the batch alone.
 
-Our own randomness is keyed by image. A classifier of somebody else may draw from the global generators of torch, numpy or Python;
-without this, what it answers would depend on how many batches the process scored before, and an evaluation that was interrupted
-or done in shards would differ from one in one piece.
+Our own randomness is keyed by image. A user's classifier may draw from the global generators of torch, numpy or Python. Without
+this its answers would depend on the number of batches scored before, and an interrupted or sharded evaluation would differ from
+an uninterrupted one.
 """
 
 import random

@@ -1,9 +1,9 @@
 """The one loop from a classifier and attacks to a record.
 
-What is counted: an image is robust if it is right without an attack and under every attack. An attack only proposes
-images; each is audited (inside the ball and the box, finite) and scored again by the classifier itself, so an image is
-broken only by an image that the classifier really gets wrong. With `stop_early` an attack meets only the images that
-withstood all attacks before it, which leaves robust accuracy as it is.
+What is counted: an image is robust if it is right without an attack and under every attack. An attack only proposes images. Each
+is checked (inside the ball and the box, finite) and scored again by the classifier itself, so an image counts as broken only if
+the classifier really misclassifies the proposal. With `stop_early` an attack gets only the images that no earlier attack broke,
+which does not change robust accuracy.
 
 Outcomes belong to images, not to batches: attacks key their randomness by `Batch.indices`. Batches of another size may
 still differ in the last bits of the logits, as matrix products do. The same batch gives the same samples to the last bit,
@@ -161,7 +161,7 @@ def evaluate_into(
     callback: Callback | None = None,
     **options: Any,
 ) -> tuple[Record, list[Example]]:
-    """The record of an evaluation, and its example images; goes on where it was interrupted, reads what is finished.
+    """The record of an evaluation, and its example images. An interrupted evaluation continues; a finished one is read.
 
     Args:
         folder: from `run.evaluation(settings(...))`; the caller holds the run's lock.
@@ -223,8 +223,8 @@ def constants(
 ) -> dict[str, dict[str, Any]]:
     """The attacks that `evaluate` runs under this threat, by the names of `Sample.adversarial`, with all their constants.
 
-    Where an attack states its budget and the classifiers what they cost, "derived" holds the image-encoder passes that an image
-    may take, forward and backward, without those that are made again to save memory.
+    Where an attack states its budget and the classifiers their cost, "derived" holds the largest number of passes of the image
+    tower per image, forward and backward, without passes repeated to save memory.
     """
     described = {target.name: describe(target.attack) for target in targets(classifier, surrogates, attacks, threat)}
     for target in targets(classifier, surrogates, attacks, threat):
@@ -239,11 +239,11 @@ def constants(
 
 
 def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0, images: int = 0) -> dict[str, Any]:
-    """What tells one evaluation of a run from another, as JSON values; UsageError where the threat permits an attack not.
+    """The settings that identify an evaluation of a run, as JSON values; UsageError where the threat does not permit an attack.
 
     Args:
-        surrogates: how many classifiers besides the evaluated one are attacked.
-        images: how many images are scored, where it is a part of the split.
+        surrogates: number of classifiers attacked besides the evaluated one.
+        images: number of images scored, if only a part of the split.
     """
     if setup.threat.quantised != (setup.quantise != "none"):
         raise UsageError(f"the threat says quantised={setup.threat.quantised}, but the pictures are rounded: {setup.quantise}")

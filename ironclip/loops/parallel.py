@@ -1,9 +1,9 @@
-"""Training on several processes or devices: each takes a part of every batch, gradients are added up, all step alike.
+"""Training on several processes or devices: each takes a part of every batch, gradients are summed, and all make the same step.
 
-Needs the extra `dist` (lightning-fabric), which starts the processes and carries the sums; nothing is wrapped, so no hook runs
-during an inner attack. Every process must be given the same batches, seed and starting values. A loss that is a mean over the
-images of a batch learns what one process learns, up to the order of sums. A defence whose loss looks across the images of a
-batch, or which keeps running means of them, says so (`Defense.divisible`).
+Needs the extra `dist` (lightning-fabric), which starts the processes and carries the sums; modules are not wrapped, so no hook
+runs during an inner attack. Every process must be given the same batches, seed and starting values. With a loss that is a mean
+over the images of a batch the result is that of one process, up to the order of sums. A defence whose loss looks across the
+images of a batch, or which keeps running means of them, says so (`Defense.divisible`).
 """
 
 import importlib.util
@@ -50,7 +50,7 @@ class Parallel:
         self.fabric.barrier()
 
     def anyone(self, says: bool) -> bool:
-        """Whether one of the processes says so; all of them ask at once."""
+        """Whether this is true in any process; all processes must call it."""
         return bool(self.fabric.all_reduce(torch.tensor(float(says), device=self.fabric.device), reduce_op="sum") > 0)
 
     def means(self, terms: Mapping[str, float], share: float) -> dict[str, float]:
@@ -67,17 +67,17 @@ def launch(
     strategy: str = "ddp_spawn",
     those: Mapping[str, str] = {},
 ) -> Any:
-    """work(Parallel, *arguments) in each of several processes; what the first one returns.
+    """Run work(Parallel, *arguments) in several processes; returns the result of the first.
 
     Args:
         work: a function that can be imported, which writes files in the process of rank 0 alone.
         device: "cpu" or "cuda"; on GPUs each process has one.
-        those: processes that are there already, on one machine or many, as `started.group` finds them; each of them calls this,
-            and gets what `work` returns. Empty: so many are started here.
+        those: the variables of processes that run already, on one machine or several, from `started.group`; each process calls
+            this function and gets the result of `work`. Empty: the processes are started here.
 
     Raises:
         UsageError: lightning-fabric is not installed, or fewer than two processes.
-        IronclipError: what `work` raised in one of the processes. RunError: one of them died.
+        IronclipError: the error that `work` raised in a process. RunError: a process died.
         Leaving: one of them died after this process was asked to leave.
     """
     nodes = 1

@@ -1,4 +1,4 @@
-"""One batch under all attacks: whom each attack is handed, the audit of its images, and their scores."""
+"""One batch under all attacks: the function that each attack gets, the check of its images, and their scores."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,7 +24,7 @@ LEVEL = 1e-4  # of a grey level: what float32 may be off from a whole one
 
 @dataclass(frozen=True)
 class Target:
-    """An attack, the function it is handed, and the name under which its outcomes are kept."""
+    """An attack, the function that it attacks, and the name of its outcomes in the record."""
 
     name: str
     attack: Attack
@@ -34,7 +34,7 @@ class Target:
 def targets(
     classifier: Classifier, surrogates: Sequence[Classifier], attacks: Mapping[str, Attack], threat: Threat
 ) -> list[Target]:
-    """Which attack is handed which function; see `evaluation.evaluate`.
+    """The attacks with the functions that they attack; see `evaluation.evaluate`.
 
     "pgd/soft" is made on the surrogate whose attribute `name` is "soft", "pgd/surrogate2" on the second, nameless one.
 
@@ -62,15 +62,15 @@ def targets(
 
 
 def _target(name: str, attack: Attack, function: Images, judge: Classifier | None, threat: Threat) -> Target:
-    """An attack on a function. It may finish an image at its first success where it looks at the classifier that is evaluated:
-    on that itself, or where it asks an adaptive attacker's judge."""
+    """An attack on a function. It may stop at its first success on an image if that success holds for the evaluated classifier:
+    when it attacks that classifier itself, or when it asks the judge."""
     if judge is not None and threat.knowledge == "adaptive" and getattr(attack, "judges", False):
         function, judge = Surrogate(function, judge), None
     return Target(name, full(attack) if judge is not None or threat.quantised else attack, function)
 
 
 class Surrogate:
-    """What an adaptive attacker differentiates in place of the classifier, and the classifier, which judges."""
+    """The function that an adaptive attacker differentiates in place of the classifier; the classifier is its judge."""
 
     def __init__(self, function: Images, judge: Classifier) -> None:
         self.function, self.judge = function, judge
@@ -83,7 +83,7 @@ class Surrogate:
 
 
 class _Scores:
-    """A classifier, to an attacker who sees its class names and its scores."""
+    """A classifier as seen by a black-box attacker: class names and scores."""
 
     def __init__(self, classifier: Classifier) -> None:
         self.classifier = classifier
@@ -122,7 +122,7 @@ def full_precision() -> Iterator[None]:
 
 
 def check_budget(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat: Threat) -> Tensor:
-    """[B] distances of images that keep to the threat model.
+    """[B] distances of the images from the clean ones, after a check against the threat model.
 
     Raises:
         AttackError: another shape, outside the ball (by more than 1e-6) or outside [0, 1].
@@ -178,7 +178,8 @@ def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Ten
 
 
 def _nearer(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Tensor:
-    """The point nearest to each adv, on its way to the clean image, that is in the ball after rounding; adv where none is."""
+    """On the line from each adv to the clean image the first point that is in the ball after rounding; adv where there is
+    none."""
     found, left = adv.clone(), torch.ones(len(adv), dtype=torch.bool, device=adv.device)
     for part in range(64, -1, -1):
         here = images + (adv - images) * (part / 64)
@@ -263,7 +264,7 @@ class Scorer:
         return samples, sorted(examples, key=lambda example: order[example.index])
 
     def _check(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Images in float32 and labels, after a look at both."""
+        """Images in float32 and labels, after checks of both."""
         images, labels = batch.images.float(), batch.labels
         own = getattr(self.classifier, "classes", batch.classes)
         if tuple(own) != tuple(batch.classes):
@@ -279,7 +280,7 @@ class Scorer:
         return images, labels
 
     def _attacked(self, target: Target, images: Tensor, labels: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The images as they are scored, and how far each moved."""
+        """The images that are scored, and the distance of each from the clean one."""
         adv = target.attack(target.function, images, labels, indices=indices).detach()
         moved = check_budget(target.name, adv, images, indices, self.threat)
         if self.quantise != "none":

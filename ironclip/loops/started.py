@@ -1,4 +1,4 @@
-"""Processes that `torchrun` or `srun` has started for one command: how many, and which of them this one is. Imports no torch."""
+"""Processes that `torchrun` or `srun` started for one command: their number, and the rank of this one. Imports no torch."""
 
 import os
 import re
@@ -8,13 +8,14 @@ from ironclip.core.errors import UsageError
 
 TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 SRUN = ("SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_NODELIST")
-"""Of a step. A batch script itself has SLURM_NTASKS and SLURM_PROCID too, although it is one process: they say nothing."""
+"""Variables of a Slurm step. A batch script itself also has SLURM_NTASKS and SLURM_PROCID, although it is one process, so these
+are not used."""
 PORTS = range(12_000, 32_000)
-"""Where the processes of a Slurm job meet: below the ports that Linux gives away by itself."""
+"""Port at which the processes of a Slurm job meet; below the ports that Linux assigns by itself."""
 
 
 def started(environment: Mapping[str, str] = os.environ) -> int:
-    """How many processes were started together for this command; 1: it was started alone.
+    """Number of processes started together for this command; 1: it was started alone.
 
     Raises:
         UsageError: `srun` has started different numbers of them on its nodes.

@@ -1,7 +1,7 @@
 """The one training loop: a defence, a frozen backbone, batches and an inner attack -> learned tensors.
 
-Everything random is keyed on (seed, epoch), so a run that was killed continues at its last whole epoch and ends with the same
-tensors as one that was not.
+All random numbers are keyed by (seed, epoch), so a killed run continues after its last whole epoch and ends with the same tensors
+as an uninterrupted one.
 """
 
 import math
@@ -27,7 +27,7 @@ COLLAPSED_STEPS = 0.9
 
 
 class Batches(Protocol):
-    """The batches of one epoch and, as their length, how many there are."""
+    """The batches of one epoch; their length is the number of batches."""
 
     def __len__(self) -> int: ...
 
@@ -36,7 +36,7 @@ class Batches(Protocol):
 
 @dataclass(frozen=True)
 class State:
-    """A run between two epochs: what was learned, the optimiser's buffers, and what was seen so far."""
+    """The state of a run between two epochs: learned tensors, the optimiser's buffers, and the history so far."""
 
     epoch: int = 0
     tensors: Mapping[str, Tensor] = field(default_factory=dict)
@@ -60,20 +60,20 @@ def fit(
     """Minimise the sum of the defence's loss terms in place; return flags: "collapse" if the last epoch collapsed.
 
     Args:
-        batches: epoch (1, 2, ...) -> its batches, the same for the same epoch. Their length is the number of optimiser steps of
-            the epoch; nothing else says it, and all epochs have the same.
+        batches: epoch (1, 2, ...) -> its batches, the same for the same epoch. Their length is the number of optimiser steps per
+            epoch and must be the same in all epochs.
         attack: inner attack; where it has a field `seed`, that is keyed on (seed, epoch).
-        resume: state to go on from.
+        resume: state to continue from.
         save: called with the state after every epoch.
         parallel: this process as one of several that train together; each is given the same batches and takes its part.
         precision: of the losses and of the inner attacks in them, "float32", "tf32" or "bf16" (`core.precision`).
         callback: called with {"event": "step" | "epoch", "epoch", "step", "steps", "lr", "terms", "diagnostics", ...}.
 
     Raises:
-        Leaving: the process, or one of those that train together, was asked to leave; it goes on after the last epoch.
+        Leaving: the process, or one of those that train together, was asked to leave; it continues after the last epoch.
         NonFinite: a loss term or a gradient is NaN or infinite; names it.
-        CheckpointError: the state to go on from is of another defence.
-        UsageError: an epoch without batches, or with another number of them than it or an earlier epoch said.
+        CheckpointError: the state to continue from is of another defence.
+        UsageError: an epoch without batches, or with another number of batches than announced or than in an earlier epoch.
     """
     say = callback or (lambda event: None)
     state = resume or State()
@@ -133,10 +133,10 @@ def _steps(batches: Batches, epoch: int, before: int | None) -> int:
 
 
 def collapsed(terms: Mapping[str, float], classes: int) -> bool:
-    """Whether the terms of a step are those of chance: cross-entropy at ln K and every KL term near zero.
+    """Whether the loss terms of a step are at chance level: cross-entropy at ln K and every KL term near zero.
 
-    `fit` raises the flag where nearly every step of an epoch looks like that: outputs that do not depend on the image give
-    ln K for any labels, while a loss that has ln K as its mean scatters around it.
+    `fit` raises the flag if nearly every step of an epoch is like this: outputs that do not depend on the image give exactly ln
+    K, while a loss with mean ln K varies around it.
 
     Source: lionel-w2/FAP issue 3, where a consistency term drives the outputs to a constant. Thresholds are ours: 2 % of
     ln K, 0.01 nats. Cross-entropies are terms whose name ends in "ce", consistency terms those that end in "kl"; those of
@@ -153,7 +153,7 @@ def collapsed(terms: Mapping[str, float], classes: int) -> bool:
 
 
 def seeded(attack: Attack, seed: int) -> Attack:
-    """The attack with another seed, where it has a field of that name."""
+    """The attack with another seed, if it has a field `seed`."""
     named = hasattr(attack, "__dataclass_fields__") and "seed" in {f.name for f in fields(attack)}  # type: ignore[arg-type]
     return replace(attack, seed=seed) if named else attack  # type: ignore[type-var]
 
