@@ -14,8 +14,8 @@ SMALL = {"views": 4, "copies": 2, "steps": 1, "draws": 2, "codes": 8, "latent_wi
 """Options that keep a method small, where it has them; everything else is its default."""
 AVERAGED = ("codebook", "usage")
 """Ends of the names of tensors that are learned as moving averages, without a gradient."""
-COUNTED = "usage"
-"""End of the name of how often each code was met: it weighs the next average, and no answer depends on it."""
+UNASKED = ("usage", "tau")
+"""Ends of the names of what training alone reads: how often each code was met, and the temperature of a loss."""
 ATTACK = PGD(eps=8 / 255, step_size=4 / 255, steps=2, keep="last", seed=3)
 
 
@@ -68,7 +68,7 @@ def check_trained(name: str, backbone: ClipBackbone) -> None:
     check_sequences(assembled(defense, backbone), batch.images)
     before = _logits(defense, backbone, batch)
     for key, tensor in learned.items():
-        if key.endswith(COUNTED):
+        if key.endswith(UNASKED):
             continue
         kept = tensor.detach().clone()
         _move({key: tensor}, seed=1, far=True)
