@@ -49,6 +49,10 @@ def test_cells_hold_what_the_files_hold(tables) -> None:
     assert "| fap | 90 | 64 | 84 | 40 | 87 | 49 | 63 |" in tables.TABLES["held out eurosat"]()
     assert "| nap | 68 / 34 | 66 / 34 | 66 / 42 | 68 / 54 | 68 / 50 | 69 / 49* |" in tables.TABLES["fewer shots"]()
     assert "| clothing10 | flowers5 | 72 / 54 | 32 / 32 |" in tables.TABLES["masks transfer"]()
+    eurosat = tables.TABLES["headline eurosat"]()
+    assert "| nap | 580,096 | 64.0 [58.4, 69.2] | 31.7 [26.7, 37.1] |" in eurosat
+    assert re.findall(r"^\| (\w+) \| [\d,]+ ", eurosat, re.MULTILINE)[:3] == ["tecoa", "nap", "advmask"]  # most robust first
+    assert "| fap | 100,288 | 60.0 [47.4, 71.4] | 3.3 [0.9, 11.4] |" in tables.TABLES["headline autoattack"]()
 
 
 def test_lines_that_disagree_are_refused(tables, monkeypatch) -> None:
