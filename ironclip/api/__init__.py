@@ -1,4 +1,4 @@
-"""What `import ironclip` gives: the library in a few names. Each is a call of the rooms below; nothing happens here alone."""
+"""What `import ironclip` gives: the library in a few names. Each is a thin call of the rooms below."""
 
 from collections.abc import Sequence
 from contextlib import closing

@@ -1,4 +1,4 @@
-"""Progress in Python: a bar of tqdm where somebody looks, a terminal or a notebook, and no callback listens."""
+"""Progress in Python: a tqdm bar in a terminal or a notebook, unless a callback is given."""
 
 import sys
 import warnings

@@ -1,4 +1,4 @@
-"""What `evaluate` gives back: records, and the forms in which people look at them."""
+"""The result of `evaluate`: records, and their forms for people."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -39,5 +39,5 @@ class Diagnostic:
 
 
 def idle(why: str) -> Finding:
-    """What is found where a check does not apply."""
+    """The finding of a check that does not apply."""
     return Finding(level="not applicable", text=why)

@@ -1,6 +1,6 @@
 """The gradient compared with differences of the function, over tiny steps or over a step of PGD.
 
-Along the sign of the returned gradient alone, a part of the derivative that is not returned stays invisible. So both
+A part of the derivative that the returned gradient lacks is invisible along the sign of that gradient. So both
 checks take random directions v too, each pixel +1 or -1. For such directions E[(g.v - f'.v)^2] = |g - f'|^2: the errors add
 up to that of the whole gradient. Some directions move a half, a channel or a box of the image only.
 """

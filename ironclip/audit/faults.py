@@ -1,4 +1,4 @@
-"""A first look at a foreign classifier: what is wrong with it, in one line, before any time is spent."""
+"""A first check of a foreign classifier: an error in one line, before any time is spent."""
 
 from collections.abc import Sequence
 from pathlib import Path

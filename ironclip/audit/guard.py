@@ -1,8 +1,7 @@
-"""Code of somebody else, run so that nothing it does is taken for an answer: whatever it raises, and any attempt to end the
-process, is one line that says so.
+"""Running foreign code: its errors, and any attempt to end the process, become one clear line.
 
 Only what Python can see is covered: a library in C that ends the process, or kills it, is not. So a script that relies on a
-requirement should also look for the folder's `audit.json`, which only a finished audit writes.
+requirement should also check for `audit.json` in the folder, which only a finished audit writes.
 """
 
 import io
@@ -32,10 +31,10 @@ class Ended(BaseException):
 
 @contextmanager
 def guarded(doing: str, home: Path | None = None, *, hold: bool = True) -> Iterator[None]:
-    """Runs code of others: what it raises becomes a UsageError, `doing` and the reason in one line.
+    """Runs foreign code: its errors become a UsageError with `doing` and the reason in one line.
 
-    Inside, the files in `home` can be imported and the command line is empty. A real Ctrl-C still interrupts, and who was
-    asked to leave does.
+    Inside, the files in `home` can be imported and the command line is empty. A real Ctrl-C still interrupts, and a request to
+    stop is obeyed.
 
     Args:
         hold: keep what is printed until the end, and write it to standard error, so that a JSON value on standard output stays
@@ -122,7 +121,7 @@ def _unended() -> Iterator[None]:
 
 @contextmanager
 def _beside(home: Path | None) -> Iterator[None]:
-    """Files in `home` can be imported inside; modules of the same name that came from other folders are out of the way."""
+    """Inside, files in `home` can be imported; modules of the same name from other folders are set aside."""
     if home is None:
         yield
         return

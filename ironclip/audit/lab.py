@@ -1,4 +1,4 @@
-"""The bench of the diagnostics: a classifier, some images, and every attack on them made once."""
+"""The laboratory of the diagnostics: a classifier, some images, and attacks on them, each made once."""
 
 import math
 import time
@@ -32,7 +32,7 @@ class Outcome:
 
 @dataclass
 class Lab:
-    """What the diagnostics work with.
+    """The classifier, images and attacks that the diagnostics share.
 
     Args:
         classifier: what is audited; images are scored by it.

@@ -1,8 +1,8 @@
-"""The measurement of an audit: robust accuracy over several radii, worst case per image, kept in a run folder as it grows.
+"""The measurement of an audit: robust accuracy over several radii, worst case per image, saved in a run folder along the way.
 
-An image broken at one radius is broken at every larger one, for its image lies in the larger ball too. So it is carried
-over and not attacked again, and robust accuracy never rises with the radius. The images of a batch that are left at a larger
-radius stay together, so shards, which take whole batches, measure what the whole measures.
+An image broken at one radius is broken at every larger one, because the larger ball contains the attacked image. So its outcome
+is carried over, and robust accuracy never rises with the radius. The remaining images of a batch stay together at a larger
+radius, so shards, which take whole batches, give the results of an undivided audit.
 """
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence

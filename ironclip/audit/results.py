@@ -1,4 +1,4 @@
-"""What an audit found, as values: verdicts of the diagnostics, accuracy by radius, requirements. Imports no torch."""
+"""The results of an audit as values: verdicts of the diagnostics, accuracy by radius, requirements. Imports no torch."""
 
 from typing import Any, Literal
 
@@ -15,7 +15,7 @@ LEVELS: tuple[Level, ...] = ("fail", "warn", "pass", "not applicable")
 
 
 class Finding(Part):
-    """What one diagnostic measured, against which threshold, and what that means.
+    """The measurement of one diagnostic, its threshold, and what it means.
 
     Args:
         value: the number that is compared; None where the check does not apply.
@@ -121,7 +121,7 @@ class AuditReport(Part):
 
     @property
     def unreliable(self) -> bool | None:
-        """True where a check or a flag says that the number is not to be trusted; None where nothing can say the contrary, for no
+        """True where a check or a flag says that the accuracy cannot be trusted; None where that is unknown, because no
         diagnostic ran, or not all that matter."""
         if self.level == "fail":
             return True
@@ -129,7 +129,7 @@ class AuditReport(Part):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What the reader must know beside the numbers, a line each."""
+        """Remarks for the reader beside the figures, one per line."""
         if self.gradients:
             return ()
         said = f"; these diagnostics need gradients and are missing: {', '.join(self.missing)}" if self.missing else ""

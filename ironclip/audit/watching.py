@@ -1,4 +1,4 @@
-"""What a classifier does inside one call: in which precision it multiplies, and whether it runs a backward pass."""
+"""Watching one call of a classifier: its precision of matrix products, and whether it runs a backward pass."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -38,7 +38,7 @@ from ironclip.core.signals import LATER, Leaving, finishing, leaving_in_order
 
 def main() -> None:
     """Exit status 0: good; 1: a requirement failed; 2: wrong usage or bad input, said in one line; 130: interrupted;
-    75: left as a scheduler asked it to before a time limit."""
+    75: stopped because a scheduler asked for it before a time limit."""
     forgiving(sys.stdout, sys.stderr)
     arguments = sys.argv[1:]
     try:
@@ -67,14 +67,14 @@ def main() -> None:
 
 
 def _nobody_reads() -> int:
-    """As behind `| head`: no fault, and what is buffered goes nowhere."""
+    """The reader is gone, as with `| head`: no error; buffered output is dropped."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return 0
 
 
 def _misread(arguments: Sequence[str], error: Any) -> int:
-    """What the parser says of a command line that it cannot read; the help where nothing was asked for."""
+    """The parser's message about a wrong command line; the help for an empty one."""
     said = error.format_message()
     if len(said.splitlines()) > 1 or not said:
         error.show()

@@ -102,7 +102,7 @@ def attack(
 
 
 def _pictures(folder: Path, shown: Progress) -> int:
-    """How many images are there; shown, too."""
+    """Print and return the number of images."""
     found = len(list(folder.glob("*.png")))
     shown.say(number_of(found, "picture"), False)
     return found

@@ -124,7 +124,7 @@ def classify(
 
 
 def _collector(classifier: Any, photos: list[Any]) -> Any:
-    """Adds the first images, with what the classifier looked at, to `photos`."""
+    """Adds the first images, with attention and views, to `photos`."""
     from ironclip.protocols.explain import explain
     from ironclip.report.photos import photo
 

@@ -1,4 +1,4 @@
-"""What all verbs share: the app, options, printing, the device, progress."""
+"""What all commands share: the app, options, printing, the device, progress."""
 
 import json
 import sys
@@ -107,13 +107,13 @@ def emit(value: Any) -> None:
 
 
 def print_notes(notes: Iterable[str], *, quiet: bool = False) -> None:
-    """What a user should know about the data, each note in one line on standard error."""
+    """Print the notes about the data, one per line, on standard error."""
     for note in () if quiet else notes:
         tell(f"note: {note}")
 
 
 def took(target: T, *, quiet: bool = False) -> T:
-    """The run that `runs/last` stands for, named on standard error; any other target as it is."""
+    """The run that `runs/last` points to, printed on standard error; any other target as it is."""
     from ironclip.records.last import named
 
     found = named(Path(target))
@@ -137,7 +137,7 @@ def shared_out(shard: str | None, workers: int, *alone: str) -> Any:
     """The share that --shard asks for, or None.
 
     Args:
-        alone: options in use that go neither with --shard nor with --workers.
+        alone: options in use that cannot be combined with --shard or --workers.
 
     Raises:
         UsageError: not a share, both options, or one of `alone` with --shard.
@@ -157,20 +157,20 @@ def shared_out(shard: str | None, workers: int, *alone: str) -> Any:
 
 
 def repeated(typed: str, taken: str) -> list[str]:
-    """The words of this command, with the run that `runs/last` stood for when it began."""
+    """The words of this command, with `runs/last` replaced by the run that it pointed to at the start."""
     words = sys.argv[1:]
     words[words.index(typed)] = taken
     return words
 
 
 def print_left(left: Iterable[Any], folder: Path) -> None:
-    """Which shards are still to be done before there is a record."""
+    """Print the shards that are missing for a record."""
     names = ", ".join(str(shard) for shard in left)
     say(f"shard done; no record yet, for these are not finished: {names}; folder: {folder}")
 
 
 def print_record(record: Any) -> None:
-    """A record in one line, and its flags below it."""
+    """Print a record in one line, and its flags below."""
     say(str(record))
     for name, moved in record.diagnostics.get("distortion", {}).items():
         parts = ", ".join(f"{what.replace('_', ' ')} {value:.4g}" for what, value in moved.items())
@@ -184,7 +184,7 @@ def print_record(record: Any) -> None:
 
 
 class Progress:
-    """Events of training and evaluation as one line that is rewritten on a terminal, and as sparse lines elsewhere."""
+    """Shows events of training and evaluation: one line that is rewritten on a terminal, a few lines elsewhere."""
 
     def __init__(self, label: str, *, quiet: bool = False) -> None:
         self.label, self.quiet = label, quiet

@@ -84,7 +84,7 @@ def _published(runs: list[Any], as_json: bool) -> None:
 
 
 def _paired(first: Any, others: list[Any], as_json: bool) -> None:
-    """The first run against each other one; p values are corrected for all tests of the same kind that are shown."""
+    """The first run against each other run; p values are corrected for all shown tests of the same kind."""
     from ironclip.records.statistics import holm
 
     results, apart = [], dict[str, None]()
@@ -154,7 +154,7 @@ def _pictures(record: Any) -> tuple[Any, ...]:
 
 
 def _differences(record: Any, other: Any) -> list[str]:
-    """What two records do not share of the images, the threat model and the constants of the attacks, with both values."""
+    """The differences of two records in images, threat model and constants of the attacks, with both values."""
     found = []
     both = record.data.images_hash and other.data.images_hash  # records of before 2026-11-30 have none
     pictures = "data.images_hash" if both else "data.split_hash"
@@ -179,7 +179,7 @@ def _differences(record: Any, other: Any) -> list[str]:
 
 
 def _attacks(record: Any) -> dict[str, dict[str, Any]]:
-    """The constants of the attacks by name; of one that was made on several classifiers those of the first."""
+    """The constants of the attacks by name; for an attack on several classifiers those of the first."""
     found: dict[str, dict[str, Any]] = {}
     for attack in record.attacks:
         found.setdefault(attack.name.split("/")[0], dict(attack.constants))

@@ -236,7 +236,7 @@ def evaluate(
 
 
 def _print_suite(suite: str, records: list[Any], missing: dict[str, str]) -> None:
-    """What was left out, and the means with the data sets they are over."""
+    """Print what was left out, and the means with their data sets."""
     for reason in missing.values():
         tell(f"left out: {reason.partition(' To get it')[0]}")
     of = len(missing) + len({record.data.name for record in records})

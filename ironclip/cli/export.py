@@ -1,4 +1,4 @@
-"""The verbs that hand a model on: export, save, push."""
+"""The commands that publish a model: export, save, push."""
 
 from pathlib import Path
 from typing import Annotated, Any

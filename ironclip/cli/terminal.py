@@ -1,4 +1,4 @@
-"""What the terminal shows: every text as it is. Square brackets are no markup, and no name moves the cursor or breaks a line."""
+"""Printing on the terminal. Square brackets are not markup, and no name can move the cursor or break a line."""
 
 import os
 import shlex
@@ -18,7 +18,7 @@ WIDE = 200  # where no terminal says how wide it is, lines are for other program
 
 
 def _streams() -> None:
-    """Standard streams that the caller closed (cron, a desktop) are there and go nowhere."""
+    """Replace closed standard streams (cron, a desktop) by ones that drop their output."""
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115 - open until the process ends
@@ -36,13 +36,13 @@ out, err = _console(), _console(stderr=True)
 
 
 def say(*lines: object, style: str = "", to: Console | None = None) -> None:
-    """Each line on standard output (or `to`), whole: a terminal may fold it, a pasted one is what was meant."""
+    """Print each line on standard output (or `to`) without inserted line breaks, so that it can be copied."""
     for line in lines:
         (to or out).print(Text(plain(str(line)), style=style), soft_wrap=True)
 
 
 def tell(*lines: object, style: str = "") -> None:
-    """Each line on standard error: what a user should know, and no result."""
+    """Print each line on standard error: notes, not results."""
     say(*lines, style=style, to=err)
 
 
@@ -66,12 +66,12 @@ def table(title: str, columns: list[str], rows: list[list[str]]) -> Table:
 
 
 def command(*words: str | Path) -> str:
-    """A command line as a shell takes it back: `ironclip` and these words, quoted where they need it."""
+    """A command line for a shell: `ironclip` and these words, quoted where needed."""
     return shlex.join(["ironclip", *map(str, words)])
 
 
 def forgiving(*streams: Any) -> None:
-    """Let the streams write what their encoding lacks (≤ in a console of Windows) as an escape, and not fail."""
+    """Let the streams write characters that their encoding lacks (≤ in a Windows console) as escapes instead of failing."""
     for stream in streams:
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")

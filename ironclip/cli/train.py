@@ -143,7 +143,7 @@ def train(
 
 
 def refused(arguments: Sequence[str], reason: str) -> None:
-    """After a training that was refused `last` names no run, for it would be another one than the user asked for."""
+    """After a refused training `last` points to no run, because it would be another run than the user asked for."""
     from contextlib import suppress
 
     from ironclip.records.last import refuse

@@ -1,4 +1,4 @@
-"""Sets stored as `images.zip` with an `index.json`: random access without unpacking, splits and wording in the index.
+"""Sets stored as `images.zip` with an `index.json`: random access without unpacking; splits and class names are in the index.
 
 `index.json`: {"dataset": name, "splits_from": text, "classes": [{"id": 0, "folder": "Faces", "name": "face"}, ...],
 "items": [{"file": "Faces/1.jpg", "label": 0, "split": "train"}, ...]}; `templates` (a list) may be given.
@@ -67,7 +67,7 @@ def open_archive(folder: Path, templates: tuple[str, ...] | None = None) -> Data
     """The set in a folder that holds `images.zip` and `index.json`.
 
     Raises:
-        DataError: the zip file or the index is damaged, or they do not belong together.
+        DataError: the zip file or the index is damaged, or they do not match.
     """
     archive, file = folder / "images.zip", folder / "index.json"
     index = _index(file)

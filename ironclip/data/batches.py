@@ -1,7 +1,7 @@
 """Decoded images as batches: augmented ones for training, test crops for evaluation.
 
-Every random number comes from a generator keyed by (seed, epoch, position in the full split), so an image looks the same
-whatever the batch size, the order of the batches or the epoch a run resumes from. The global random state is not touched.
+Every random number comes from a generator keyed by (seed, epoch, position in the full split), so the augmented image does not
+depend on the batch size, the order of the batches or the epoch from which a run resumes. The global random state is not touched.
 """
 
 import os
@@ -62,7 +62,7 @@ def load_images(
 
     Args:
         preprocess: `crop` (shorter side bicubic, centre crop) or `squash`.
-        bad: leave out images that cannot be used and name them in `dropped`, or fail on the first.
+        bad: leave out unusable images and name them in `dropped`, or fail on the first.
 
     Raises:
         DataError: no image can be used, or one cannot and `bad` is "fail"; the cache cannot be written.
@@ -212,7 +212,7 @@ class TrainSet:
         return Image.fromarray(np.asarray(pixels))
 
     def order(self, epoch: int, seed: int) -> Tensor:
-        """[N] rows in the order in which an epoch visits them."""
+        """[N] rows in the order of an epoch."""
         return torch.randperm(len(self), generator=generator(seed, epoch, _ORDER))
 
     def steps(self, batch_size: int, *, drop_last: bool = False) -> int:
@@ -268,7 +268,7 @@ class TrainSet:
 class Epoch:
     """The batches of one epoch, made while they are read: one or several passes over the images, each in its own order.
 
-    Its length is the number of batches, so whoever trains on it need not be told.
+    Its length is the number of batches.
 
     Args:
         passes: numbers of the passes; each is an epoch of `TrainSet.batches`.
@@ -290,7 +290,7 @@ class Epoch:
 
 
 def _prepared(view: Callable[[int], np.ndarray], groups: Sequence[Sequence[int]]) -> Iterator[list[np.ndarray]]:
-    """The views of each group of rows, made on threads while the consumer works with the group before."""
+    """The augmented images of each group of rows, made in threads while the caller uses the group before."""
     with ThreadPoolExecutor(min(os.cpu_count() or 1, 8)) as pool:
         coming: list[Future[np.ndarray]] = []
         for group in groups:

@@ -1,4 +1,4 @@
-"""Memory for decoding, shared by all threads of a process: many large images wait for each other instead of adding up."""
+"""A limit on memory for decoding, shared by all threads of a process: large images wait for each other."""
 
 import threading
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ USUAL = 15
 
 
 class Budget:
-    """A number of bytes that may be taken at once; who asks for more than there is goes alone."""
+    """A number of bytes that may be in use at once; a request above it runs alone."""
 
     def __init__(self, total: int) -> None:
         self.total, self.taken = total, 0
@@ -21,7 +21,7 @@ class Budget:
 
     @contextmanager
     def take(self, size: int) -> Iterator[None]:
-        """Wait until so much is free, and hold it. A thread holds one part at a time, so that none waits for itself."""
+        """Wait until this much is free, and take it. A thread takes one part at a time, so that no thread waits for itself."""
         with self._free:
             self._free.wait_for(lambda: self.taken == 0 or self.taken + size <= self.total)
             self.taken += size
@@ -37,5 +37,5 @@ MEMORY = Budget(TOTAL)
 
 
 def cost(width: int, height: int, mode: str) -> int:
-    """Bytes that decoding an image takes, roughly."""
+    """Roughly the bytes needed to decode an image."""
     return width * height * PER_PIXEL.get(mode[:1], USUAL)

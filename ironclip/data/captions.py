@@ -43,7 +43,7 @@ def captions_of(dataset: Dataset, split: str) -> Captioned:
 def captioned_folder(name: str | Path) -> Captioned | None:
     """The images and captions of a folder with images.zip and index.json, by its path or its name below a data root.
 
-    None where it is no such folder.
+    None where it is not such a folder.
 
     Each item of index.json has "file", a member of the archive, and "captions", a list of texts.
 

@@ -18,7 +18,7 @@ TEMPLATE_KINDS = ("single", "ensemble", "tecoa")
 
 @dataclass(frozen=True)
 class Entry:
-    """What is known of a set before it is there.
+    """Facts about a set, known before it is downloaded.
 
     images: places below a data root that may hold it; split: the file with its official lists; counts: train, val, test;
     torchvision: the class that can read it, and arguments: those of each split; dead: its download no longer works.
@@ -105,7 +105,7 @@ def templates_of(name: str, kind: str = "single") -> tuple[str, ...]:
 
 
 def choose_templates(name: str, templates: str | Sequence[str] | None) -> tuple[str, ...]:
-    """What a user asked for: nothing (`single`), a kind, one template, or several."""
+    """The templates that a user asked for: none (`single`), a kind, one template, or several."""
     if templates is None:
         return templates_of(name)
     if isinstance(templates, str):

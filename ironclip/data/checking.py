@@ -1,4 +1,4 @@
-"""What is behind `ironclip data list`, `check` and `prepare`: values to print, nothing printed here."""
+"""The functions behind `ironclip data list`, `check` and `prepare`. They return values and print nothing."""
 
 import hashlib
 import warnings
@@ -24,7 +24,8 @@ from ironclip.data.remarks import NO_TEST, too_few
 
 @dataclass(frozen=True)
 class Availability:
-    """Whether a known set is here. found: its folder; looked: the places tried; how: the way to get it, one sentence."""
+    """Whether a known set is on this machine. found: its folder; looked: the places tried; how: how to get it, in one
+    sentence."""
 
     name: str
     found: str | None
@@ -93,7 +94,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether a run can start, and its numbers mean something, without anything to repair."""
+        """Whether a run can start and be trusted without any repair."""
         return not self.problems and not any(self.bad.values()) and not self.repeated
 
 
@@ -194,7 +195,7 @@ def _pixels(image: Image.Image) -> bytes:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What `prepare` left behind: the set, and of each split how many images were decoded and which were left out."""
+    """The result of `prepare`: the set, and for each split the number of decoded images and those left out."""
 
     dataset: Dataset
     resolution: int

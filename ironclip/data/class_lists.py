@@ -1,4 +1,4 @@
-"""Class names from a file that somebody wrote: the one reader of every verb."""
+"""Class names from a user's file; the one reader for all commands."""
 
 import re
 import unicodedata
@@ -13,7 +13,7 @@ from ironclip.data.names import imagenet_names, looks_like_id, prompt_name
 
 _APART = re.compile(r"\t+|\s*(?:=>|->|→)\s*")
 _MAYBE = (",", ";", "|", ":", "=")
-"""Signs between folder and name that may also be signs of a name: the folders decide."""
+"""Separators that may also be part of a name: the folders decide."""
 _NUMBERED = re.compile(r"(\d+)\s*[.):,;|=\s]\s*(.*\S)")
 _OTHER_FORM = re.compile(r"[-*•]\s.*|[^:]*:|<.*|[\[{].*[\]}],?|.*\S\s#\s.*")
 """Lines of YAML, Markdown, HTML and JSON, and names with a comment behind them."""
@@ -27,9 +27,9 @@ Lines = tuple[tuple[int, str], ...]
 
 @dataclass(frozen=True)
 class ClassList:
-    """Names as a file gives them: `names` in its order; `folders` where it says which folder each name is for.
+    """The names in a file: `names` in its order; `folders` where it says to which folder each name belongs.
 
-    `lines` (number, text) of a text without folders may still hold "folder,name"; `sign` is what stands between them.
+    `lines` (number, text) of a text without folders may still hold "folder,name"; `sign` is the separator.
     """
 
     where: str
@@ -39,7 +39,7 @@ class ClassList:
     sign: str = ","
 
     def alone(self) -> tuple[str, ...]:
-        """The names where no folders are known, as for zero-shot classification.
+        """The names, where there are no folders, as for zero-shot classification.
 
         Raises:
             DataError: a line that may be one name or a folder and a name.
@@ -101,7 +101,7 @@ def class_list(file: Path | str) -> ClassList:
             folders, numbered or not. Empty lines and lines that start with # or // are comments.
 
     Raises:
-        DataError: no such file, no name in it, or a line that cannot be meant, with its number.
+        DataError: no such file, no name in it, or a line that cannot be understood, with its number.
     """
     if str(file) == "imagenet":
         known = imagenet_names()
@@ -140,7 +140,7 @@ def _from_lines(lines: Lines, path: Path) -> ClassList:
 
 
 def _from_table(lines: Lines, path: Path, first: int) -> ClassList:
-    """Lines of a folder and its name; a first line that only says so is left out."""
+    """Lines of a folder and its name; a header line is left out."""
     head = [_bare(part).casefold().replace(" ", "_") for part in _APART.split(lines[0][1])]
     if len(head) == 2 and len(lines) > 2 and head[0] in _HEADS[0] and head[1] in _HEADS[1]:
         lines = lines[1:]
@@ -171,7 +171,7 @@ def _from_json(value: Any, path: Path) -> ClassList:
 
 
 def _bare(text: str) -> str:
-    """The text without blanks around it, and without the quotes of a spreadsheet."""
+    """The text without surrounding blanks and spreadsheet quotes."""
     text = text.strip()
     return text[1:-1].replace('""', '"').strip() if len(text) > 2 and text[0] == text[-1] == '"' else text
 

@@ -1,4 +1,4 @@
-"""The few-shot benchmark sets in CoOp's layout: official lists only, never a split that merely resembles them.
+"""The few-shot benchmark sets in CoOp's layout: official lists only, never a similar split.
 
 Source: CoOp `datasets/*.py`. `split_zhou_<Name>.json` holds {"train": [[path, label, class name], ...], "val", "test"};
 the compact form {"classes": [...], "train": [[path, label], ...], ...}, plain or gzipped, is read as well. FGVC-Aircraft has
@@ -154,7 +154,7 @@ def _listed(
 
 
 def _own_split(entry: Entry, folder: Path, templates: tuple[str, ...], seed: int) -> Dataset:
-    """Class folders divided by us, under a name that says so."""
+    """A split of the class folders made here; its name says so."""
     inside = subfolders(folder)
     names = shipped_classes(entry.name)
     if len(inside) != entry.classes:

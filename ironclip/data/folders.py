@@ -1,4 +1,4 @@
-"""A user's own images in folders; with their splits or with one made here."""
+"""A user's own images in folders, with their splits or with a split made here."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -83,7 +83,7 @@ def own_split(
     fractions: tuple[float, float, float],
     notes: Sequence[str] = (),
 ) -> Dataset:
-    """The set with each class divided by us; its `origin` says so."""
+    """The set with a split of each class made here; its `origin` says so."""
     parts = stratified_split(pairs, [source.name for source, _ in pairs], fractions, seed)
     shares = "/".join(f"{100 * fraction:g}" for fraction in fractions)
     return dataset_of(name, folders, parts, classes_file, templates, f"own split {shares}, seed {seed}", notes)

@@ -1,4 +1,4 @@
-"""A split that the user put beside the images: found, so that it is read or named, and never ignored."""
+"""A split that the user put beside the images: it is found and read, or an error names it; it is never ignored."""
 
 import re
 from pathlib import Path
@@ -18,8 +18,7 @@ def given_split(folder: Path) -> Path | None:
     """CoOp's lists that lie in a folder of images, under any name; None where no file gives a split.
 
     Raises:
-        DataError: a file that gives a split in another form, a damaged one that is named a split, or several files: which one
-            to take is the user's to say.
+        DataError: a split in another form, a damaged split file, or several files, of which the user must choose one.
     """
     lists, others = [], []
     files = [path for path in sorted(folder.iterdir()) if path.is_file() and not is_system_file(path.name)]

@@ -1,7 +1,7 @@
-"""Images that a program hands over: a torch data set, a Hugging Face data set, or lists of images and labels.
+"""Images passed from Python: a torch data set, a Hugging Face data set, or lists of images and labels.
 
-They are written once as a zip set (see `archives`) into the cache folder, under the hash of their pixels. So a run that learned
-from them is like any other: it continues after a kill, and the command line opens it.
+They are written once as a zip set (see `archives`) into the cache folder, under the hash of their pixels. So a run trained on
+them is like any other run: it continues after a kill, and the command line can open it.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ HOW = "a folder, a data set with len() and [], a list of pictures with labels, o
 
 @dataclass(frozen=True)
 class Handed:
-    """An image in memory, opened as if it lay on the disk, so that one reader treats all alike."""
+    """An image in memory with the interface of a file, so that one reader treats all images."""
 
     image: Image.Image
     name: str
@@ -49,9 +49,9 @@ class Handed:
 
 @dataclass(frozen=True)
 class Part:
-    """One split as it was handed over: how many images, (image, label) of each, and what the labels mean, if it says so.
+    """One split as passed: the number of images, (image, label) of each, and the meaning of the labels, if given.
 
-    `labels` gives all labels, where that is possible without the images.
+    `labels` gives all labels, if possible without opening the images.
     """
 
     length: int
@@ -117,7 +117,7 @@ def _index(called: str, names: Sequence[str], found: Mapping[str, list[tuple[str
 
 
 def _called(source: Any) -> str:
-    """What a run is named after: the class of a data set, such as CIFAR10."""
+    """The name for a run: the class of the data set, such as CIFAR10."""
     kind = type(next(iter(source.values())) if isinstance(source, Mapping) and source else source).__name__
     return "pictures" if kind in ("list", "tuple", "ndarray", "Tensor", "Dataset") else kind
 
@@ -163,7 +163,7 @@ def _pair(item: Any, position: int) -> tuple[Any, Any]:
 
 
 def _said(source: Any) -> tuple[str, ...] | None:
-    """The class names that a data set of torchvision, or the one inside a Subset, a random split or a ConcatDataset, has."""
+    """The class names of a torchvision data set, also inside a Subset, a random split or a ConcatDataset."""
     known = getattr(source, "classes", None)
     if isinstance(known, list | tuple) and known and all(isinstance(name, str) for name in known):
         return tuple(known)
@@ -172,7 +172,7 @@ def _said(source: Any) -> tuple[str, ...] | None:
 
 
 def _names(parts: Mapping[str, Part], classes: Sequence[str] | None) -> tuple[tuple[str, ...], Callable[[Any, str], int]]:
-    """The class names, and the function that makes a label's number of it."""
+    """The class names, and a function from a label to its number."""
     said = classes if classes is not None else next((part.classes for part in parts.values() if part.classes), None)
     if isinstance(said, str):
         raise UsageError(f"classes are a list of names for pictures that are handed over; got {said!r}")
@@ -221,7 +221,7 @@ def picture_of(value: Any, name: str) -> Image.Image:
     """A PIL image of a PIL image, an array [H, W(, 3)] or a tensor [3, H, W].
 
     Raises:
-        DataError: of another kind or shape, or with values that are no brightness.
+        DataError: another type or shape, or values that are not brightness.
     """
     if isinstance(value, Image.Image):
         return value

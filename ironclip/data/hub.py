@@ -25,7 +25,7 @@ def open_hub(
     """The set `owner/name` or `owner/name@configuration`; its image and label columns are found by their types.
 
     Args:
-        download: without it only what the library has already fetched is used.
+        download: False: use only what the library has downloaded before.
 
     Raises:
         UsageError: the library is not installed.
@@ -74,7 +74,7 @@ def open_hub(
 
 
 def column_of(name: str, part: Any, what: str, kinds: Sequence[str], usual: Sequence[str] = ()) -> str:
-    """The first column of these kinds of the library's features, else one that is usually called so.
+    """The first column with a feature of these types, else one with a usual name.
 
     Raises:
         DataError: there is none.

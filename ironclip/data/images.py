@@ -1,4 +1,4 @@
-"""Any image file becomes an RGB image of 8 bits, or is named with the reason why it cannot.
+"""Any image file as an RGB image of 8 bits, or an error with its name and the reason.
 
 CMYK, grey, 16-bit grey (65535 is white) and palette images are converted; transparency lies on white, as a browser
 shows it; of an animation the first frame counts; the EXIF orientation is applied. Needs no torch.
@@ -81,9 +81,9 @@ def decode_quietly(source: Source | Path | str, max_pixels: int = MAX_PIXELS) ->
 
 
 def decode_into(source: Source | Path | str, use: Callable[[Image.Image], T], max_pixels: int = MAX_PIXELS) -> T:
-    """use(the image as RGB, upright), within the memory that all threads share; errors as in `decode`.
+    """Call use(the image as RGB, upright) within the memory limit of all threads; errors as in `decode`.
 
-    Threads that decode many images take from each what they need in `use`, so that no large image outlives its share.
+    Threads take what they need from each image inside `use`, so that no large image outlives its reserved memory.
     """
     if isinstance(source, str | Path):
         source = FileSource(Path(), str(source))
@@ -98,7 +98,7 @@ def decode_into(source: Source | Path | str, use: Callable[[Image.Image], T], ma
 
 @dataclass(frozen=True)
 class _Larger:
-    """An image that needs more memory than was held for it."""
+    """An image that needs more memory than was reserved."""
 
     bytes: int
 
@@ -128,7 +128,7 @@ def _read(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
 
 
 def _bare(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
-    """The image once more, without the metadata that may have been the trouble."""
+    """The image opened again without its metadata, which may be damaged."""
     bare = None
     if isinstance(source, FileSource | ZipSource) and source.size() <= BARE_BYTES:
         bare = without_metadata(source.content(BARE_BYTES))
@@ -172,7 +172,7 @@ def _learn_heif() -> None:
 
 
 def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation; 1 where the EXIF block is damaged, for then nothing is known and the pixels count."""
+    """The EXIF orientation; 1 where the EXIF block is damaged."""
     try:
         found = image.getexif().get(ORIENTATION, 1)
         return found if isinstance(found, int) else 1
@@ -181,7 +181,7 @@ def _orientation(image: Image.Image) -> int:
 
 
 def _opened(opener: Callable[[], Image.Image]) -> Image.Image:
-    """The image with its header read; PIL's own global size limit, which warns, gives way to ours meanwhile."""
+    """The image with its header read. PIL's own global size limit, which warns, is off meanwhile; ours applies."""
     _learn_heif()
     with _header_lock:
         limit = Image.MAX_IMAGE_PIXELS

@@ -1,4 +1,4 @@
-"""What a file is, from its name and its first bytes; and what of a folder is never an image of the user."""
+"""The kind of a file, from its name and its first bytes, and the entries of a folder that are never a user's images."""
 
 from importlib.util import find_spec
 
@@ -52,7 +52,7 @@ def has_heif() -> bool:
 
 
 def is_system_folder(name: str) -> bool:
-    """Whether a folder is one that desktops, file servers and tools leave behind."""
+    """Whether a folder is made by a desktop, a file server or a tool."""
     return name.startswith(".") or name.casefold() in _SYSTEM_FOLDERS
 
 
@@ -62,7 +62,7 @@ def is_system_file(name: str) -> bool:
 
 
 def magic(head: bytes) -> str | None:
-    """The format that the first bytes of a file name; None for what is unknown."""
+    """The format according to the first bytes of a file; None if unknown."""
     return next((name for mark, start, name in _MAGIC if head[start : start + len(mark)] == mark), None)
 
 
@@ -73,7 +73,7 @@ def is_picture(head: bytes) -> bool:
 
 
 def what_it_is(head: bytes) -> str | None:
-    """What a file that is no image is instead, with the remedy; None where its first bytes say nothing."""
+    """The kind of a file that is no image, with a remedy; None where its first bytes say nothing."""
     if not head:
         return "an empty file (0 bytes); copy or download it again"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()

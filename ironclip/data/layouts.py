@@ -1,6 +1,6 @@
-"""How the folders of a set are meant: a folder for each class, split folders with classes inside, or classes with splits inside.
+"""The meaning of a set's folders: one per class, split folders with classes inside, or classes with splits inside.
 
-Decided from names and structure, and only where both leave no doubt; else an error says what to ask for. Pure: takes lists of
+It is decided from names and structure, and only without doubt; else an error says which option to give. Pure: takes lists of
 paths and returns (image, class, split) for each image.
 """
 
@@ -88,7 +88,7 @@ def arrange(found: Contents, where: str, layout: Layout = Layout()) -> Arranged:
 def _unwrapped(tree: Tree) -> Tree:
     """The tree below folders that hold all class folders and are no class: `archive/images/<class>` is read at `<class>`.
 
-    Images beside such a folder are images in no class folder.
+    Images beside such a folder belong to no class.
     """
     while len(tree.inside) == 1 and not roles(tree.inside):
         (name,) = tree.inside
@@ -229,7 +229,7 @@ def _named(tree: Tree, below: Mapping[str, Tree], parts: Mapping[str, str], wher
 
 
 def _refuse_doubt(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], nested: Mapping[str, str], where: str) -> None:
-    """DataError where the folders may be splits though nothing names them so."""
+    """DataError where the folders may be splits although their names do not say so."""
     if nested:
         raise _doubt(tree, where, f"{_listed(nested)} looks like a split folder beside others")
     if len(set(known.values())) > 1:
@@ -257,7 +257,8 @@ def _doubt(tree: Tree, where: str, why: str) -> DataError:
 
 
 def _example(tree: Tree) -> str:
-    """A layout to copy: known splits as their names say, else the folder with most images for training."""
+    """An example of the option `layout` for a message: known splits by their names, else the folder with most images for
+    training."""
     names = sorted(tree.inside)
     largest = sorted(names, key=lambda name: -len(tree.inside[name]))
     guess = roles(names) or dict(zip(largest, ("train", "test")))
@@ -266,7 +267,7 @@ def _example(tree: Tree) -> str:
 
 
 def folded(name: str) -> str:
-    """The name without what file systems treat differently: case, and how accents are written."""
+    """The name without differences that some file systems ignore: case, and the encoding of accents."""
     return unicodedata.normalize("NFC", name).casefold()
 
 

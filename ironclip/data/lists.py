@@ -1,7 +1,7 @@
-"""What somebody wrote about images (text, JSON, paths, labels, names), read with doubt.
+"""Readers of files about images from strangers (text, JSON, paths, labels, names), with checks.
 
-Class lists, tables, CoOp lists and `index.json` all take their text, JSON and values from here, so one kind of damage has
-one answer everywhere: a line with the file, the place and what was expected. A file from a stranger takes bounded memory.
+Class lists, tables, CoOp lists and `index.json` all take their text, JSON and values from here, so the same damage gives the same
+error everywhere: a line with the file, the place and what was expected. A file from a stranger takes bounded memory.
 """
 
 import gzip
@@ -90,7 +90,7 @@ def text_of(value: Any, where: str, what: str) -> str:
     """The value as text that can be written and shown.
 
     Raises:
-        DataError: no text, empty, or with signs that no record can hold (halves of letters, zero bytes).
+        DataError: no text, empty, or with characters that no record can hold (half characters, zero bytes).
     """
     if not isinstance(value, str):
         raise DataError(f"{where}: expected {what} (text); got {shown(value)}")
@@ -123,7 +123,7 @@ def list_of(value: Any, where: str, what: str) -> list[Any]:
 
 
 def path_of(value: Any, where: str) -> str:
-    """The value as a path that the system can be asked for; backslashes of Windows become slashes."""
+    """The value as a valid path; backslashes of Windows become slashes."""
     if not isinstance(value, str) or not value.strip():
         raise DataError(f"{where}: expected a picture's path (text); got {shown(value)}")
     try:
@@ -139,7 +139,7 @@ def path_of(value: Any, where: str) -> str:
 def inside(value: Any, where: str, base: Path, roots: Sequence[Path] = ()) -> tuple[Path, str]:
     """(folder, path below it) of an image that a list names relative to `base`.
 
-    A list from a stranger must not make us read elsewhere: a path that leaves `base` is taken only where it lies below one
+    A list from a stranger must not make us read other files: a path that leaves `base` is taken only where it lies below one
     of `roots`, the data roots that the user named.
 
     Raises:

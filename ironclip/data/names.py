@@ -21,12 +21,12 @@ def prompt_name(name: str) -> str:
 
 
 def looks_like_id(name: str) -> bool:
-    """Whether a name says nothing to a text tower: `n01855672`, `class_3`, `0`."""
+    """Whether a name means nothing to a text tower: `n01855672`, `class_3`, `0`."""
     return _ID.fullmatch(name.strip()) is not None and not re.search(r"[^\W\d_a-zA-Z]", name)
 
 
 def as_read(name: str) -> str:
-    """The name as CLIP's tokenizer reads it: two names with one such form are one class to it."""
+    """The name as CLIP's tokenizer reads it; two names with the same form are the same class for the model."""
     if name.isascii() and name.isprintable() and "&" not in name:
         return prompt_name(name).lower()  # the same, a hundred times faster
     import ftfy  # what the tokenizer does first: widths, ligatures, quotes, letters of two signs, text read in a wrong encoding

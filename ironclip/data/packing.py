@@ -1,9 +1,9 @@
-"""Decoded images in one memory-mapped file, so that neither training nor attacks ever wait for a JPEG.
+"""Decoded images in one memory-mapped file, so that training and attacks never wait for JPEG decoding.
 
-A pack is a file of raw RGB bytes, one image after the other, and a JSON file with their sizes and with the images that
-could not be used. Its name is the hash of everything it depends on: names, sizes and times of the files, the transform.
-Bad images are therefore known, and named, before a run begins. Where a pack would be too large, every image is decoded once
-to know that, and again whenever it is used.
+A pack is a file of raw RGB bytes, one image after the other, and a JSON file with their sizes and with the images that could not
+be used. Its name is the hash of everything it depends on: names, sizes and times of the files, the transform. So bad images are
+found and named before a run begins. Where a pack would be too large, every image is decoded once as a check, and again whenever
+it is used.
 """
 
 import os
@@ -78,7 +78,8 @@ def pack(
 
     Args:
         recipe: what the transform does, as JSON values; part of the name of the cache file.
-        largest: bytes of images above which none are kept, as where the disk is too small; None: a small disk is an error.
+        largest: largest number of bytes to keep; above it, or on a disk that is too small, no pack is kept. None: a small disk is
+            an error.
 
     Raises:
         DataError: the cache folder cannot be written, or no image at all can be used.

@@ -1,4 +1,4 @@
-"""What a data set is: class names, prompt templates, and lists of images that open when they are needed."""
+"""The data set: class names, prompt templates, and lists of images that are opened when needed."""
 
 import hashlib
 import io
@@ -38,7 +38,7 @@ class Source(Protocol):
         ...
 
     def stamp(self) -> str:
-        """A text that changes when the image's bytes do, found without reading them."""
+        """A text that changes with the image's bytes, made without reading them."""
         ...
 
 
@@ -123,13 +123,13 @@ def _bounded(size: int) -> int:
 
 @lru_cache(maxsize=8)
 def _archive(path: Path, size: int, changed: int, process: int) -> zipfile.ZipFile:
-    """An open archive; another one when the file was replaced, and in each process, which must not share a position."""
+    """An open archive; reopened when the file was replaced, and in each process, because processes must not share a position."""
     return zipfile.ZipFile(path)
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One image: where it is, the position of its class name, its position in the full split it was listed in."""
+    """One image: its source, its label, and its position in the full split."""
 
     source: Source
     label: int

@@ -1,4 +1,4 @@
-"""What a user should know about a set before a run: names that mean nothing or the same, splits that measure nothing."""
+"""Warnings about a set before a run: names that mean nothing or the same, splits that measure nothing."""
 
 from collections import Counter
 
@@ -16,7 +16,7 @@ NO_TEST = "there is no test picture: nothing can be measured on it"
 
 
 def gaps(dataset: Dataset) -> tuple[str, ...]:
-    """What the splits cannot train or measure."""
+    """Notes on what the splits cannot train or measure."""
     notes = []
     if not dataset.splits["train"]:
         notes.append("there is no training picture: nothing can be trained on it")
@@ -43,7 +43,7 @@ def too_few(dataset: Dataset, shots: int) -> tuple[str, ...]:
 
 
 def _shared(dataset: Dataset) -> tuple[str, ...]:
-    """Files that two splits list: what is learned from them is measured on them."""
+    """Files listed in two splits: training images that are also tested."""
     files = [{item.source for item in dataset.splits[split] if isinstance(item.source, FileSource)} for split in SPLITS]
     twice = [source.name for source, count in Counter(source for each in files for source in each).items() if count > 1]
     return (f"{number_of(len(twice), 'picture', 'is', 'are')} listed in more than one split, e.g. {twice[0]!r}",) if twice else ()

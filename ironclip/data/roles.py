@@ -1,4 +1,4 @@
-"""Which split a folder, a column or a value means: by the words in its name, or as the user says with a layout."""
+"""The split that a folder, a column or a value means: by the words in its name, or by the option layout."""
 
 import re
 import unicodedata
@@ -24,7 +24,7 @@ WORDS = {
     **dict.fromkeys(_TEST.split(), "test"),
     **dict.fromkeys(("eval", "evaluation", "holdout", "heldout"), "held"),  # test, or val where there is a test
 }
-"""What the word for a split means, in the languages that folders are often named in."""
+"""The meaning of the words for splits in common languages."""
 NEUTRAL = {
     *("set", "sets", "data", "dataset", "image", "images", "img", "imgs", "pictures", "photos", "split", "folder", "samples"),
     *("daten", "bilder", "datos", "dados", "dati", "données", "данные", "集", "数据", "数据集", "データ", "用データ", "データ集"),
@@ -71,7 +71,7 @@ def words(name: str) -> list[str]:
 
 
 def neutral(name: str) -> bool:
-    """Whether a name says nothing but that images are inside: `images`, `data`."""
+    """Whether a name only says that images are inside: `images`, `data`."""
     return all(word in NEUTRAL for word in words(name))
 
 
@@ -93,7 +93,7 @@ def roles(names: Iterable[str]) -> dict[str, str]:
     """{name: train, val or test} of those names that mean splits of one set.
 
     Names belong together whose other words are the same: `seg_train` and `seg_test`, not `train_station` and `crash_test`.
-    Where two names would have to share `held` (two of eval and holdout), none is decided.
+    Where two names would both be `held` (two of eval and holdout), nothing is decided.
     """
     groups: dict[frozenset[str], dict[str, str]] = defaultdict(dict)
     for name in names:

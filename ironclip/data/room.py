@@ -1,4 +1,4 @@
-"""Room on the disk for decoded images: how much they will take, whether it is there, and which old packs give way."""
+"""Disk space for decoded images: how much is needed, whether it is free, and which old packs are deleted."""
 
 import os
 import shutil
@@ -29,7 +29,7 @@ def estimate(items: Sequence[T], size_of: Callable[[T], int]) -> int:
 
 
 def can_hold(folder: Path, needed: int) -> bool:
-    """Whether the folder's disk has so many bytes free, or would without the packs in the folder."""
+    """Whether the folder's disk has this many bytes free, also counting the packs in the folder."""
     return not needed or free_bytes(folder) + sum(pack.stat().st_size for pack in folder.glob("*.rgb")) >= needed
 
 
@@ -41,9 +41,9 @@ def free_bytes(folder: Path) -> int:
 
 
 def make_room(folder: Path, items: Sequence[object], needed: int) -> None:
-    """See that `needed` bytes for these images are free on the folder's disk.
+    """Make `needed` bytes free on the folder's disk.
 
-    Old packs, those not used for longest, are deleted where that makes the room; if it cannot, nothing is deleted.
+    The packs not used for longest are deleted, if that makes enough space; if not, nothing is deleted.
 
     Raises:
         DataError: the disk is too small; the message states the size.
@@ -63,7 +63,7 @@ def make_room(folder: Path, items: Sequence[object], needed: int) -> None:
 
 
 def used(pack: Path) -> None:
-    """Note that a pack is used now, so that others give way before it; a folder that cannot be written is left alone."""
+    """Note that a pack is used now, so that others are deleted before it. A read-only folder is left as it is."""
     try:
         os.utime(pack)
     except OSError:

@@ -1,4 +1,4 @@
-"""The same image without what only describes it, for files whose metadata no decoder accepts.
+"""The same image without its metadata, for files with metadata that no decoder accepts.
 
 Text, profiles and camera data are left out of PNG, JPEG and WebP files; what the pixels need stays (palette, transparency,
 Adobe's mark of the colour transform). Pure: bytes to bytes.

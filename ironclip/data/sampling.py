@@ -1,4 +1,4 @@
-"""Which images are used: few shots, base and new classes, an own split, a nested subset. All pure functions of a seed."""
+"""The selection of images: few shots, base and new classes, a split made here, nested subsets. All pure functions of a seed."""
 
 import hashlib
 import random

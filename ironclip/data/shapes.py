@@ -61,7 +61,7 @@ def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: 
 
 
 def caption(split: str, index: int, *, style: str = "plain", seed: int = 0) -> str:
-    """The caption that `draw` gives this image, without painting it."""
+    """The caption of `draw` for this image, without drawing it."""
     return _scene(split, index, style, seed)[4]
 
 

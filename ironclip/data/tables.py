@@ -1,4 +1,4 @@
-"""A set listed in a table: one image on a line, with its label and, where the user has one, its split."""
+"""A set listed in a table: one image per line, with its label and, optionally, its split."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def open_table(
     splits. Without one each class is divided as a folder is.
 
     Raises:
-        DataError: missing columns, a column that gives a split nobody can read, or none of the first images exists.
+        DataError: missing columns, an unreadable split column, or none of the first images exists.
     """
     lines = read_table(table)
     first = lines[0][1]

@@ -18,7 +18,7 @@ from ironclip.data.sampling import stratified_split
 
 @dataclass(frozen=True)
 class IndexedSource:
-    """An image that another library holds and hands out by number.
+    """An image of another library's data set, by number.
 
     data: anything whose `data[position]` starts with, or under `key` holds, a PIL image.
     """

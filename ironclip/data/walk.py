@@ -1,4 +1,4 @@
-"""What lies in a folder: every image, and everything that is left out, with its kind."""
+"""The content of a folder: every image, and everything left out, with its kind."""
 
 import os
 from collections import Counter
@@ -12,7 +12,7 @@ from ironclip.data.kinds import HEAD, HEIF_HINT, is_picture, is_system_file, is_
 
 @dataclass(frozen=True)
 class Contents:
-    """A folder read to its bottom. pictures: paths below it, sorted by their parts; folders: those looked into;
+    """A folder with all its subfolders. pictures: paths below it, sorted by their parts; folders: those looked into;
     left_out: (kind, path) of everything else."""
 
     pictures: tuple[str, ...]
@@ -20,7 +20,7 @@ class Contents:
     left_out: tuple[tuple[str, str], ...] = ()
 
     def said(self, below: str = "") -> str:
-        """What is left out below a folder, counted by kind, in one line; empty where that is nothing."""
+        """Everything left out below a folder, counted by kind, in one line; empty where there is nothing."""
         start = f"{below}/" if below else ""
         return counted(Counter(kind for kind, path in self.left_out if path.startswith(start)))
 
@@ -93,7 +93,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def _said(of_entry: Callable[[], bool]) -> bool:
-    """What an entry says of itself; a link to itself is neither a folder nor a file."""
+    """The kind of an entry; a link to itself is neither a folder nor a file."""
     try:
         return of_entry()
     except OSError:

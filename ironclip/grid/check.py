@@ -1,4 +1,4 @@
-"""What can be wrong with the values of a grid file, found before anything is loaded or trained.
+"""Checks of the values of a grid file before anything is loaded or trained.
 
 Options of a trained method depend on the backbone, so that values outside its layers show when a cell begins.
 """

@@ -1,4 +1,4 @@
-"""Several workers on one plan: processes of this machine. Who kills a worker loses nothing but its current step."""
+"""Several workers on one plan: processes of this machine. A killed worker loses only its current step."""
 
 import json
 import subprocess

@@ -9,7 +9,7 @@
     evaluate:
       - {attacks: [pgd], set: {steps: 100}, eps: [1/255, 4/255], limit: 200}
 
-A list stands for one cell an entry; a block of runs is the product of its lists. `set` are settings as in `train --set`,
+A list stands for one cell per entry; a block of runs is the product of its lists. `set` are settings as in `train --set`,
 `variant` names several such settings, `preset` may hold `{method}`.
 """
 

@@ -1,4 +1,4 @@
-"""How far each cell of a grid is: one small file a cell, beside the runs. Imports no torch.
+"""The state of each cell of a grid: one small file per cell, beside the runs. Imports no torch.
 
 <out>/.grid/<cell>/state.json   {"state", "attempts", "progress", "reason", "seconds"}
 <out>/.grid/<cell>/.lock        held by the process that works on the cell; free again when that process ends

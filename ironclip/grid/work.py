@@ -1,7 +1,7 @@
-"""Doing cells. Every worker walks through the whole plan and takes what nobody holds, so workers need no master.
+"""Doing cells. Every worker goes through the whole plan and takes cells that no other worker holds, so there is no master.
 
 Cells are independent and idempotent: a killed worker's cell goes on where it stood, in whichever worker takes it next. A measure
-of more images than the file's `shard_above` is done in shards, and who finds the cell held helps with them.
+of more images than the file's `shard_above` is done in shards, and other workers help with them.
 """
 
 import math

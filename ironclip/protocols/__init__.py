@@ -1,1 +1,1 @@
-"""From a configuration to a run: what is trained on what, evaluated how. One file a protocol."""
+"""From a configuration to a run: training, evaluation and audit. One file per protocol."""

@@ -1,4 +1,4 @@
-"""An evaluation that stops as soon as its answer is narrow enough; see `records.looks` for what looking costs."""
+"""An evaluation that stops as soon as its interval is narrow enough; see `records.looks` for the price of repeated looks."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -28,14 +28,14 @@ def evaluate_until(
 ) -> tuple[Record, list[Example]]:
     """The record of as few images as make the interval of robust accuracy narrower than +- `points`; goes on where it stopped.
 
-    The images of each look contain those of the look before; only what is new is scored. The same folder serves all `points`:
-    a smaller value goes on from what a larger one measured, and 0 goes on to all images.
+    Each look contains the images of the look before; only new images are scored. One folder serves all values of `points`: a
+    smaller value continues from a larger one, and 0 continues to all images.
 
     Args:
         limit: the most images. eps, options: as of `measure.prepare`.
 
     Raises:
-        UsageError: points that are none.
+        UsageError: an invalid number of points.
     """
     most = min(len(experiment.dataset.items(split)), limit or len(experiment.dataset.items(split)))
     looks = Looks(points=points, sizes=tuple(sizes(most, points)))

@@ -1,4 +1,4 @@
-"""The audit of a classifier: curve over the radii, diagnostics, requirements, one folder that can be gone on with."""
+"""The audit of a classifier: curve over the radii, diagnostics, requirements, in one folder that can be continued."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -43,10 +43,10 @@ def audit(
     """The report, the curve behind it, and the folder in which both lie (`audit.json` and records).
 
     Args:
-        diagnostics: how many images the diagnostics take (at most those there are); 0: none.
+        diagnostics: number of images for the diagnostics (at most all); 0: no diagnostics.
         steps: of the strong attack in the diagnostics.
         diagnostic_eps: radius of the diagnostics; default: the largest audited one up to 4/255 (l2: 1), else the smallest.
-        progress: gets what is going on, and its events.
+        progress: gets the current step and its events.
         options: as of `bench`.
     """
     for requirement in requirements if radii else ():

@@ -1,4 +1,4 @@
-"""What an audit attacks with and where it lies: everything that is known before the first image is attacked."""
+"""The attacks and the folder of an audit: everything known before the first image is attacked."""
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +44,7 @@ def standard(
 
     Args:
         gradients: False: the target gives scores only, so Square alone.
-        borrowed: images made on a surrogate are handed to another predictor, so no attack stops early.
+        borrowed: images made on a surrogate are scored by another model, so no attack stops early.
         draws: of a random classifier: PGD on their mean, then the version "rand", which averages 20 gradients a step.
     """
     mode = "full" if borrowed or draws > 1 else "compact"
@@ -67,7 +67,7 @@ def expanded(found: Mapping[str, Attack], draws: int) -> dict[str, Attack]:
 
 @dataclass(frozen=True)
 class Bench:
-    """An audit with everything loaded and looked at, before the first image is attacked."""
+    """An audit with everything loaded and checked, before the first image is attacked."""
 
     run: RunFolder
     setup: Setup
@@ -149,7 +149,7 @@ def bench(
 
 
 def _folder(target: AuditTarget, setup: Setup, first: Batch, out: Path | None, root: Path) -> RunFolder:
-    """A run folder of this classifier: told from others by its logits on some images, and a foreign one by its code as well."""
+    """The run folder of this classifier, identified by its logits on some images; a foreign classifier also by its code."""
     with torch.no_grad(), drawn_for(first.indices.tolist()):
         logits = target.classifier(first.images)
     print_ = hashlib.sha256(repr([[round(v, 2) for v in row] for row in logits.tolist()]).encode()).hexdigest()

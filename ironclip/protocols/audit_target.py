@@ -1,11 +1,11 @@
-"""What an audit can be made of: a run, zero-shot classification by a backbone, or somebody else's `module:function`.
+"""The targets of an audit: a run, zero-shot classification by a backbone, or a user's `module:function`.
 
 The function behind `module:function` (or `file.py:function`) is called once with the class names of the data, a tuple of
 strings (or with nothing, if it takes nothing), and returns a callable: images [B, 3, H, W] float32 in [0, 1] -> logits
 [B, K]. A module may be named in its place. Attributes of the callable are honoured where they are there: `resolution`
 (pixels a side, else --resolution), `surrogates` (callables that an adaptive attacker would differentiate instead) and
 `base` (what a test-time method stands on). Its code can import the files beside it (of a module: those of the current folder);
-whatever it raises is one line, and it cannot end the process (`audit.guard`).
+its errors become one line, and it cannot end the process (`audit.guard`).
 """
 
 import hashlib
@@ -43,10 +43,10 @@ from ironclip.records.record import BackboneFacts
 
 @dataclass(frozen=True)
 class AuditTarget:
-    """What is audited, on which data.
+    """The audited classifier and its data.
 
     Args:
-        surrogates: what else an attacker would differentiate; attacked too.
+        surrogates: other functions that an attacker would differentiate; attacked, too.
         sources: undefended classifiers, for transfer images in the diagnostics.
         base: what a test-time method stands on.
         facts: of the record: method, options, backbone, shots, split_seed, seed.
@@ -184,7 +184,7 @@ def of_callable(
     home: Path | None = None,
     code: str = "",
 ) -> AuditTarget:
-    """Somebody else's classifier, images -> logits, with the attributes that it may have (see the head of this file).
+    """A foreign classifier, images -> logits, with its optional attributes (see the head of this file).
 
     Args:
         home: folder from which it may import while it is called. code: as in `Target`.
@@ -219,7 +219,7 @@ def of_callable(
 
 
 def _code(where: str) -> str:
-    """sha256 of the file behind a target and of the Python files beside it: whose text changes is audited again.
+    """sha256 of the file behind a target and of the Python files beside it; a changed text is audited again.
 
     Two versions of a defence may give the same logits on clean images and differ in their gradients only.
     """

@@ -1,4 +1,4 @@
-"""What a training with the loss of chance has learned to answer: one class, all classes alike, or neither."""
+"""What a model with a loss at chance level predicts: one class, all classes alike, or neither."""
 
 import math
 from collections.abc import Iterable
@@ -9,12 +9,12 @@ from ironclip.core.types import Batch, Classifier
 from ironclip.records.collapse import Seen
 
 SAME_ANSWER, FLAT, PICTURES = 0.95, 0.98, 256
-"""Share of images with one answer; mean entropy over ln K; images that are looked at. Ours."""
+"""Share of images with the same prediction; mean entropy divided by ln K; number of images. Thresholds are ours."""
 
 
 @torch.no_grad()
 def sight(classifier: Classifier, batches: Iterable[Batch]) -> Seen:
-    """What the answers to the first clean training images look like."""
+    """A summary of the predictions for the first clean training images."""
     found: list[torch.Tensor] = []
     for batch in batches:
         found.append(classifier(batch.images).double())

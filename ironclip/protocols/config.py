@@ -47,7 +47,7 @@ class AttackConfig(BaseModel):
 
 
 class RunConfig(BaseModel):
-    """Everything that decides what a run learns.
+    """All settings that affect what a run learns.
 
     Args:
         weights, base, activation: of the backbone, as for `backbones.load`.
@@ -103,7 +103,8 @@ class RunConfig(BaseModel):
         return parse_eps(value, info.data.get("norm", "linf"))
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON values; what every run had before there was a choice is left out, for the values name the run."""
+        """JSON values. Settings of older runs that had no choice are left out at their default, because the values identify the
+        run."""
         usual: dict[str, Any] = {
             "norm": "linf",
             "layout": "auto",

@@ -1,4 +1,4 @@
-"""Accuracy under common corruptions: nobody attacks, so this is a table of clean accuracy on worse images and no headline."""
+"""Accuracy under common corruptions: no attack, only clean accuracy on corrupted images; never a headline."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,7 @@
-"""Whether a device computes what a CPU computes, and how fast: the check that `doctor --gpu` runs.
+"""Whether a device gives the results of a CPU, and how fast it is: the check of `doctor --gpu`.
 
-Everything has random weights, so nothing is downloaded. A device rounds otherwise than a CPU, and an attack follows the sign of a
-gradient: images may differ where outcomes agree. So logits are compared by value, and attacks by the outcome of each image.
+Everything has random weights, so nothing is downloaded. Devices round differently, and an attack follows the sign of a gradient,
+so attacked images may differ while outcomes agree. So logits are compared by value, and attacks by the outcome of each image.
 """
 
 import time
@@ -39,7 +39,7 @@ MATRIX = 4096
 
 @dataclass(frozen=True)
 class Check:
-    """One comparison: whether it is as it should be, and what was found."""
+    """One comparison: whether it is correct, and the result."""
 
     name: str
     ok: bool

@@ -1,4 +1,4 @@
-"""Whether a text tower can tell the classes of a data set apart at all; what it cannot, no number should hide."""
+"""Whether a text tower can distinguish the classes of a data set."""
 
 from ironclip.backbones import ClipBackbone
 from ironclip.core.errors import DataError

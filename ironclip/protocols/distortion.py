@@ -1,4 +1,4 @@
-"""How far an attack moves the features of the defended model: the feature distortion score and its neighbours.
+"""How far an attack moves the features of the defended model: the feature distortion score and related measures.
 
 NAP-Tuning reports such a score (lower is better) without a formula that could be found, so the score is ours [inferred] and is
 never set beside the printed one. The pair against the frozen model is FARE's (Table 14). A model whose features are constant

@@ -1,5 +1,5 @@
-"""A configuration with everything it names loaded, and what can be made of it without training: other data, other classes, a
-test-time method on top."""
+"""A configuration with everything it names loaded, and its variants without training: other data, other classes, a test-time
+method on top."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -76,7 +76,7 @@ def open_experiment(
     test_time: TestTime | None = None,
     weights: Path | str | None = None,
 ) -> Experiment:
-    """Load what the configuration names, but for what is handed in; fails before any work is done.
+    """Load what the configuration names, except what is passed in; fails before any work is done.
 
     Args:
         weights: where the file with the weights of its backbone lies now, if it was moved.
@@ -117,7 +117,7 @@ def build_defense(config: RunConfig, backbone: ClipBackbone, classes: Sequence[s
 
 
 def take_learned(defense: Defense, learned: Learned, where: object) -> None:
-    """Put what was read into a defence that was built for it.
+    """Load stored tensors into a defence that was built for them.
 
     Raises:
         CheckpointError: the tensors are of another method, of other sizes, or of another kind of number.
@@ -155,7 +155,7 @@ def transferred(
     opened: Dataset | None = None,
     suite: str = "",
 ) -> Experiment:
-    """What was learned, on other data or other classes: with their names and hand-written prompts, and nothing trained again.
+    """The trained defence on other data or classes, with their names and hand-written prompts; nothing is trained again.
 
     Args:
         name: another data set; None: the one trained on.

@@ -1,4 +1,4 @@
-"""Images with what a classifier looked at: its attention, and the views that a test-time method kept."""
+"""Images with the attention of a classifier, and the views that a test-time method kept."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Explained:
 
 
 def explain(classifier: Classifier, predictions: Sequence[Prediction], images: Tensor) -> list[Explained]:
-    """What the classifier looked at in each of the images [B, 3, S, S]; adapts once more for it."""
+    """Attention and views for each of the images [B, 3, S, S]; the method adapts once more."""
     attention = attention_map(classifier, images)  # type: ignore[arg-type]
     looked = classifier.observed(images) if isinstance(classifier, AdaptingClassifier) else None
     found = []

@@ -41,7 +41,7 @@ def train(
     parallel: Parallel | None = None,
     compile: bool = False,
 ) -> RunFolder:
-    """The trained run; nothing to do where it is finished, goes on where it was interrupted.
+    """Train, or continue an interrupted run; returns the trained run. A finished run is only opened.
 
     Args:
         out: the run's folder; default: named after the configuration, in `root`.
@@ -92,7 +92,7 @@ def check_divisible(experiment: Experiment, several: bool) -> None:
 
 
 def divided(experiment: Experiment) -> bool:
-    """Whether several processes can train it together: something is learned, and its loss looks at each image alone."""
+    """Whether several processes can train it together: something is learned, and its loss treats each image by itself."""
     return _learns(experiment) and experiment.defense.divisible
 
 

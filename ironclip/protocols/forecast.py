@@ -1,4 +1,5 @@
-"""How long a training will take, said before it begins: its steps, counted, and their time, from one pass through each tower."""
+"""How long a training will take, estimated before it begins: the number of steps, and their time from one pass through each
+tower."""
 
 import time
 import warnings

@@ -1,4 +1,4 @@
-"""The frozen model that a configuration names, where its weights may lie in files of this machine.
+"""The frozen model that a configuration names; its weights may be in files on this machine.
 
 A configuration holds absolute paths and the sha256 of each file, so a run is opened from any folder, finds a file that was moved,
 and refuses another one under the same name.
@@ -45,7 +45,7 @@ def given(**options: Any) -> dict[str, str]:
 
 
 def named(backbone: "ClipBackbone") -> dict[str, str]:
-    """The settings with which a loaded backbone is loaded again; its name alone where no file of this machine is among them."""
+    """The settings that load a backbone again; only its name if no local file is among them."""
     origin = dict(backbone.origin)
     if any(local(origin[key]) for key in NAMES if key in origin):
         return origin
@@ -53,7 +53,7 @@ def named(backbone: "ClipBackbone") -> dict[str, str]:
 
 
 def moved_weights(frozen: Mapping[str, str] | None) -> str | None:
-    """Where the file of a run lies now; UsageError where more is said of a frozen model that the run knows."""
+    """The new place of a run's file; UsageError if other settings of the frozen model are given, because the run knows them."""
     for key in frozen or {}:
         if key != "weights":
             raise UsageError(f"a run knows the {key} of its backbone; leave out --{key}")
@@ -121,7 +121,7 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def _found(path: Path, sha: str, moved: Path | None) -> Path:
-    """Where the content with this sha256 lies: here, where the caller says, or under any name in the folders looked at."""
+    """The path of the content with this sha256: the recorded path, the caller's, or any name in the searched folders."""
     if moved is not None:
         if moved.exists() and content_sha256(moved) == sha:
             return moved.absolute()

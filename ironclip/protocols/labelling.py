@@ -1,7 +1,7 @@
-"""Any number of images labelled into one table, .csv or .parquet: in bounded memory, and again from where it stopped.
+"""Any number of images labelled into one table, .csv or .parquet, in bounded memory. An interrupted call continues.
 
-While it is being made, the table lies beside its place as a folder NAME.part: what is labelled so far, a line per image, and
-an answer of the classifier, by which another one is noticed. The table itself is whole or not there.
+Until it is complete, a folder NAME.part beside the table holds the labels so far, one line per image, and one output of the
+classifier, which detects another classifier. The table itself is complete or absent.
 """
 
 import csv
@@ -30,7 +30,7 @@ GROUP = 10_000  # rows that become one row group of Parquet
 
 @dataclass(frozen=True)
 class Labelled:
-    """What a table holds: images with labels, images that cannot be read; of all, those that an earlier call did."""
+    """Counts of a table: images with labels, unreadable images, and those done by an earlier call."""
 
     path: Path
     pictures: int
@@ -104,7 +104,7 @@ def _done(part: Path, classifier: Classifier, top: int) -> dict[str, bool]:
 
 
 def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
-    """In what a call differs from one that began the table; empty: in nothing."""
+    """The difference between a call and the one that began the table; empty: none."""
     if any(before[key] != now[key] for key in ("classes", "top")):
         return "with other classes or another --top"
     known, found = torch.tensor(before["answer"]), torch.tensor(now["answer"])
@@ -113,7 +113,7 @@ def _difference(before: dict[str, Any], now: dict[str, Any]) -> str:
 
 
 def _begun(classifier: Classifier, top: int) -> dict[str, Any]:
-    """What tells one call from another: the classes, `top`, and the logits of a made-up image."""
+    """The identity of a call: the classes, `top`, and the logits of an artificial image."""
     side, device = input_of(classifier)
     ramp = torch.linspace(0, 1, 3 * side * side).view(1, 3, side, side)
     with torch.no_grad():

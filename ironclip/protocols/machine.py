@@ -1,4 +1,4 @@
-"""What is installed and found on this machine, as JSON values."""
+"""Facts about this machine and its installation, as JSON values."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""One evaluation of a run: which classifiers an attacker is handed, and what the record says about the set-up."""
+"""One evaluation of a run: the classifiers that an attacker gets, and the set-up in the record."""
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,12 +59,12 @@ class Prepared:
     keep_examples: int
 
     def folder(self) -> EvaluationFolder:
-        """Where it lies; the caller holds the run's lock."""
+        """The folder of the evaluation; the caller holds the run's lock."""
         chosen, name, apart = self.place
         return self.run.evaluation(chosen, name, apart=apart)
 
     def weighed(self) -> "Prepared":
-        """With what an answer costs, where a test-time method gives it."""
+        """The same with the cost per answer, where a test-time method answers."""
         if self.experiment.test_time is None:
             return self
         weight, seconds = answer_cost(self.experiment, self.classifier, self.pictures)

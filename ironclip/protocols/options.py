@@ -1,4 +1,4 @@
-"""What can be set of a method or an attack: every option with its default, what the code itself allows, and what it means."""
+"""The options of a method or an attack: each with its default, its allowed values according to the code, and its meaning."""
 
 import inspect
 import re
@@ -22,7 +22,7 @@ EPS = 4 / 255
 
 @dataclass(frozen=True)
 class Option:
-    """One option; `allowed` is "" where nothing but the method's own logic limits it, `meaning` where nothing is written."""
+    """One option; `allowed` is "" where no check limits it, `meaning` is "" where no docstring says it."""
 
     name: str
     default: Any
@@ -65,7 +65,7 @@ def _attack(name: str) -> tuple[str, tuple[Option, ...]]:
 
 
 def _allowed(part: str) -> dict[str, str]:
-    """What the checks of a method say when it is made with its defaults on the smallest backbone."""
+    """What the checks of a method note when it is made with its defaults on the smallest backbone."""
     with (
         noting() as found,
         suppress(IronclipError),

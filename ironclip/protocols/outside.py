@@ -1,7 +1,7 @@
-"""What a configuration names outside itself: code, files, repositories. Imports no torch.
+"""What a configuration refers to: code, files, repositories. Imports no torch.
 
-A configuration is text, and whoever opens a run or a saved model reads somebody else's text. So no configuration names code at
-all, and one that is made to be shared names neither a file nor a repository: those are said by the caller.
+A configuration may be a stranger's text. So no configuration names code, and a shared configuration names neither a file nor a
+repository; the caller gives these.
 """
 
 from collections.abc import Iterator, Mapping

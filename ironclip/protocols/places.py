@@ -1,7 +1,7 @@
-"""Where the images of a run lay when it was trained, and where they lie now.
+"""The place of a run's images at training, and their place now.
 
-A configuration keeps paths as they were typed, for they are part of a run's identity. Beside it the run notes what they stood
-for: absolute, and the folder to which they were relative. So a run is opened from any folder.
+A configuration keeps paths as typed, because they are part of a run's identity. The run also notes the absolute paths, and the
+folder to which they were relative. So a run can be opened from any folder.
 """
 
 from collections.abc import Mapping

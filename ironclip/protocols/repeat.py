@@ -1,8 +1,7 @@
-"""The command line that repeats a record, whoever asked for it: the command line, Python or a grid. Pure.
+"""The command line that repeats a record made by the command line, from Python or by a grid. Pure.
 
-One record has one command: one radius, one knowledge, one data set. What can be read off the experiment is read off it, so a
-record made in Python has the command of the same record made on the command line. `ironclip evaluate` takes the command back
-to the same settings.
+One record has one command: one radius, one knowledge, one data set. Its words come from the experiment, so a record made in
+Python has the same command as one made on the command line. `ironclip evaluate` takes the command back to the same settings.
 """
 
 import shlex

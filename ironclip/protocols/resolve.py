@@ -1,4 +1,4 @@
-"""From what a user typed to configurations, attacks and targets."""
+"""From a user's words to configurations, attacks and targets."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One evaluation by many processes: the shards of each do their batches, and whoever finishes last writes the record."""
+"""One evaluation by many processes: each does the batches of its shards, and the last one to finish writes the record."""
 
 import math
 from collections.abc import Mapping, Sequence

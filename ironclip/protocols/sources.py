@@ -17,7 +17,7 @@ from ironclip.records.folder import is_run
 
 
 def check_source(knowledge: str | None, source: str | None) -> None:
-    """UsageError unless a source is named where, and only where, the threat is transfer."""
+    """UsageError unless a source is named exactly where the threat is transfer."""
     if knowledge == "transfer" and not source:
         raise UsageError("a transfer attack is made on another model; name a backbone or a run with --source")
     if source and knowledge != "transfer":

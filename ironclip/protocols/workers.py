@@ -1,4 +1,4 @@
-"""Processes of this machine that do the shards of one command together; who kills one of them loses its current batch at most."""
+"""Processes of this machine that do the shards of one command together. A killed process loses at most its current batch."""
 
 import json
 import signal
@@ -21,9 +21,9 @@ from ironclip.records.shards import shards
 
 Callback = Callable[[dict[str, Any]], None]
 EACH = 8
-"""Shards for each worker: so that one whose images withstand longer does not keep the others waiting."""
+"""Shards per worker, so that one slow shard does not delay the others."""
 ATTEMPTS = 5
-"""How often a worker that dies is started again while nothing gets done."""
+"""How often a worker that dies without progress is started again."""
 PAUSE = 0.3
 
 
@@ -55,11 +55,11 @@ class Workers:
         self.files.close()
 
     def watch(self, finished: Path, look: Callable[[], int]) -> None:
-        """Return when this file is there; calls `look` again and again until then, which returns how much is done.
+        """Wait until this file exists. `look`, which returns the progress, is called repeatedly.
 
         Raises:
             Leaving: this process was asked to, and the workers have left.
-            RunError: what a worker said when it gave up, or that workers die again and again.
+            RunError: the message of a worker that gave up, or workers that die repeatedly.
         """
         while not finished.exists():
             if asked_to_leave():
@@ -73,7 +73,7 @@ class Workers:
         self.done = 0
 
     def _keep_running(self) -> bool:
-        """Start what is not running; whether anything is."""
+        """Start workers that are not running; True if any is running."""
         if not self.running:
             said = (tempfile.TemporaryFile() for _ in range(self.many))  # noqa: SIM115 - closed with the workers
             self.said = [self.files.enter_context(file) for file in said]
@@ -103,7 +103,7 @@ class Workers:
 
 @dataclass
 class Tally:
-    """What the shards of an evaluation have found so far, read from their files as they grow.
+    """The results of the shards of an evaluation so far, read from their growing files.
 
     Args:
         images: that are scored there. callback: gets the "batch" events of `loops.evaluation.evaluate` for all shards together.

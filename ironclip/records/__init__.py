@@ -1,1 +1,1 @@
-"""Run folders: the truth about every experiment, written whole and never unpickled."""
+"""Run folders: the only source of an experiment's results; files are written whole, and nothing is unpickled."""

@@ -1,4 +1,4 @@
-"""Whether attacks climb one loss alone, so that their robust accuracy is an upper bound only. Pure, and without torch."""
+"""Whether attacks use one loss alone, so that the robust accuracy is an upper bound. Pure, without torch."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -12,7 +12,7 @@ KINDS = {"fgsm": "ce", "mim": "ce", "di": "ce", "cw": "margin", "fab": "margin",
 
 
 def mark(bounded: bool) -> str:
-    """What stands before a robust accuracy: "≤ " where it is an upper bound, else nothing."""
+    """The mark before a robust accuracy: "≤ " where it is an upper bound, else nothing."""
     return f"{BOUND} " if bounded else ""
 
 

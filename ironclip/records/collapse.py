@@ -1,4 +1,4 @@
-"""What was seen of a training whose last epoch had the loss of chance, in words. Imports no torch."""
+"""A sentence about a training whose last epoch was at chance level. Imports no torch."""
 
 from collections.abc import Iterable
 from typing import Literal, get_args

@@ -1,4 +1,4 @@
-"""On what a run was made: versions, device, commit. Imports none of the packages it names."""
+"""The environment of a run: versions, device, commit. Imports none of the packages it names."""
 
 import hashlib
 import platform
@@ -23,7 +23,7 @@ def environment(device: str = "") -> dict[str, str]:
 
 
 def packages() -> dict[str, str]:
-    """Versions of the packages that compute."""
+    """Versions of the numerical packages."""
     return {package: _version(package) for package in PACKAGES}
 
 

@@ -1,4 +1,4 @@
-"""The folder of one run: the only truth about it. Every file is either absent, the old version or the new one.
+"""The folder of one run. Every file is either absent, the old version or the new one.
 
     config.yaml          resolved configuration; its hash is the run's identity
     env.json             versions, device, commit
@@ -47,7 +47,7 @@ AGAIN = "Copy the folder again, or remove its record.json and samples.jsonl and 
 class EvaluationFolder:
     """Settings, samples and record of one evaluation.
 
-    `samples.jsonl` grows as images are scored; whoever is killed continues behind its last whole line.
+    `samples.jsonl` grows as images are scored; an interrupted evaluation continues after its last whole line.
     """
 
     def __init__(self, path: Path) -> None:
@@ -224,8 +224,8 @@ class RunFolder(EvaluationFolder):
 
     @contextmanager
     def lock(self, wait: float = 0.0) -> Iterator[None]:
-        """Hold the folder alone while writing; RunBusy if another process does for longer than `wait` seconds. Sweeps up what a
-        killed writer left, but for shards, which have locks of their own."""
+        """Hold the folder alone while writing; RunBusy if another process does for longer than `wait` seconds. Removes temporary
+        files of killed writers, except in shards, which have their own locks."""
         with locked(self.path, wait):
             for left in self.path.rglob(".*.tmp"):
                 if "shards" not in left.relative_to(self.path).parts:
@@ -261,13 +261,13 @@ class RunFolder(EvaluationFolder):
         return found
 
     def save_state(self, state: Any) -> None:
-        """Where training stands: a tree as `learned.save_state` takes it, and how long the log is by then."""
+        """Save the state of training (a tree for `learned.save_state`) and the length of the log at that point."""
         from ironclip.records.learned import save_state
 
         save_state(self.path / "state.safetensors", {"state": state, "entries": len(self.entries())})
 
     def load_state(self) -> Any | None:
-        """The last saved state, or None; entries logged after it are removed, for they will come again."""
+        """The last saved state, or None. Log entries after it are removed, because they will be written again."""
         from ironclip.records.learned import load_state
 
         path, log = self.path / "state.safetensors", self.path / "log.jsonl"

@@ -1,4 +1,4 @@
-"""`runs/last`: a small text file that names the run which the user trained last, or says why there is none."""
+"""`runs/last`: a small text file with the name of the run trained last, or the reason why there is none."""
 
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def point(run: Path) -> None:
 
 
 def refuse(root: Path, reason: str) -> None:
-    """Let an existing `last` in this folder name no run any more: what it names is not what the user asked for last."""
+    """Make an existing `last` in this folder point to no run, because it is not the run that the user asked for last."""
     pointer = root / LAST
     if pointer.is_file():
         with disk_errors(root):

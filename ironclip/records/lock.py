@@ -1,8 +1,8 @@
 """One writer per folder.
 
-The operating system's lock (flock) is let go when its process ends, however it ends. A file system without it gets a lease of
-filelock instead: a file that its holder touches again and again. Others take it over once it was left alone for `LEASE` seconds
-of their own clock, or at once where its process was of this machine and is dead.
+The operating system releases its lock (flock) when the process ends in any way. A file system without it gets a lease of filelock
+instead: a file whose time its holder renews. Others take it over after `LEASE` seconds without renewal by their own clock, or at
+once if its process ran on this machine and is dead.
 """
 
 import errno

@@ -1,8 +1,8 @@
-"""Stopping as soon as an answer is narrow enough, and what the looks before that cost. Pure.
+"""Stopping as soon as an interval is narrow enough, corrected for the looks before. Pure.
 
-Who looks at an interval again and again and stops when it is narrow would, with plain 95 % intervals, miss the true value more
-often than in 5 % of all cases. So every look takes an interval at 1 - 0.05 / L, where L is the number of looks that can be needed
-(Bonferroni): all of them together then hold at 95 %, and so does the one that is reported. [inferred]
+Repeated looks at a plain 95 % interval, with a stop when it is narrow, would miss the true value in more than 5 % of cases. So
+every look takes an interval at 1 - 0.05 / L, where L is the number of looks that can be needed (Bonferroni): all of them together
+then hold at 95 %, and so does the one that is reported. [inferred]
 """
 
 from ironclip.core.errors import UsageError

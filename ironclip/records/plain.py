@@ -1,4 +1,4 @@
-"""Folders that hold plain files and folders only: what is written there stays there, and what is read there ends."""
+"""Checks that a folder holds only plain files and folders, no links, pipes or devices."""
 
 import os
 from pathlib import Path

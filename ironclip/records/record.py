@@ -1,4 +1,4 @@
-"""What one evaluation was and found: per image (`Sample`) and as a whole (`Record`). Imports no torch.
+"""The results of one evaluation: per image (`Sample`) and as a whole (`Record`). Imports no torch.
 
 Accuracies are fractions. Robust accuracy is the share of all images that are right without an attack and under every attack
 of the record: errors on clean images are failures.
@@ -29,7 +29,7 @@ class Part(BaseModel):
 
 
 class Sample(Part):
-    """What happened to one image.
+    """The outcome of one image.
 
     Args:
         label: its class, from 0. index: position in the data set; keys the attack's randomness.
@@ -88,7 +88,7 @@ class Proportion(Part):
 
 
 class BackboneFacts(Part):
-    """Which frozen model stands below.
+    """The frozen model.
 
     Args:
         name: as it was asked for. sha256: of its weights.
@@ -126,11 +126,11 @@ class DataFacts(Part):
 
 
 class Cost(Part):
-    """What the defence weighs; the same in every repetition.
+    """The cost of the defence; the same in every repetition.
 
     Args:
-        trainable_parameters: how many numbers training changes. learned_bytes: what a run keeps of them.
-        forward_passes, backward_passes: of the image encoder for the answer to one image, counted on the first images of a
+        trainable_parameters: how many parameters training changes. learned_bytes: bytes that a run stores.
+        forward_passes, backward_passes: of the image tower for the answer to one image, counted on the first images of a
             test-time evaluation; 0: not counted.
     """
 
@@ -187,7 +187,7 @@ class ClassResult(Part):
 
 
 class Flag(Part):
-    """Something the reader of the number must know.
+    """A warning or a fact that the reader must know.
 
     Args:
         id: its short name. text: what it says.

@@ -1,4 +1,4 @@
-"""Checksums for files of a version that did not write them, where their owner vouches for them."""
+"""Checksums for files of an older version that had none, on the owner's word."""
 
 from pathlib import Path
 

@@ -1,7 +1,7 @@
-"""Which part of an evaluation one process does: every n-th batch of its images. Pure.
+"""The part of an evaluation that one process does: every n-th batch of its images. Pure.
 
-A shard takes whole batches, for the last bits of logits depend on the other images of a batch: so it scores each image as the
-whole evaluation does, and merged shards equal the whole to the last byte.
+A shard takes whole batches, because the last bits of logits depend on the other images of a batch. So merged shards equal the
+undivided evaluation to the last byte.
 """
 
 import re

@@ -1,7 +1,7 @@
-"""A record as it may be believed: under its checksum, and counted again from its samples. Pure, and without torch.
+"""A trustworthy record: its checksum is verified, and it is counted again from its samples. Pure, without torch.
 
-What is read from a disk was perhaps edited, cut or mixed up. So `EvaluationFolder.record` hands nothing out that does not
-follow from the samples beside it; there is no other way to read a record.
+Files on a disk may be edited, cut or mixed up. So `EvaluationFolder.record` returns only what follows from the samples beside it,
+and there is no other way to read a record.
 """
 
 import math

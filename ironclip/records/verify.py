@@ -1,4 +1,4 @@
-"""What of a run folder can be believed: every record counted again from its samples, and what was learned from its checksums."""
+"""Verification of a run folder: records are counted again from their samples, learned tensors are checked by checksums."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

@@ -57,7 +57,7 @@ def _by_epoch(lines: Sequence[Series], epochs: Sequence[Mapping[str, Any]], *, y
 
 
 def eps_curve(views: Sequence[RunView], names: Sequence[str] | None = None) -> str:
-    """Robust accuracy by radius with Wilson bands, one line a view that has a curve; radius 0 is clean accuracy.
+    """Robust accuracy by radius with Wilson bands, one line per view with a curve; radius 0 is clean accuracy.
 
     Args:
         names: what the lines are called; default: the methods. Views of one norm only.

@@ -1,4 +1,4 @@
-"""What the rows and columns of a table are called: methods with the settings that tell their runs apart, and data sets."""
+"""The names of rows and columns: methods with the settings that distinguish their runs, and data sets."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,5 @@
-"""A leaderboard from records: one line a defence and threat, what it reports about itself beside what an attack on it leaves.
+"""A leaderboard from records: one line per defence and threat, with its static accuracy beside the accuracy under attacks that
+see it.
 
 Records of one defence (method, options, learned tensors), backbone, data and threat make one line. The headline is the lowest
 robust accuracy among the attacks that saw the defence (white-box, adaptive). Static images, transfer and scores alone stand

@@ -49,7 +49,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class Score:
-    """Clean and robust accuracy of one method on one data set, one value a seed; fractions."""
+    """Clean and robust accuracy of one method on one data set, one value per seed; fractions."""
 
     clean: tuple[float, ...]
     robust: tuple[float, ...]
@@ -157,7 +157,7 @@ def _belongs(untrained: Setting, table: Setting) -> bool:
 
 
 def _column(found: Sequence[tuple[str, Record]]) -> dict[str, Score]:
-    """The scores of one data set by label: on the images that all have in common where there are such, or else on most."""
+    """The scores of one data set by label: on the images that every method was evaluated on, if there are any, else on most."""
     rows: dict[str, list[Record]] = {}
     for label, record in found:
         rows.setdefault(label, []).append(record)
@@ -166,7 +166,7 @@ def _column(found: Sequence[tuple[str, Record]]) -> dict[str, Score]:
 
 
 def _score(many: Sequence[Record], images: int) -> Score:
-    """One value a seed: of several records of one seed, that of so many images, or else of most."""
+    """One value per seed. Of several records of a seed the one with this number of images counts, else the one with most."""
     best = {record.seed: record for record in sorted(many, key=lambda record: (record.images == images, record.images))}
     records = [record for record in many if any(record is kept for kept in best.values())]
     moved = [each["distortion"] for record in records for each in record.diagnostics.get("distortion", {}).values()]

@@ -124,7 +124,7 @@ def listed(tables: Sequence[Matrix]) -> list[dict[str, Any]]:
 
 
 def long(tables: Sequence[Matrix]) -> str:
-    """CSV with one line a method and data set: every number, deviations with both denominators, and Wilson's 95 % interval of
+    """CSV with one line per method and data set: every number, deviations with both denominators, and Wilson's 95 % interval of
     the mean for the images of one seed (seeds share their images: they do not add any)."""
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")

@@ -1,4 +1,4 @@
-"""What defences report about themselves beside what an attack on them leaves, as one figure that stands alone.
+"""Static robust accuracy beside that under attacks on the defence, as one self-contained figure.
 
 A pair needs both numbers on the same data sets: static (images made without the defence) and attacked (the lowest of white-box
 and adaptive). Over several data sets the images are counted together.

@@ -1,4 +1,4 @@
-"""What a report is made of: plain values, read from run folders or put together by hand. Imports no torch."""
+"""The contents of a report as plain values, read from run folders or made by hand. Imports no torch."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""What a report says in plain language: what was measured, what it does not show, and what to beware of."""
+"""The sentences of a report: what was measured, what it does not show, and warnings."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +119,7 @@ def limits(records: Sequence[Record]) -> list[tuple[str, str]]:
 
 
 def attacker(threat: Threat) -> str:
-    """Who attacks and what they may do, as the end of a sentence that begins with "after"."""
+    """The attacker's knowledge and limits, as the end of a sentence that begins with "after"."""
     if threat.norm == "linf":
         budget = f"changed every pixel by at most {radius(threat)} of full brightness"
     else:

@@ -1,1 +1,1 @@
-"""What leaves the house: the service with its page, exported models, the hub card."""
+"""Publishing a model: the service with its page, exported files, the hub card."""

@@ -1,4 +1,4 @@
-"""One attack on one image for the page: bounded, with progress, and what it did to both models."""
+"""One attack on one image for the page: with limits, progress, and its effect on both models."""
 
 import logging
 import threading
@@ -32,7 +32,7 @@ Tell = Callable[[Event], None]
 
 
 class Stopped(Exception):
-    """Nobody waits for this attack any more, or its time is up."""
+    """The client has left, or the time limit is reached."""
 
 
 class Ended(NamedTuple):

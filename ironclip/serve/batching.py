@@ -1,4 +1,4 @@
-"""Dynamic batching: many requests, one worker thread, a bounded queue, one call of the model for what came together."""
+"""Dynamic batching: many requests, one worker thread, a bounded queue, and one call of the model per batch."""
 
 import threading
 import time
@@ -25,8 +25,8 @@ class _Job:
 class Batcher:
     """Answers images with logits, in the order in which they came.
 
-    Every accepted image is answered: with its logits [K], or with the error of the model. An image whose answer nobody waits
-    for any more (a cancelled future) is left out.
+    Every accepted image is answered with its logits [K] or with the error of the model. Images with a cancelled future are left
+    out.
 
     Args:
         functions: by name, images [B, 3, R, R] -> logits [B, K], each treating images alone.
@@ -76,7 +76,7 @@ class Batcher:
         return [job.answer for job in jobs]
 
     def close(self) -> None:
-        """Take nothing more, answer what was accepted, and stop."""
+        """Refuse new images, answer the accepted ones, and stop."""
         with self._changed:
             self._open = False
             self._changed.notify()

@@ -1,4 +1,4 @@
-"""Bodies of requests in memory: bounded one by one and together, and none may come slowly for long."""
+"""Bodies of requests in memory, with limits on each, on all together, and on slow senders."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ class _Body:
 
 
 class Bodies:
-    """Reads bodies. When memory is short, the oldest unfinished one of the address that holds most of it is given up."""
+    """Reads bodies. When memory is short, the oldest unfinished body of the address that uses most of it is dropped."""
 
     def __init__(self, limits: Limits) -> None:
         self.limits = limits

@@ -1,4 +1,4 @@
-"""The model card: written from the records alone, so that no number in it was typed by hand."""
+"""The model card: written from the records alone; no number in it is typed by hand."""
 
 import json
 from collections.abc import Sequence

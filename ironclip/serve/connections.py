@@ -1,4 +1,4 @@
-"""Connections of the service: few enough, none half open for long, and a newcomer always finds room."""
+"""Limits on the service's connections: their number, their idle time, and a place for every new client."""
 
 import asyncio
 from typing import Any

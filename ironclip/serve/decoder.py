@@ -1,4 +1,4 @@
-"""The process that decodes: a stranger's bytes go in, pixels of the model's size come out. It may be killed at any moment.
+"""The process that decodes: it turns a stranger's bytes into pixels of the model's size. It may be killed at any moment.
 
 Started by `ironclip.serve.decoding` as `python -m ironclip.serve.decoder RESOLUTION MAX_PIXELS NICE`. It says "ready". On
 its standard input come lines of JSON: {"files": [[name, bytes], ...]}, followed by the bytes, is answered with {"pixels":

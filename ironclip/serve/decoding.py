@@ -23,7 +23,7 @@ PACKAGE = str(Path(__file__).resolve().parents[2])
 
 
 class Left(Exception):
-    """Nobody waits for these images any more."""
+    """The client of these images has left."""
 
 
 class Process:

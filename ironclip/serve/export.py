@@ -1,7 +1,8 @@
 """A trained classifier as one file that needs neither the run nor this package: torch.export (.pt2) or ONNX (.onnx).
 
 The graph takes images [B, 3, R, R] float32 in [0, 1], for any B, and returns logits [B, K]. Normalisation, prompts, refiners and
-heads are inside; masks and tuned weights are folded into the tower; text features are constants, so the text tower stays behind.
+heads are inside; masks and tuned weights are folded into the tower; text features are constants, so the text tower is not in the
+file.
 """
 
 import copy

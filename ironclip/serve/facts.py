@@ -1,4 +1,4 @@
-"""What travels with a model that leaves its run: what it is, how it was trained, what was measured. Imports no torch."""
+"""The facts stored with a published model: what it is, how it was trained, what was measured. Imports no torch."""
 
 import shlex
 from collections.abc import Iterable, Sequence

@@ -1,4 +1,4 @@
-"""What stands before every path: whose requests are let in, the headers of every answer, and the count of them."""
+"""The gate before every path: access checks, the headers of every answer, and counters."""
 
 import hmac
 import time

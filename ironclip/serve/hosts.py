@@ -1,4 +1,4 @@
-"""Under which host names the service answers, and which web pages may ask it."""
+"""The host names that the service answers to, and the web pages that may call it."""
 
 import ipaddress
 import re

@@ -1,4 +1,4 @@
-"""What the service takes, and how it says no."""
+"""The limits of the service, and its refusals."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -7,7 +7,7 @@ from ironclip.core.options import check_number, check_whole
 
 
 class Refusal(Exception):
-    """A request that is not carried out: the status and one line that says what was expected, what came and what to do."""
+    """A refused request: the status and one line that says what was expected, what came and what to do."""
 
     def __init__(self, status: int, text: str, headers: Mapping[str, str] | None = None) -> None:
         self.text = " ".join("".join(letter if letter.isprintable() else " " for letter in text).split())
@@ -16,7 +16,7 @@ class Refusal(Exception):
 
 
 class Busy(Refusal):
-    """No room just now; asking again later may help."""
+    """The service is busy; try again later."""
 
     def __init__(self, text: str) -> None:
         super().__init__(503, text, {"Retry-After": "1"})

@@ -1,4 +1,4 @@
-"""The log of the service: one line an event, without control characters, and never more than a bounded number of lines."""
+"""The log of the service: one line per event, without control characters, with a limit on the number of lines."""
 
 import logging
 import threading

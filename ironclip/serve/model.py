@@ -1,4 +1,4 @@
-"""What is served: functions from images to logits with their class names, and what is known about them."""
+"""The served model: functions from images to logits with their class names, and facts about them."""
 
 import copy
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""A classifier from whatever was shipped: an exported file, a saved folder, a hub id."""
+"""A classifier from a published form: an exported file, a saved folder, a hub id."""
 
 from collections.abc import Mapping
 from pathlib import Path

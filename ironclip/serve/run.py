@@ -1,4 +1,4 @@
-"""The service as a process: uvicorn on one port, which finishes what it accepted when it is told to go."""
+"""The service as a process: uvicorn on one port; on a signal to stop it finishes the accepted requests."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the paths of the service share: the model, its batcher, the attack thread, counters, and who is under way."""
+"""What the paths of the service share: the model, its batcher, the attack thread, counters, and the running requests."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Fair turns: room for a few, kept in rotation between the addresses that ask for it."""
+"""Fair turns: a limited number of places, shared in rotation between client addresses."""
 
 import asyncio
 from collections import deque
@@ -10,7 +10,7 @@ from ironclip.serve.limits import Busy
 
 
 def address(client: str | None) -> str:
-    """Whom a request counts for: an IPv4 address, or the /64 network that one IPv6 subscriber has."""
+    """The client to which a request counts: an IPv4 address, or the /64 network of an IPv6 subscriber."""
     try:
         known = ip_address(client or "")
     except ValueError:

@@ -1,4 +1,4 @@
-"""Square and transfer break nothing that gradients do not.
+"""Square and transfer break no images that survive the gradient attacks.
 
 Neither scores alone (Square; AutoAttack's threshold .002 [code]) nor transfer beat the gradient attacks.
 """

@@ -1,4 +1,4 @@
-"""Every image that any diagnostic scored is in the ball, in [0, 1], finite."""
+"""Every image scored by a diagnostic is in the ball, in [0, 1] and finite."""
 
 from ironclip.audit.diagnostic import Diagnostic
 from ironclip.audit.lab import Lab

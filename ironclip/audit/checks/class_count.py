@@ -1,4 +1,4 @@
-"""How many targets there are for AutoAttack, which wants 9: with fewer than 10 classes, K - 1."""
+"""The number of targets for AutoAttack, which uses 9; with fewer than 10 classes there are K - 1."""
 
 from ironclip.audit.diagnostic import Diagnostic
 from ironclip.audit.lab import Lab

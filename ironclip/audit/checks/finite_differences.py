@@ -2,9 +2,9 @@
 
 The function changes as its gradient says, along the gradient's sign and along random directions.
 
-Relative error of the gradient of the margin at a random start, on the median image; over the lengths `STEPS` the best
-counts. Rounding noise is measured, and forgiven up to what the precision explains in which the model multiplies. Where the
-longest difference alone exceeds the noise, it is compared with the gradients along it, for over so long a way models bend.
+Relative error of the gradient of the margin at a random start, on the median image; over the lengths `STEPS` the best counts.
+Rounding noise is measured, and forgiven up to what the precision explains in which the model multiplies. If only the longest
+difference exceeds the noise, it is compared with the mean gradient along it, because the model is not linear over that distance.
 """
 
 from collections.abc import Sequence

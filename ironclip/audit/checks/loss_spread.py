@@ -1,7 +1,7 @@
 """Attacks on the margin and on DLR break no more images than cross-entropy, which fails on large logits.
 
-That cross-entropy is the strongest is common on plain robust models, and no alarm: what it hides when it saturates, the
-others would find.
+On plain robust models cross-entropy is often the strongest attack; that is no alarm. Where it saturates, the other losses break
+more images.
 """
 
 from ironclip.audit.diagnostic import Diagnostic

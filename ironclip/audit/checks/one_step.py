@@ -1,4 +1,4 @@
-"""Over a step of PGD (eps / 4), along random directions, the gradient foretells the change.
+"""Over a step of PGD (eps / 4), along random directions, the gradient predicts the change.
 
 Cosine between predicted and measured changes of the margin, over all directions and images. A function that is smooth
 but steep at a finer scale than the attack's step has an exact gradient that tells the attack nothing.

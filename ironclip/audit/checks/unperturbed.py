@@ -1,4 +1,4 @@
-"""Every image handed over is perturbed, those already wrong included; the defence is in the attack."""
+"""Every image is perturbed, also those misclassified before; the attack sees the defence."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Printed tables, one file a format. A file `<name>.py` that sets FORMAT is the format `<name>`; nothing else to register.
+"""Printed tables, one file per format. A file `<name>.py` that sets FORMAT is the format `<name>`; nothing else to register.
 
 FORMAT is a function of rows (or of cells, `cells.Grid`) and the number of the table on its page, 0 where it is the only one; it
 returns text. `ironclip report --<name> FILE` writes it; the first line of the file's docstring is the option's help.
