@@ -12,6 +12,7 @@ import typer
 from ironclip.cli.terminal import err, say, tell
 from ironclip.core.devices import pick_device as pick_device  # every verb takes it from here
 from ironclip.core.errors import UsageError
+from ironclip.core.processes import check_workers
 from ironclip.core.shown import plain
 
 T = TypeVar("T", str, Path)
@@ -140,13 +141,12 @@ def shared_out(shard: str | None, workers: int, *alone: str) -> Any:
         alone: options in use that cannot be combined with --shard or --workers.
 
     Raises:
-        UsageError: not a share, both options, or one of `alone` with --shard.
+        UsageError: not a share, a number of workers that cannot be meant, both options, or one of `alone` with --shard.
     """
     from ironclip.records.share import Share
 
     share = None if shard is None else Share.parse(shard)
-    if workers < 1:
-        raise UsageError(f"--workers is at least 1; got {workers}")
+    check_workers(workers)
     if share is not None and workers > 1:
         raise UsageError("--shard is one part of the work, --workers all of it; leave one of them out")
     if share is not None and alone:

@@ -10,6 +10,7 @@ import typer
 from ironclip.cli.common import Device, Json, app, clock, emit, pick_device
 from ironclip.cli.terminal import command, say, show_table, table, tell
 from ironclip.core.errors import UsageError
+from ironclip.core.processes import check_workers
 from ironclip.grid.located import located
 from ironclip.loops.started import started
 
@@ -101,12 +102,13 @@ def run_grid(
         raise UsageError(f"--executor is local, ray or slurm; got {executor!r}")
     if batch and executor != "slurm":
         raise UsageError("--slurm goes with --executor slurm alone")
-    if workers < 1:
-        raise UsageError(f"--workers is at least 1; got {workers}")
+    if executor != "ray" and (given := [*["--address"] * (address is not None), *["--gpus-per-cell"] * (gpus != 1.0)]):
+        raise UsageError(f"{' and '.join(given)} go{'' if len(given) > 1 else 'es'} with --executor ray alone")
+    check_workers(workers, here=executor == "local")
     if processes is not None and not 1 <= processes <= 1024:
-        raise UsageError(f"--processes is at least 1; got {processes}")
+        raise UsageError(f"--processes is a number from 1 to 1024; got {processes}")
     if not 0 < gpus <= 1024:
-        raise UsageError(f"--gpus-per-cell is more than 0; got {gpus:g}")
+        raise UsageError(f"--gpus-per-cell is more than 0 and at most 1024; got {gpus:g}")
     if hours is not None and not hours > 0:
         raise UsageError(f"--hours is more than 0; got {hours}")
     from ironclip.grid.state import Place

@@ -4,7 +4,27 @@ import os
 import subprocess
 from collections.abc import Sequence
 
+from ironclip.core.errors import UsageError
 from ironclip.core.signals import SOON
+
+FEWEST, ELSEWHERE = 16, 100_000
+"""Processes that any machine may be asked for, and tasks of a cluster: more of them are a slip of the hand."""
+EACH = 4
+"""Processes for each core of a machine with many: thousands of them take it down."""
+
+
+def check_workers(workers: int, *, here: bool = True) -> None:
+    """Nothing, where so many workers can be meant.
+
+    Args:
+        here: they are processes of this machine; False: tasks of a cluster.
+
+    Raises:
+        UsageError: none, or more than 16 here, and more than four for each core.
+    """
+    most = max(FEWEST, EACH * (os.cpu_count() or 1)) if here else ELSEWHERE
+    if not 1 <= workers <= most:
+        raise UsageError(f"--workers is a number from 1 to {most:,}{' on this machine' if here else ''}; got {workers}")
 
 
 def worker_environment(number: int, workers: int, device: str, each: int = 1) -> dict[str, str]:

@@ -6,13 +6,16 @@ Nothing but the path of the file and the number of a cell travels through Ray; r
 import importlib.util
 import os
 import platform
+import signal
 import tempfile
+import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from ironclip.core.errors import UsageError
 from ironclip.core.files import disk_errors
+from ironclip.core.signals import leave_if_asked
 from ironclip.grid.execute import Callback
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
@@ -20,6 +23,9 @@ from ironclip.grid.work import helpers
 
 CARRIED = ("IRONCLIP_DATA", "IRONCLIP_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS", "IRONCLIP_LOCKS")
 """Variables of the driver that say where data and weights lie and how folders are locked; every task gets them."""
+
+
+PAUSE = 1.0
 
 
 def run_ray(
@@ -45,13 +51,14 @@ def run_ray(
         address: of a running cluster ("auto", "ray://host:10001"); None: start one here.
 
     Raises:
+        Leaving: the process was asked to leave; Ray ends the tasks with it, which lose their batches.
         UsageError: Ray is not installed, does not start in two tries, is not at the address, or dies.
     """
     if importlib.util.find_spec("ray") is None:
         raise UsageError("the executor ray needs the extra: pip install 'ironclip[cluster]'")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")  # Ray reads it when it is imported
     import ray  # type: ignore[import-not-found,unused-ignore]
 
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")
     carried = {"env_vars": {name: os.environ[name] for name in CARRIED if name in os.environ}}
     many = plan.grid.processes
     here: dict[str, Any] = {"num_cpus": workers * many, "include_dashboard": False}  # its tasks have the driver's variables
@@ -71,7 +78,10 @@ def run_ray(
         }
         told: set[str] = set()
         while waiting:
-            ready, _ = ray.wait(list(waiting), num_returns=1)
+            ready, _ = ray.wait(list(waiting), num_returns=1, timeout=PAUSE)
+            leave_if_asked()
+            if not ready:
+                continue
             cell = waiting.pop(ready[0])
             place = Place(out, cell)
             try:
@@ -90,6 +100,7 @@ def run_ray(
 
 def _start(ray: Any, options: Mapping[str, Any], address: str | None) -> None:
     """Start Ray or connect to it; a second try where the first one fails, for a busy machine may answer late."""
+    before = signal.getsignal(signal.SIGTERM)
     for last in (False, True):
         try:
             ray.init(ignore_reinit_error=True, log_to_driver=False, **options)
@@ -99,11 +110,14 @@ def _start(ray: Any, options: Mapping[str, Any], address: str | None) -> None:
             if last:
                 where = "start here" if address is None else f"answer at {address}"
                 raise UsageError(f"Ray did not {where}: {str(error).splitlines()[0]}{_own_words(address)}") from error
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGTERM, before)  # Ray sets one of its own
 
 
 def _own_words(address: str | None) -> str:
     """The last line that Ray's own process wrote before it ended, where it was started here."""
-    log = Path(tempfile.gettempdir()) / "ray" / "session_latest" / "logs" / "raylet.err"
+    log = Path(os.environ.get("RAY_TMPDIR") or tempfile.gettempdir()) / "ray" / "session_latest" / "logs" / "raylet.err"
     try:
         lines = log.read_text(errors="replace").strip().splitlines() if address is None else []
     except OSError:
@@ -112,13 +126,13 @@ def _own_words(address: str | None) -> str:
 
 
 def _task(file: str, out: str, device: str, number: int, choice: dict[str, Any], until: float | None) -> None:
+    for path in (Path(file), Path(out)):
+        if not path.exists():
+            raise UsageError(f"{path} is not on the node {platform.node()}; all nodes of a cluster must see the same folders")
     from ironclip.core.devices import pick_device
     from ironclip.grid.plan import plan
     from ironclip.grid.work import work
 
-    for path in (Path(file), Path(out)):
-        if not path.exists():
-            raise UsageError(f"{path} is not on the node {platform.node()}; all nodes of a cluster must see the same folders")
     whole = plan(Path(file), **choice)
     cells = whole.cells[number : number + 1]
     work(Plan(whole.grid, cells), Path(out), device=pick_device(device), until=until)

@@ -22,7 +22,7 @@ def sizes(images: int, points: float) -> list[int]:
     """
     if not 0 <= points < 50:
         raise UsageError(
-            f"--until is half the width of an interval in points, such as 3, from 0 (all images) to 50; got {points:g}"
+            f"--until is half the width of an interval in points, such as 3, at least 0 (all images) and below 50; got {points:g}"
         )
     found = [min(FIRST, images)]
     while found[-1] < images and halfway(found[-1] // 2, found[-1], confidence(len(found))) >= points / 100:

@@ -40,11 +40,14 @@ class Share:
     @classmethod
     def parse(cls, text: str) -> "Share":
         """Of "3/8" or "any/8"; UsageError for anything else."""
-        found = re.fullmatch(r"(\d{1,6}|any)/(\d{1,6})", text.strip())
+        found = re.fullmatch(r"([0-9]{1,6}|any)/([0-9]{1,6})", text.strip())
         number = None if found is None or found[1] == "any" else int(found[1])
         of = 0 if found is None else int(found[2])
         if of < 1 or (number is not None and not 1 <= number <= of):
-            raise UsageError(f"--shard is k/n with k from 1 to n, such as 3/8, or any/8 for all that nobody does; got {text!r}")
+            raise UsageError(
+                "--shard is k/n with k from 1 to n, such as 3/8, or any/8 for all that nobody does, and n at most 999,999; "
+                f"got {text!r}"
+            )
         return cls(number, of)
 
     def shards(self, batches: int, begun: int | None) -> tuple[Shard, ...]:

@@ -1,5 +1,8 @@
 """What is asked of Ray, on a stand-in for it: devices chosen on the worker, shares of GPUs, starts, and tasks that fail."""
 
+import contextlib
+import os
+import signal
 import sys
 from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
@@ -7,6 +10,7 @@ from types import ModuleType, SimpleNamespace
 import pytest
 
 from ironclip.core.errors import UsageError
+from ironclip.core.signals import SOON, Leaving, finishing
 from ironclip.grid import cluster
 from ironclip.grid.cluster import run_ray
 from ironclip.grid.plan import plan
@@ -63,7 +67,7 @@ class Ray(ModuleType):
     def _submitted(self, *arguments):
         return Reference(arguments)
 
-    def wait(self, references, num_returns):
+    def wait(self, references, num_returns, timeout):
         return references[:1], references[1:]
 
     def get(self, reference):
@@ -134,3 +138,48 @@ def test_a_start_that_fails_is_tried_again_and_then_told_in_one_line(monkeypatch
         run(monkeypatch, grid, Ray(starts=(False, False)))
     with pytest.raises(UsageError, match=r"^Ray did not answer at auto: The node did not come up\.$"):
         run(monkeypatch, grid, Ray(starts=(False, False)), address="auto")
+
+
+def test_the_mode_of_tokens_is_said_before_ray_is_imported(monkeypatch, grid):
+    """Ray reads it at its import: later it has no effect."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    monkeypatch.delitem(sys.modules, "ray", raising=False)
+    seen = []
+
+    class Loader:
+        @staticmethod
+        def find_spec(name, path, target=None):
+            if name == "ray":
+                seen.append(os.environ.get("RAY_AUTH_MODE"))
+            return None
+
+    monkeypatch.setattr(sys, "meta_path", [Loader, *(each for each in sys.meta_path)])
+    monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name)
+    path, made, out = grid
+    with contextlib.suppress(ImportError, UsageError):
+        run_ray(path, made, out, address="127.0.0.1:1")
+    assert seen[0] == "token"
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+
+
+def test_who_is_told_to_leave_leaves_and_ends_as_before_when_terminated(monkeypatch, grid):
+    ray = Ray()
+    before = signal.getsignal(signal.SIGTERM)
+    init = ray.init
+
+    def own_handler(**options):
+        init(**options)
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(15))
+
+    monkeypatch.setattr(ray, "init", own_handler)
+    looks = iter(range(3))
+    monkeypatch.setattr(ray, "wait", lambda references, num_returns, timeout: (next(looks), ([], references))[1])
+
+    def told():
+        with finishing():
+            signal.raise_signal(SOON[0])
+            run(monkeypatch, grid, ray)
+
+    with pytest.raises(Leaving):
+        told()
+    assert signal.getsignal(signal.SIGTERM) is before

@@ -161,3 +161,13 @@ def test_another_refusal_of_the_disk_is_no_missing_lock(tmp_path, monkeypatch):
     monkeypatch.setattr(lock, "lock", refusing(errno.EIO))
     with pytest.raises(RunError, match=os.strerror(errno.EIO)), locked(tmp_path):
         pass
+
+
+def test_a_clock_that_was_set_back_takes_no_lease(elsewhere):
+    """Its holder renews it, and each time the file is older than before."""
+    folder, now = elsewhere.parent, time.time()
+    for turn in range(20):
+        os.utime(elsewhere, (now - 3600 * turn, now - 3600 * turn))
+        with pytest.raises(RunBusy), locked(folder):
+            pass
+        time.sleep(0.05)

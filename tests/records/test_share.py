@@ -22,7 +22,10 @@ def test_a_share_is_one_shard_or_any():
     assert len(Share.parse("any/8").shards(100, 16)) == 16, "any goes on with the shards that were begun"
 
 
-@pytest.mark.parametrize("text", ["9/8", "0/8", "3", "3/", "/8", "3/0", "any", "some/8", "-1/8", "1.5/8", "3/8/2", "٣/8x", ""])
+@pytest.mark.parametrize(
+    "text",
+    ["9/8", "0/8", "3", "3/", "/8", "3/0", "any", "some/8", "-1/8", "1.5/8", "3/8/2", "٣/8x", "", "１/3", "1/1000000", "any/any"],
+)
 def test_what_is_no_share_is_refused(text):
     with pytest.raises(UsageError, match=r"--shard is k/n with k from 1 to n"):
         Share.parse(text)
