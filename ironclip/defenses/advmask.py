@@ -59,7 +59,6 @@ class AdvMask(Defense):
             ("reaching": all but the patches after the last block, which are not used) [inferred].
         align_reduction, align_norm: mean or sum over tokens and channels; tokens as they are or of unit length.
         detach_clean: hold the clean side constant; default: both sides receive gradient.
-        weight_cap: largest weight of an image; default: none.
         min_steps: least number of optimiser steps; an epoch passes over the images as often as needed.
         lr_ratio: learning rate of the scores over the schedule's, for stacks.
         templates: hand-written prompts; default: those of whatever else is stacked, or "a photo of a {}.".
@@ -83,7 +82,6 @@ class AdvMask(Defense):
         align_reduction: str = "mean",
         align_norm: str = "none",
         detach_clean: bool = False,
-        weight_cap: float | None = None,
         min_steps: int = 500,
         lr_ratio: float = 1.0,
         templates: Sequence[str] | None = None,
@@ -99,16 +97,15 @@ class AdvMask(Defense):
         check_number("score_init", score_init, threshold, above=True)
         check_number("lr_ratio", lr_ratio, 0, above=True)
         check_whole("min_steps", min_steps, 0)
-        for option, number in {"align_weight": align_weight, "weight_cap": weight_cap}.items():
-            if number is not None:
-                check_number(option, number, 0, above=True)
+        if align_weight is not None:
+            check_number("align_weight", align_weight, 0, above=True)
         spec = backbone.spec
         self.held = maskable(spec, chosen(targets), layers)
         if align_tokens != "all" and spec.image_tokens == spec.grid**2:
             raise UnsupportedEdit(f"{spec.name} has no class token; use align_tokens='all'")
         self.score_init, self.threshold, self.min_steps, self.lr_ratio = score_init, threshold, min_steps, lr_ratio
         self.alignment, self.align_weight = alignment, STRENGTH[alignment] if align_weight is None else align_weight
-        self.adaptive_weight, self.weight_cap, self.detach_clean = adaptive_weight, weight_cap, detach_clean
+        self.adaptive_weight, self.detach_clean = adaptive_weight, detach_clean
         self.count = 1 if align_tokens == "cls" else spec.image_tokens
         self.last_count = self.count if align_tokens == "all" else 1
         self.summed, self.unit = align_reduction == "sum", align_norm == "l2"
@@ -145,7 +142,7 @@ class AdvMask(Defense):
             clean, clean_blocks = self._look(classifier, images)
         moved, moved_blocks = self._look(classifier, adv)
         if self.alignment == "lafa":
-            weights = confidence_weights(clean, labels, self.weight_cap) if self.adaptive_weight else None
+            weights = confidence_weights(clean, labels) if self.adaptive_weight else None
             distance = lafa(clean_blocks, moved_blocks, weights, summed=self.summed, unit=self.unit)
         else:
             distance = js_each(moved, clean).mean() if self.alignment == "js" else kl_to_clean(moved, clean)
@@ -239,11 +236,10 @@ class AdvMask(Defense):
         return [{"params": list(self.scores), "lr": lr * self.lr_ratio, "weight_decay": 0.0}]
 
 
-def confidence_weights(logits: Tensor, labels: Tensor, cap: float | None = None, eps: float = 1e-8) -> Tensor:
+def confidence_weights(logits: Tensor, labels: Tensor, eps: float = 1e-8) -> Tensor:
     """[B] omega_i = p(y_i | x_i) / (mean p(y | x) + eps) of clean logits [B, K], a constant [inferred]; their mean is 1."""
     sure = logits.detach().softmax(1).gather(1, labels[:, None]).squeeze(1)
-    weights = sure / (sure.mean() + eps)
-    return weights if cap is None else weights.clamp_max(cap)
+    return sure / (sure.mean() + eps)
 
 
 def lafa(

@@ -27,7 +27,7 @@ from ironclip.backbones.words import first_word
 from ironclip.core.errors import UnsupportedEdit, UsageError
 from ironclip.core.options import check_choice, check_number, check_whole
 from ironclip.core.tensors import generator as keyed
-from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Context, Defense, Trace, check_classes
+from ironclip.core.types import Adaptation, Attack, Backbone, Batch, Classifier, Context, Defense, check_classes
 from ironclip.defenses import _nap_attacks
 from ironclip.defenses._blocks import (
     ACTIVATIONS,
@@ -69,7 +69,6 @@ class NAP(Defense):
         adv_weight: w in (1 - w) CE(clean) + w CE(adversarial); 1 is eq. 6.
         residual_scale: factor of a refiner's correction.
         mix: "both" views of every image by `adv_weight`, or "half_batch": the first half clean, the second adversarial.
-        feature_weight: weight of the squared distance between refined tokens of both views; 0: off, not in the paper.
         refiner_lr_mult: learning rate of the refiners over that of the prompts.
         refiner_decay: weight decay of the refiners; default: that of the schedule.
         dropout: share of a refiner's last hidden units that is left out in a training step, for all tokens and in its attack;
@@ -98,7 +97,6 @@ class NAP(Defense):
         first_prompt: Literal["after_ln_pre", "before_ln_pre"] = "after_ln_pre",
         adv_weight: float = 1.0,
         mix: str = "both",
-        feature_weight: float = 0.0,
         refiner_lr_mult: float = 1.0,
         refiner_decay: float | None = None,
         dropout: float = 0.0,
@@ -121,16 +119,13 @@ class NAP(Defense):
         check_number("hidden_ratio", hidden_ratio, 0, above=True)
         check_number("residual_scale", residual_scale, 0, above=True)
         check_number("adv_weight", adv_weight, 0, 1)
-        check_number("feature_weight", feature_weight, 0)
         check_number("refiner_lr_mult", refiner_lr_mult, 0, above=True)
         check_number("dropout", dropout, 0, 0.9)
         if refiner_decay is not None:
             check_number("refiner_decay", refiner_decay, 0)
         self.radii = check_radii(radii)
-        if mix == "half_batch" and (adv_weight != 1 or feature_weight or self.radii != (1.0,)):
-            raise UsageError(
-                "mix='half_batch' fixes the share of adversarial images; leave out adv_weight, feature_weight and radii"
-            )
+        if mix == "half_batch" and (adv_weight != 1 or self.radii != (1.0,)):
+            raise UsageError("mix='half_batch' fixes the share of adversarial images; leave out adv_weight and radii")
         if dropout and refiner_layers < 2:
             raise UsageError(f"dropout leaves out hidden units, which refiners of at least two layers have; got {refiner_layers}")
         if strength == "tokens" and (refiner_layers == 0 or sides == "text"):
@@ -140,7 +135,7 @@ class NAP(Defense):
         spec = backbone.spec
         if not spec.image_tokens:
             raise UnsupportedEdit(f"{spec.name} has no token sequence to put prompts and refiners into; use a ViT backbone")
-        self.adv_weight, self.mix, self.feature_weight, self.refiner_lr_mult = adv_weight, mix, feature_weight, refiner_lr_mult
+        self.adv_weight, self.mix, self.refiner_lr_mult = adv_weight, mix, refiner_lr_mult
         self.refiner_decay, self.dropout = refiner_decay, dropout
         self.image_tokens = spec.image_tokens
         self.image_prompts: ImagePrompts | None = None
@@ -203,8 +198,6 @@ class NAP(Defense):
         terms = {"adv_ce": self.adv_weight * cross_entropy(classifier(adv), labels)}
         if self.adv_weight < 1:
             terms["clean_ce"] = (1 - self.adv_weight) * cross_entropy(classifier(images), labels)
-        if self.feature_weight:
-            terms["features"] = self.feature_weight * self._distance(classifier, images, adv)
         return terms
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
@@ -237,16 +230,6 @@ class NAP(Defense):
         finally:
             for refiner in refiners:
                 refiner.kept = None
-
-    def _distance(self, classifier: AdaptedClassifier, images: Tensor, adv: Tensor) -> Tensor:
-        """Mean squared distance of the refined tokens of both views, the clean ones held constant [inferred]."""
-        clean, moved = Trace(), Trace()
-        with torch.no_grad():
-            classifier.encode_image(images, trace=clean)
-        classifier.encode_image(adv, trace=moved)
-        layers = range(classifier.backbone.spec.image_layers)
-        gaps = [(moved.inputs[i] - clean.inputs[i])[:, : self.image_tokens].square().mean() for i in layers]
-        return torch.stack(gaps).mean()
 
 
 METHOD = NAP

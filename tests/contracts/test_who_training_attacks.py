@@ -127,7 +127,7 @@ SPECIAL = (
     Case("fare", {"trades": True}, sees=own_features, raises="tuned"),
     Case("fare", {"clean_weight": 1.0}, sees=own_features, raises="original", first=NOTHING),
     Case("nap", {"mix": "half_batch"}, first=LATER_HALF),
-    Case("nap", {"adv_weight": 0.5, "feature_weight": 1.0}, weight=0.5),
+    Case("nap", {"adv_weight": 0.5}, weight=0.5),
     Case("nap", {"depth": 0}),
     Case("nap", {"refiner_layers": 0, "first_prompt": "before_ln_pre"}),
     Case("paft", {"normalize": True, "init": "zero_shot"}),

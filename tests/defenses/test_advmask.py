@@ -167,7 +167,6 @@ def test_confidence_weights_have_mean_one_and_no_gradient():
     assert float(weights.mean()) == pytest.approx(1, abs=1e-5)
     assert not weights.requires_grad
     assert_close(confidence_weights(torch.zeros(6, 4), labels), torch.ones(6))
-    assert float(confidence_weights(logits, labels, cap=0.5).max()) == 0.5
 
 
 @pytest.mark.parametrize("kind", ["js", "kl"])
@@ -356,7 +355,6 @@ REFUSED = [
     ({"threshold": -1}, "threshold"),
     ({"alignment": "mmd"}, "alignment must be one of lafa, js, kl, none; got 'mmd'"),
     ({"align_weight": 0}, "align_weight must be a number of above 0"),
-    ({"weight_cap": -1}, "weight_cap"),
     ({"adaptive_weight": 1}, "adaptive_weight must be true or false"),
     ({"detach_clean": "no"}, "detach_clean must be true or false"),
     ({"align_tokens": "grid"}, "align_tokens must be one of all, cls"),

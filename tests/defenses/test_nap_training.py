@@ -12,7 +12,7 @@ from torch.testing import assert_close
 
 from ironclip.attacks.pgd import PGD
 from ironclip.core.errors import UsageError
-from ironclip.core.types import Adaptation, Trace
+from ironclip.core.types import Trace
 from ironclip.defenses.nap import NAP
 from ironclip.loops.training import Schedule, fit
 
@@ -55,27 +55,6 @@ def test_half_a_batch_is_attacked_with_its_own_indices(backbone, batch, spy):
     assert torch.equal(call.images, batch.images[4:])
     assert torch.equal(call.indices, batch.indices[4:])
     assert_close(terms["half_ce"], cross_entropy(classifier(defense, backbone, batch.classes)(batch.images), batch.labels))
-
-
-def test_the_feature_term_is_the_distance_of_refined_tokens_to_constant_clean_ones(backbone, batch):
-    defense = stirred(backbone, batch.classes, feature_weight=0.5)
-    adv = (batch.images + 0.02).clamp(0, 1)
-    term = defense.loss(backbone, batch, lambda *args, **options: adv)["features"]
-    edits, clean, moved = defense.adaptation(backbone, batch.classes).image_edits, Trace(), Trace()
-    backbone.encode_image(batch.images, edits=edits, trace=clean)
-    backbone.encode_image(adv, edits=edits, trace=moved)
-    gaps = [((moved.inputs[i] - clean.inputs[i])[:, :17] ** 2).mean() for i in (0, 1)]
-    assert_close(term, 0.5 * (gaps[0] + gaps[1]) / 2)
-    zero = defense.loss(backbone, batch, lambda function, images, labels, **options: images)["features"]
-    assert not torch.autograd.grad(zero, defense.image_refiners.refiners[0].net[0].weight)[0].any()
-
-
-def test_the_feature_term_sees_the_pixels_of_the_whole_stack(backbone, batch):
-    defense = stirred(backbone, batch.classes, feature_weight=1.0)
-    own = defense.adaptation(backbone, batch.classes)
-    blind = Adaptation(pixels=(lambda x: 0 * x,), image_edits=own.image_edits, context=own.context, text_edits=own.text_edits)
-    terms = defense.loss(backbone, batch, lambda *a, **o: batch.images.flip(0), adaptation=blind)
-    assert float(terms["features"].detach()) == 0
 
 
 def test_refiners_have_a_learning_rate_of_their_own(backbone, batch):

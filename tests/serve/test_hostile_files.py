@@ -143,7 +143,7 @@ def test_every_option_that_could_name_a_file_or_a_model_is_known_as_one() -> Non
         "prior", "radii", "refiner_decay", "strength", "target", "tv_map", "tv_tau", "units", "reconstruct", "reduce",
         "rollout", "share", "sides", "start", "strategy", "targets", "templates", "term",
         "text_depth", "text_length", "text_tune", "tga_norm", "tokens_at", "tune", "tv_norm", "tv_resolution",
-        "variant", "vote", "weight_cap",
+        "variant", "vote",
     }  # fmt: skip
     for room in (defenses, testtime):
         for method in room.NAMES:
