@@ -1,4 +1,4 @@
-"""A bounded part of the drills (`python -m drills`): pre-training killed at some of its writes, and on a disk that fills."""
+"""A bounded part of the drills (`python -m drills`): pre-training killed at some of its writes, and all the other bad days."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> Drill:
     return Drill("pretrain", tmp_path_factory.mktemp("drill"))
 
 
-@pytest.mark.parametrize(("fault", "every"), [("torn", 9), ("full", 15)])
+@pytest.mark.parametrize(("fault", "every"), [("torn", 9), ("full", 15), ("read-only", 15), ("clock back", 15), ("hangup", 15)])
 def test_a_job_that_is_disturbed_ends_as_one_that_is_not_and_leaves_nothing(drill: Drill, fault: str, every: int) -> None:
     met, wrong = drill.at_each_write(fault, every=every)
     assert met >= 2
