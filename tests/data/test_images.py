@@ -1,4 +1,5 @@
 import io
+import logging
 import struct
 import warnings
 import zlib
@@ -215,3 +216,14 @@ def test_bound_only_shrinks():
     assert bound(image, 100).size == (150, 100)
     assert bound(image, 400) is image
     assert bound(image, None) is image
+
+
+def test_what_the_decoder_logs_about_a_damaged_picture_is_not_printed(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.tif")
+    content = (tmp_path / "a.tif").read_bytes()
+    place = content.index(struct.pack("<HHI", 277, 3, 1)) + 8  # samples per pixel
+    (tmp_path / "a.tif").write_bytes(content[:place] + struct.pack("<H", 768) + content[place + 2 :])
+    monkeypatch.setattr(logging.root, "handlers", [])
+    with pytest.raises(BadPicture):
+        decode(tmp_path / "a.tif")
+    assert capsys.readouterr().err == ""
