@@ -41,7 +41,7 @@ Preprocess = Literal["crop", "squash"]
 _header_lock = threading.Lock()
 
 # What Pillow logs about damaged images stands in our reason; without a handler Python would print it, too.
-logging.getLogger("PIL")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 # Pillow's own blocks of 16 MB stay in the heap of the thread that freed them, 7 GB after sixteen images of 81 million pixels on
 # sixteen threads; blocks above 32 MB go back to the system at once.
