@@ -106,9 +106,9 @@ class ET3(TestTimeMethod):
 
     def unrolled(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, K] logits differentiated through the steps, too."""
-        leaf = images if images.requires_grad else images.detach().requires_grad_()
+        graph = images.requires_grad and torch.is_grad_enabled()
         with sdpa_kernel(SDPBackend.MATH):
-            return base(self.transformed(base, leaf, graph=True)[-1])
+            return base(self.transformed(base, images if graph else images.detach(), graph=graph)[-1])
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
         """The image with the transformed one, and the whole with second derivatives."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ironclip.attacks import build as attack
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
@@ -129,6 +130,20 @@ def test_surrogates_are_classifiers_with_gradients(name, base, images):
         logits = surrogate(leaf)
         assert logits.shape == (2, len(CLASSES))
         assert torch.autograd.grad(logits.sum(), leaf)[0].abs().amax() > 0
+        with torch.no_grad():
+            assert torch.allclose(surrogate(images[:2]), logits, atol=1e-4)
+
+
+@every_method
+def test_the_default_attack_of_an_attacker_who_knows_the_method_runs_on_every_surrogate(name, base, images):
+    given = {key: value for key, value in {"views": 4, "copies": 2}.items() if key in options(name)}  # steps as they are
+    above = build(name, given)
+    above.prepare(base, iter([Batch(images, torch.arange(4) % len(CLASSES), torch.arange(4), CLASSES)]))
+    classifier = above(base)
+    labels = torch.zeros(2, dtype=torch.long)
+    for surrogate in (classifier, *above.surrogates(classifier)):
+        adv = attack("adaptive", eps=4 / 255, steps=1, tries=0, targets=0)(surrogate, images[:2], labels)
+        assert (adv - images[:2]).abs().max() <= 4 / 255 + 1e-6
 
 
 def test_the_base_must_be_one_of_ours():
