@@ -15,18 +15,19 @@ from ironclip.cli.common import Progress
 TRAIN = ("--shots", "1", "--set", "epochs=1", "--set", "attack.steps=1", "--device", "cpu")
 
 
-def test_help_imports_no_torch_and_is_quick() -> None:
+def test_help_imports_little() -> None:
     code = (
-        "import sys, time; start = time.process_time(); sys.argv = ['ironclip', '--help']\n"
+        "import sys; sys.argv = ['ironclip', '--help']\n"
         "from ironclip.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "assert 'torch' not in sys.modules, 'torch was imported'\n"
-        "print('seconds', time.process_time() - start)\n"
+        "heavy = {'torch', 'numpy', 'PIL', 'pydantic', 'yaml', 'pandas', 'matplotlib'} & {*sys.modules}\n"
+        "assert not heavy, heavy\n"
+        "print('modules', len(sys.modules))\n"
     )
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "evaluate" in said
-    assert float(said.split("seconds")[1]) < 1.0
+    assert int(said.split("modules")[1]) < 600  # 409 when this was written; torch alone brings a thousand more
 
 
 @pytest.mark.parametrize("what", ["methods", "attacks", "backbones", "datasets", "presets"])
