@@ -6,10 +6,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+import ironclip
 from ironclip.backbones import AdaptedClassifier, assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.types import Batch
@@ -63,7 +65,22 @@ def test_one_file_is_all_that_an_attack_takes(tmp_path: Path) -> None:
 
 
 def test_every_page_is_executed() -> None:
-    assert {path.stem for path in FOLDER.glob("*.md")} == {"attack", "data", "diagnostic", "format", "test-time-method"}
+    pages = {"attack", "data", "diagnostic", "format", "test-time-method", "vision-language"}
+    assert {path.stem for path in FOLDER.glob("*.md")} == pages
+
+
+def test_the_target_of_a_vision_language_model_asks_for_it_with_the_classes(monkeypatch) -> None:
+    """Without the model: its class is tested in `tests/api/test_vision_language.py`."""
+    asked = []
+    reader = lambda *given, **options: asked.append((given, options)) or "classifier"  # noqa: E731
+    monkeypatch.setattr(ironclip.VisionLanguageClassifier, "from_pretrained", reader)
+    space: dict[str, Any] = {}
+    exec(compile(blocks("vision-language")[0], "llava.py", "exec"), space)
+    assert space["classifier"](("cat", "dog")) == "classifier"
+    ((name, classes), options), *others = asked
+    assert not others
+    assert (name, classes) == ("llava-hf/llava-1.5-7b-hf", ("cat", "dog"))
+    assert "<image>" in options["prompt"]
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,4 @@
-"""The attack for defences that adapt or draw at test time: momentum towards common wrong classes; the defence itself decides what
-is misclassified.
+"""The attack for defences that adapt or draw at test time: momentum towards common wrong classes, judged by the defence itself.
 
 Source: momentum of Dong et al. 2018 (arXiv 1710.06081), expectation over fresh randomness of Athalye et al. 2018
 (arXiv 1707.07397), adaptive attacks of Tramer et al. 2020 (arXiv 2002.08347); the combination and its constants are ours

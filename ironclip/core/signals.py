@@ -1,6 +1,7 @@
 """Signals of the operating system and of a scheduler, turned into exceptions such as that of Ctrl-C."""
 
 import _thread
+import ctypes
 import signal
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -53,9 +54,14 @@ def heard_from_here() -> Iterator[None]:
 
 
 def interrupt() -> None:
-    """Interrupt the main thread as Ctrl-C does, even while it waits in a system call."""
+    """Interrupt the main thread as Ctrl-C does, even while it waits in a system call.
+
+    A shell starts jobs in the background with Ctrl-C ignored; such a one is interrupted at its next step, after the wait.
+    """
     ident = threading.main_thread().ident
-    if hasattr(signal, "pthread_kill") and ident is not None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and ident is not None:
+        ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(ident), ctypes.py_object(KeyboardInterrupt))
+    elif hasattr(signal, "pthread_kill") and ident is not None:
         signal.pthread_kill(ident, signal.SIGINT)
     else:
         _thread.interrupt_main()

@@ -19,6 +19,7 @@ from ironclip.core.signals import (
     asked_to_leave,
     finishing,
     heard_from_here,
+    interrupt,
     leave_if_asked,
     leaving_in_order,
     until_asked,
@@ -180,3 +181,17 @@ def test_a_command_that_is_told_before_its_parser_is_imported_lives():
     script = PROCESS.format(words=["--version"], module="ironclip")
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(__file__).parents[2])
     assert (done.returncode, done.stdout[:8]) == (0, "ironclip"), done.stderr
+
+
+def test_a_job_in_the_background_is_interrupted_though_its_shell_ignores_ctrl_c():
+    def work():
+        threading.Thread(target=interrupt).start()
+        for _ in range(1000):
+            time.sleep(0.01)
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            work()
+    finally:
+        signal.signal(signal.SIGINT, before)
