@@ -284,6 +284,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline eurosat": partial(headline, "eurosat"),
     "headline flowers5": partial(headline, "flowers5"),
     "headline autoattack": partial(headline, "eurosat", attack="AutoAttack"),
+    "refiners": partial(headline, "eurosat", file="refiners"),
     "few-shot": few_shot,
     "prompts mini": partial(prompts, "mini"),
     "prompts mini-robust": partial(prompts, "mini-robust"),
