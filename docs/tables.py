@@ -69,8 +69,18 @@ def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     return "\n".join([*above, *[f"| {' | '.join(cells)} |" for cells in lines]])
 
 
-def headline(data: str, methods: Sequence[str] = (), attack: str = "standard-fast", file: str = "headline") -> str:
-    """Trained defences at their training radius, one seed; without `methods` all that are stored, the most robust first."""
+def headline(
+    data: str,
+    methods: Sequence[str] = (),
+    attack: str = "standard-fast",
+    file: str = "headline",
+    shown: Mapping[str, str] | None = None,
+) -> str:
+    """Trained defences at their training radius, one seed; without `methods` all that are stored, the most robust first.
+
+    Args:
+        shown: name of a method in the file -> its name in the table.
+    """
     facts = f"backbone mini; 16 shots; linf 2/255 white-box; {attack}"
     there = [line for line in stored(file) if (line["facts"], line["data"], line["seeds"]) == (facts, data, "1")]
     there.sort(key=lambda line: (-float(line["robust"]), -float(line["clean"])))
@@ -79,8 +89,16 @@ def headline(data: str, methods: Sequence[str] = (), attack: str = "standard-fas
         line = found(file, method, data, facts, seeds="1")
         assert line is not None, method
         figures = [f"{per_cent(line, what)} {interval(line, what)}" for what in ("clean", "robust")]
-        lines.append([method, f"{int(line['learned_parameters']):,}", *figures])
+        lines.append([(shown or {}).get(method, method), f"{int(line['learned_parameters']):,}", *figures])
     return table(["method", "learned parameters", "clean %", "robust at 2/255 %"], lines)
+
+
+REFINERS = {
+    "nap (sides=default)": "refiners in both towers",
+    "nap (sides=image)": "in the image tower",
+    "nap (sides=text)": "in the text tower",
+    "nap (refiner_layers=0, sides=default)": "none",
+}
 
 
 def few_shot() -> str:
@@ -284,7 +302,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline eurosat": partial(headline, "eurosat"),
     "headline flowers5": partial(headline, "flowers5"),
     "headline autoattack": partial(headline, "eurosat", attack="AutoAttack"),
-    "refiners": partial(headline, "eurosat", file="refiners"),
+    "refiners": partial(headline, "eurosat", file="refiners", shown=REFINERS),
     "few-shot": few_shot,
     "prompts mini": partial(prompts, "mini"),
     "prompts mini-robust": partial(prompts, "mini-robust"),

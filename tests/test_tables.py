@@ -52,7 +52,7 @@ def test_cells_hold_what_the_files_hold(tables) -> None:
     eurosat = tables.TABLES["headline eurosat"]()
     assert "| nap | 580,096 | 64.0 [58.4, 69.2] | 31.7 [26.7, 37.1] |" in eurosat
     assert re.findall(r"^\| (\w+) \| [\d,]+ ", eurosat, re.MULTILINE)[:3] == ["tecoa", "nap", "advmask"]  # most robust first
-    assert "| nap (refiner_layers=0) | 3,328 | 60.7 [55.0, 66.0] | 9.3 [6.5, 13.2] |" in tables.TABLES["refiners"]()
+    assert "| none | 3,328 | 60.7 [55.0, 66.0] | 9.3 [6.5, 13.2] |" in tables.TABLES["refiners"]()
     assert "| fap | 100,288 | 60.0 [47.4, 71.4] | 3.3 [0.9, 11.4] |" in tables.TABLES["headline autoattack"]()
 
 
