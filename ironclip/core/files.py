@@ -3,7 +3,6 @@
 import json
 import os
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
@@ -13,7 +12,7 @@ from typing import Any
 
 from ironclip.core.descriptors import WINDOWS, lock, to_change, to_read
 from ironclip.core.errors import CheckpointError, RunError
-from ironclip.core.texts import plain_bytes
+from ironclip.core.texts import plain_bytes, twice
 
 TEMPORARY = ".ironclip.tmp"
 LARGEST_HEAD = 1 << 23  # bytes: the names, shapes and metadata of some 80,000 tensors
@@ -113,8 +112,8 @@ def _named_twice(head: bytes) -> str | None:
     found: list[str] = []
 
     def look(pairs: list[tuple[str, Any]]) -> None:
-        seen = Counter(name for name, _ in pairs)
-        found.extend(name[:40] for name, count in seen.items() if count > 1)
+        if (name := twice(pairs)) is not None:
+            found.append(name)
 
     with suppress(ValueError, RecursionError):
         json.loads(head, object_pairs_hook=look)

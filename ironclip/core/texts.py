@@ -7,6 +7,7 @@ import json
 import math
 import os
 import stat
+from collections import Counter
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -139,13 +140,18 @@ def check_values(value: Any) -> None:
             raise ValueError(f"it holds a {type(here).__name__}, which is no plain value")
 
 
+def twice(pairs: list[tuple[str, Any]]) -> str | None:
+    """The first key that stands twice among the pairs of a JSON object, cut to 40 characters; None: each stands once."""
+    if len(dict(pairs)) == len(pairs):
+        return None
+    return next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)[:40]
+
+
 def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """The JSON object of these pairs; ValueError where a key stands twice, for readers disagree about which one counts."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        keys = [key for key, _ in pairs]
-        raise ValueError(f"the key {next(key for key in keys if keys.count(key) > 1)[:40]!r} stands twice in one object")
-    return found
+    if (name := twice(pairs)) is not None:
+        raise ValueError(f"the key {name!r} stands twice in one object")
+    return dict(pairs)
 
 
 def _not_finite(name: str) -> NoReturn:
