@@ -3,18 +3,17 @@
 import json
 import signal
 import sys
-import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from held import held
 
 from ironclip.core import signals
 from ironclip.core.signals import LEAVE, SOON, heard_from_here
 from ironclip.records import folder, lock
 from ironclip.records.folder import EvaluationFolder, RunFolder
-from ironclip.records.lock import locked
 
 EVALUATE = ["evaluate", "mini", "--data", "shapes", "--eps", "1/255", "--attack", "fgsm", "--limit", "6", "--batch-size", "2"]
 TRAIN = ["train", "apt", "--data", "shapes", "--shots", "1", "--set", "epochs=3", "--set", "attack.steps=1", "--out", "run"]
@@ -176,24 +175,11 @@ def test_who_waits_for_a_folder_leaves(ironclip, monkeypatch, tmp_path, locks):
     (run,) = tmp_path.glob("runs/*/")
     (run / "record.json").unlink()
     monkeypatch.setenv("IRONCLIP_LOCKS", locks)
-    holding, free = threading.Event(), threading.Event()
-
-    def hold():
-        with locked(run):
-            holding.set()
-            free.wait(60)
-
-    holder = threading.Thread(target=hold)
-    holder.start()
-    holding.wait(60)
-    monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: signal.raise_signal(SOON[0])))
     monkeypatch.setattr(folder, "WAIT", 1.0)
-    try:
+    with held(run):
+        monkeypatch.setattr(lock, "time", SimpleNamespace(monotonic=time.monotonic, sleep=lambda _: signal.raise_signal(SOON[0])))
         assert ironclip(*EVALUATE)[0] == 75
         assert ironclip(*EVALUATE, "--shard", "any/3")[0] == 75
-    finally:
-        free.set()
-        holder.join()
 
 
 @pytest.mark.parametrize("number", LEAVE)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from held import held
 
 from ironclip.core.errors import RunBusy, RunError
 from ironclip.records import lock
@@ -64,20 +65,10 @@ def test_a_folder_is_held_by_one_at_a_time(tmp_path, kind):
 
 
 def test_who_waits_gets_it(tmp_path, kind):
-    holding, free = threading.Event(), threading.Event()
-
-    def hold():
-        with locked(tmp_path):
-            holding.set()
-            free.wait(10)
-
-    thread = threading.Thread(target=hold)
-    thread.start()
-    holding.wait(10)
-    threading.Timer(0.2, free.set).start()
-    with locked(tmp_path, wait=10):
-        pass
-    thread.join()
+    with held(tmp_path) as free:
+        threading.Timer(0.2, free.set).start()
+        with locked(tmp_path, wait=10):
+            pass
 
 
 @pytest.mark.parametrize("soft", ["", "soft"])
