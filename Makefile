@@ -44,7 +44,7 @@ drills: $(VENV)/.dev  ## kill -9 at every write, full disks, 20,000 damaged runs
 	PYTHONPATH=.:tests $(BIN)/python -m drills
 	PYTHONPATH=tests $(BIN)/python -m fuzz
 
-fuzz: $(VENV)/.dev  ## 2,000 random command lines and 10,000 damaged pictures: no traceback, no hang (half an hour)
+fuzz: $(VENV)/.dev  ## 2,000 random command lines and 10,000 damaged images: no traceback, no hang (half an hour)
 	PYTHONPATH=tests $(BIN)/python -m fuzz
 
 crosscheck: $(VENV)/.crosscheck  ## a trained classifier attacked unchanged by foolbox, ART and torchattacks, in an environment of its own
@@ -59,7 +59,7 @@ bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
 	$(BIN)/python -m benchmarks
 
 GRIDS := prompts representation testtime testtime-ablations generalisation
-benchmark: $(VENV)/.core  ## docs/benchmarks.md from real pictures (IRONCLIP_DATA); some twenty hours of one core, resumable
+benchmark: $(VENV)/.core  ## docs/benchmarks.md from real images (IRONCLIP_DATA); some twenty hours of one core, resumable
 	set -e; for grid in $(GRIDS); do \
 	  $(BIN)/ironclip grid run grids/$$grid.yaml --workers $(WORKERS); \
 	  $(BIN)/ironclip report runs/$$grid --matrix --html runs/$$grid.html --csv runs/$$grid.csv --figures runs/$$grid-figures; \

@@ -30,7 +30,7 @@ from ironclip.core.losses import cross_entropy_each, margin_each, targeted_dlr_e
 
 Loss = Callable[[Tensor], Tensor]
 Run = Callable[..., Tensor]
-"""(function, images, labels, rows, eps) -> pictures."""
+"""(function, images, labels, rows, eps) -> images."""
 
 
 NEAR, FAR = 0.015 / 255, 0.4 / 255

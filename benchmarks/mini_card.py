@@ -3,8 +3,8 @@
     python benchmarks/mini_card.py mini --data ../shared/data
 
 Written against open_clip directly, so that it also checks the package's own loading and attack. Clean accuracy: whole test
-splits. Robust accuracy: the first 200 shuffled test pictures (seed 0); PGD-10, step eps / 4, random start, summed
-cross-entropy, float32; a picture that is wrong without an attack counts as wrong.
+splits. Robust accuracy: the first 200 shuffled test images (seed 0); PGD-10, step eps / 4, random start, summed
+cross-entropy, float32; an image that is wrong without an attack counts as wrong.
 """
 
 import argparse

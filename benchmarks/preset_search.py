@@ -1,10 +1,10 @@
-"""Which optimiser and rate each quick preset should have: the same number of tries for every method, on validation pictures.
+"""Which optimiser and rate each quick preset should have: the same number of tries for every method, on validation images.
 
 IRONCLIP_DATA=sets python -m benchmarks.preset_search --log search.jsonl --csv docs/results/preset-search.csv
 
 The line of tries of a method is its preset with another optimiser and rate, nothing else. A try is trained at --eps on few
-shots and measured on pictures that are neither among them nor in the test split: the `val` split, or, where a set has none,
-training pictures that were not drawn. An image counts as robust where PGD on the cross-entropy and PGD on the margin both fail.
+shots and measured on images that are neither among them nor in the test split: the `val` split, or, where a set has none,
+training images that were not drawn. An image counts as robust where PGD on the cross-entropy and PGD on the margin both fail.
 The choice, fixed before the first try: the largest mean over the sets of H, the harmonic mean of clean and robust accuracy; a tie
 goes to the earlier try. What is finished stays in --log and is not run again.
 """
@@ -58,7 +58,7 @@ COLUMNS = ("method", "data", "optimizer", "lr", "eps", "shots", "batch_size", "e
 
 @dataclass(frozen=True)
 class Size:
-    """What a try costs: shots a class, batch, pictures measured, radius."""
+    """What a try costs: shots a class, batch, images measured, radius."""
 
     shots: int = 8
     batch_size: int = 16
@@ -76,7 +76,7 @@ def tries(methods: Sequence[str], sets: Sequence[str]) -> Iterator[dict[str, Any
 
 
 def held_out(name: str, shots: int, seed: int) -> Dataset:
-    """The set with its `val` split whole, or made of the training pictures that `few_shot` does not draw."""
+    """The set with its `val` split whole, or made of the training images that `few_shot` does not draw."""
     whole = open_dataset(name)
     if whole.splits["val"]:
         return whole

@@ -1,7 +1,7 @@
 """Answers per second that honest clients of the service get while others try to take it from them.
 
 `python -m benchmarks.serve_hostile [--seconds S] [--connections C] [--json]`. One process serves `mini` zero-shot; honest
-clients ask for one small picture at a time over keep-alive connections, first alone, then beside each attack, then alone
+clients ask for one small image at a time over keep-alive connections, first alone, then beside each attack, then alone
 again. Everything stays on loopback and comes from one address, so that fairness between addresses cannot help. Attackers
 run at the lowest priority: in earnest they have machines of their own. The aim: at least half of the undisturbed answers
 per second.
@@ -26,7 +26,7 @@ MARK = b"loadloadload"
 
 
 def black(count: int) -> bytes:
-    """A request with so many black pictures of 5000 x 5000 pixels; 64 of them have some 200 kB."""
+    """A request with so many black images of 5000 x 5000 pixels; 64 of them have some 200 kB."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -58,8 +58,8 @@ async def crowd(port: int, connections: int, data: bytes, *, wait: float) -> Non
 FORM = b"Content-Type: multipart/form-data; boundary=b\r\nContent-Length: 5000\r\n\r\n"
 DRIP = b"POST /classify HTTP/1.1\r\nHost: 127.0.0.1\r\n" + FORM + b"-"
 ATTACKS: dict[str, Attack] = {
-    "4 x 64 black pictures of 25 megapixels": lambda port: crowd(port, 4, black(64), wait=60),
-    "4 x 2 such pictures, within the limits": lambda port: crowd(port, 4, black(2), wait=60),
+    "4 x 64 black images of 25 megapixels": lambda port: crowd(port, 4, black(64), wait=60),
+    "4 x 2 such images, within the limits": lambda port: crowd(port, 4, black(2), wait=60),
     "the same, leaving after 50 ms": lambda port: crowd(port, 4, black(2), wait=0.05),
     "64 bodies that stop after one byte": lambda port: crowd(port, 64, DRIP, wait=60),
     "1200 half-open connections": lambda port: crowd(port, 1200, b"GET / HTTP/1.1\r\nHost: ", wait=60),

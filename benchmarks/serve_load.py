@@ -2,7 +2,7 @@
 
 `python -m benchmarks.serve_load [--rounds R] [--requests N] [--connections C] [--threads T] [--device D] [--json]`. One process
 serves `mini` zero-shot on the classes of `shapes`; this process asks it over keep-alive connections, a bounded number of times,
-one picture a request. The answers are compared before a ratio is given. Wall time, because a service is about waiting; the CPU
+one image a request. The answers are compared before a ratio is given. Wall time, because a service is about waiting; the CPU
 time of the service stands beside it. Rounds alternate the two; the median of their ratios comes last.
 """
 

@@ -2,8 +2,8 @@
 
 python -m benchmarks.standard_fast runs/nap runs/tecoa mini-robust --data eurosat --eps 2/255 --limit 40
 
-Each target is a run, or a backbone (zero-shot). Cost: pictures that went forward or backward through the image tower, counted
-while the attacks ran. `pgd-ce 100` is one loss with five times the steps, for comparison. AutoAttack on 40 pictures of `mini`
+Each target is a run, or a backbone (zero-shot). Cost: images that went forward or backward through the image tower, counted
+while the attacks ran. `pgd-ce 100` is one loss with five times the steps, for comparison. AutoAttack on 40 images of `mini`
 takes tens of minutes on a core; what is finished is kept in --out and not run again.
 """
 
@@ -48,7 +48,7 @@ def sets(eps: float, steps: int = 100, queries: int = 5000) -> dict[str, dict[st
 
 
 def measured(experiment: Any, attacks: dict[str, Attack], eps: float, limit: int | None) -> Found:
-    """One set of attacks on the test pictures of an experiment, its members in turn."""
+    """One set of attacks on the test images of an experiment, its members in turn."""
     side = experiment.backbone.spec.resolution
     pictures = EvalSet(experiment.dataset, "test", resolution=side, limit=limit)
     with counted(experiment.backbone) as passes:

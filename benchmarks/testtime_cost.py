@@ -2,7 +2,7 @@
 
     python -m benchmarks.testtime_cost --csv cost.csv --svg cost.svg
 
-Architecture `small` of this folder, random weights, views made from random pictures, whole answers. One of the three is varied,
+Architecture `small` of this folder, random weights, views made from random images, whole answers. One of the three is varied,
 the others stay at 16 views, 10 classes and 4 images at once.
 """
 

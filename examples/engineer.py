@@ -1,6 +1,6 @@
 """From a folder of photos to one file that runs anywhere: train, measure, export, classify with the file alone.
 
-python examples/engineer.py [folder with one subfolder a class]; without one, a few generated pictures stand in for photos.
+python examples/engineer.py [folder with one subfolder a class]; without one, a few generated images stand in for photos.
 """
 
 import sys
@@ -11,7 +11,7 @@ import ironclip
 
 
 def photos(folder: Path, each: int = 12) -> Path:
-    """A folder with pictures of two classes, as a camera would leave it."""
+    """A folder with images of two classes, as a camera would leave it."""
     shapes = ironclip.dataset("shapes").dataset
     for name in ("red circle", "green square"):
         (folder / name).mkdir(parents=True)

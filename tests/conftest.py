@@ -1,4 +1,4 @@
-"""Fixtures shared by all tests: real pictures where they are present."""
+"""Fixtures shared by all tests: real images where they are present."""
 
 import importlib.util
 import os

@@ -17,7 +17,7 @@ def stirred(defense, std: float = 0.05):
 
 
 def recorded(case, *, box):
-    """(inner attack of a case from its stored noise, its calls: value and slope at the start, then the pictures).
+    """(inner attack of a case from its stored noise, its calls: value and slope at the start, then the images).
 
     Args:
         box: the start is clipped to [0, 1].

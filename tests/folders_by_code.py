@@ -1,4 +1,4 @@
-"""Small folders of pictures, written by code from lists of paths; used by the zoo of layouts and tables."""
+"""Small folders of images, written by code from lists of paths; used by the zoo of layouts and tables."""
 
 import hashlib
 from collections.abc import Sequence
@@ -8,14 +8,14 @@ from PIL import Image
 
 
 def picture(path: Path) -> Path:
-    """A picture of its own colours for each path."""
+    """An image of its own colours for each path."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.frombytes("RGB", (3, 3), hashlib.sha256(str(path).encode()).digest()[:27]).save(path, "PNG")
     return path
 
 
 def build(root: Path, paths: Sequence[str]) -> Path:
-    """The folder with these paths. `a/{b,c}/` means both folders; a folder gets three pictures, `x.png` is a picture, any other
+    """The folder with these paths. `a/{b,c}/` means both folders; a folder gets three images, `x.png` is an image, any other
     file holds text; a trailing `//` leaves a folder empty."""
     root.mkdir(parents=True, exist_ok=True)
     for path in (one for each in paths for one in braces(each)):

@@ -1,4 +1,4 @@
-"""Classifiers whose gradients are masked on purpose, each in one known way, and a plain one, all on tiny pictures."""
+"""Classifiers whose gradients are masked on purpose, each in one known way, and a plain one, all on tiny images."""
 
 import torch
 from torch import Tensor, nn
@@ -65,7 +65,7 @@ class DetachedBranch(Plain):
 
 
 class RandomCrop(Plain):
-    """Shifts the picture by a random pixel."""
+    """Shifts the image by a random pixel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -89,7 +89,7 @@ class BatchStatistics(Plain):
 
 
 class GradientInside(Plain):
-    """Moves the picture a little against its own uncertainty before it decides."""
+    """Moves the image a little against its own uncertainty before it decides."""
 
     def forward(self, images: Tensor) -> Tensor:
         with torch.enable_grad():
@@ -114,7 +114,7 @@ class LabelReader(Plain):
 
 
 def lab(classifier: nn.Module, *, eps: float = 0.03, steps: int = 20, many: int = 40, **options) -> Lab:
-    """A bench of pictures labelled by the plain network, every `mislabel`-th one wrongly."""
+    """A bench of images labelled by the plain network, every `mislabel`-th one wrongly."""
     images = (pictures(many) * 255).round() / 255
     labels = predicted(Plain().eval(), images)
     labels[:: options.pop("mislabel", many)] += 1

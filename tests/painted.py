@@ -1,4 +1,4 @@
-"""Data sets of pictures that exist only in a test."""
+"""Data sets of images that exist only in a test."""
 
 from PIL import Image
 
@@ -6,7 +6,7 @@ from ironclip.data.records import Dataset, Item
 
 
 class Painted:
-    """A picture that exists only in a test: one grey value, 4 x 4 pixels."""
+    """An image that exists only in a test: one grey value, 4 x 4 pixels."""
 
     def __init__(self, name: str, value: int = 0) -> None:
         self.name, self.value = name, value
@@ -19,7 +19,7 @@ class Painted:
 
 
 def listed(labels: dict[str, list[int]], classes: int | None = None) -> Dataset:
-    """A set of painted pictures with these labels in each split."""
+    """A set of painted images with these labels in each split."""
     count = classes or 1 + max(label for found in labels.values() for label in found)
     splits = {
         split: tuple(Item(Painted(f"{split}/{k}.png", k % 256), label, k) for k, label in enumerate(found))

@@ -1,4 +1,4 @@
-"""Records, logs and pictures made up for the tests of reports, and a check of their pages."""
+"""Records, logs and images made up for the tests of reports, and a check of their pages."""
 
 from html.parser import HTMLParser
 from typing import Any

@@ -42,7 +42,7 @@ PROMPTS = sorted(name for name, text in SECTIONS.items() if "grids/prompts.yaml"
 @pytest.mark.parametrize("name", PROMPTS)
 def test_prompts_three_seeds_on_eurosat_and_flowers(name: str) -> None:
     text = " ".join(SECTIONS[name].split())
-    said = re.search(rf"EuroSAT, `mini`, three seeds(?:, 100 pictures)?: clean {SPREAD}, robust {SPREAD} %", text)
+    said = re.search(rf"EuroSAT, `mini`, three seeds(?:, 100 images)?: clean {SPREAD}, robust {SPREAD} %", text)
     assert said is not None
     row = trained(name, "eurosat")
     assert [*map(float, said.groups())] == [per_cent(row, key) for key in ("clean", "clean_std", "robust", "robust_std")]

@@ -36,7 +36,7 @@ def test_a_notebook_runs_and_shows_what_it_promises(name: str, tmp_path: Path, m
 
 
 def test_the_notebook_on_audits_runs_without_its_diagnostics(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """They take half a minute of a core, on however few pictures; the slow test runs them."""
+    """They take half a minute of a core, on however few images; the slow test runs them."""
     notebook = read(DIAGNOSED)
     cells = [cell for cell in notebook.cells if "diagnostics=2" in cell.source]
     assert len(cells) == 1

@@ -1,6 +1,6 @@
-"""Can every trained method learn ten pictures? Its quick preset on a tiny random tower: 30 steps at 1/255, then PGD.
+"""Can every trained method learn ten images? Its quick preset on a tiny random tower: 30 steps at 1/255, then PGD.
 
-Two pictures of each of five classes, so chance is 2 of 10. `LEARNED` holds how many withstood PGD when it was measured
+Two images of each of five classes, so chance is 2 of 10. `LEARNED` holds how many withstood PGD when it was measured
 (2026-11-30, seed 1), and one less is asked for. `SLOW_START` are presets with which a random tower is not clearly above chance
 after 30 steps (words alone cannot repair it): there the training loss must fall, by a quarter less than
 it did.
@@ -34,7 +34,7 @@ EPS = 1 / 255
 
 @pytest.fixture(scope="module")
 def ten():
-    """(a tiny backbone, two training pictures of each of five classes, which are its test pictures as well)."""
+    """(a tiny backbone, two training images of each of five classes, which are its test images as well)."""
     data = open_dataset("shapes")
     items = [[item for item in data.splits["train"] if item.label == label][:2] for label in range(5)]
     same = tuple(item for two in items for item in two)
@@ -47,7 +47,7 @@ def test_bounds_belong_to_quick_presets():
 
 
 def learned(method, ten, folder):
-    """How many of ten pictures withstand PGD after 30 steps, and the share by which the loss fell."""
+    """How many of ten images withstand PGD after 30 steps, and the share by which the loss fell."""
     backbone, data = ten
     config = resolve(method, "shapes", preset=f"{method}/quick", given={"shots": 2, "eps": EPS}, changes=["augment=none"])
     options = {**config.options, **({"min_steps": 0} if "min_steps" in config.options else {})}

@@ -1,4 +1,4 @@
-"""The search for presets is fair: as many tries for every method, pictures that no shot and no test uses, one rule of choice."""
+"""The search for presets is fair: as many tries for every method, images that no shot and no test uses, one rule of choice."""
 
 import csv
 from pathlib import Path

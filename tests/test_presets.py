@@ -68,7 +68,7 @@ def test_a_stack_takes_the_preset_of_any_of_its_parts_and_of_no_other():
 
 @pytest.fixture(scope="module")
 def small():
-    """(backbone, the first three classes of the generated pictures)."""
+    """(backbone, the first three classes of the generated images)."""
     data = open_dataset("shapes")
     splits = {split: tuple(item for item in items if item.label < 3) for split, items in data.splits.items()}
     return tiny_backbone(), data.changed(classes=data.classes[:3], splits=splits)

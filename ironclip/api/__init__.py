@@ -86,8 +86,8 @@ def dataset(
         found = open_dataset(source, classes_file=classes, layout=layout)
         return Data(str(source), found, shots, seed, None if classes is None else str(classes), layout)
     if layout != "auto" or isinstance(classes, str | Path):
-        raise UsageError("pictures that are handed over take no layout, and classes is a list of names")
-    with closing(Bar("pictures", hidden=not seen())) as bar:
+        raise UsageError("images that are handed over take no layout, and classes is a list of names")
+    with closing(Bar("images", hidden=not seen())) as bar:
         folder = keep(source, labels, classes=classes, progress=bar.count)
     return Data(str(folder), open_dataset(folder), shots, seed)
 
@@ -237,7 +237,7 @@ def _measurable(model: Model, data: Data | str | Path | None, root: Path) -> tup
     loaded = model.pretrained
     assert loaded is not None
     if name is None:
-        raise UsageError(f"{model!r} was loaded without pictures; give `data` to evaluate it on")
+        raise UsageError(f"{model!r} was loaded without images; give `data` to evaluate it on")
     experiment = loaded.on(data.dataset if isinstance(data, Data) else open_dataset(name), name)
     tensors, config = loaded.defense.learned(), experiment.config
     mark = canonical_hash({"config": config.as_dict(), "learned": checksums(tensors)})[:8]

@@ -62,7 +62,7 @@ class Transfer(AttackOptions):
         backbone = _backbone(self.source, str(images.device))
         if images.shape[-1] != backbone.spec.resolution:
             sizes = f"{backbone.spec.resolution} pixels, the images have {images.shape[-1]}"
-            raise UsageError(f"transfer pictures need a source of the same resolution; {self.source} sees {sizes}")
+            raise UsageError(f"transfer images need a source of the same resolution; {self.source} sees {sizes}")
         with torch.no_grad():
             surrogate = assemble(backbone, tuple(classes))
         options: dict[str, Any] = {"keep": "last", "loss": "margin"} if self.inner == "pgd" else {}

@@ -95,8 +95,8 @@ def _read(path: Path) -> tuple[Any, Mapping[str, str], str]:
 
 def _kind(head: bytes) -> str:
     known = {
-        b"\xff\xd8\xff": "a JPEG picture",
-        b"\x89PNG": "a PNG picture",
+        b"\xff\xd8\xff": "a JPEG image",
+        b"\x89PNG": "a PNG image",
         b"version https": "a Git LFS pointer",
         b"\x1f\x8b": "gzip",
         b"\x89HDF": "an HDF5 file (TensorFlow)",

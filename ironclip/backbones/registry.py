@@ -59,7 +59,7 @@ MILLIONS = {
     "ViT-B-16-SigLIP": 203.2, "EVA02-B-16": 149.7, "convnext_base_w": 179.4, "ViT-H-14": 986.1, "ViT-g-14": 1366.7,
 }  # fmt: skip
 UNKNOWN = "not known to ironclip; look at its source before you use or share this model"
-_HERE = "research use: trained in part on Tiny-ImageNet pictures; see the card of the embedded weights"
+_HERE = "research use: trained in part on Tiny-ImageNet images; see the card of the embedded weights"
 # Licences as the model cards on the hub state them, by the beginning of the tag.
 _LICENSES = {
     "openai": "MIT (github.com/openai/CLIP)",

@@ -36,7 +36,7 @@ from ironclip.core.threat import Threat, format_eps, parse_radii, read_norm
 @app.command()
 def attack(
     target: Annotated[str, typer.Argument(help="A run's folder, or a backbone (zero-shot, needs --data).")],
-    save: Annotated[Path, typer.Option("--save", help="Folder for the pictures, made if it is not there.")],
+    save: Annotated[Path, typer.Option("--save", help="Folder for the images, made if it is not there.")],
     name: Annotated[str, typer.Option("--attack", help="The attack (ironclip list attacks).")] = "pgd",
     eps: Annotated[str | None, typer.Option("--eps", help="Radius; default: 4/255 for linf, none for l2.")] = None,
     norm: Norm = "linf",
@@ -68,11 +68,11 @@ def attack(
 
     (radius, *more) = parse_radii(eps, norm)
     if more:
-        raise UsageError(f"pictures are written for one radius; got --eps {eps}")
+        raise UsageError(f"images are written for one radius; got --eps {eps}")
     threat = Threat(norm=read_norm(norm), eps=radius, quantised=True)
     (made, *members) = named_attacks([name], radius, seed, changes or [], norm=threat.norm).values()
     if members:
-        raise UsageError(f"pictures are written for one attack; {name} stands for several, name one of them")
+        raise UsageError(f"images are written for one attack; {name} stands for several, name one of them")
     frozen = given(weights=weights, base=base, activation=activation)
     where = pick_device(device)
     taken = took(target, quiet=as_json)
@@ -98,11 +98,11 @@ def attack(
         return
     fooled = sum(entry["prediction"] != entry["label"] for entry in manifest["images"])
     within = f"{norm} radius {format_eps(radius, norm)} after 8 bits"
-    say(f"{number_of(len(manifest['images']), 'picture')} in {save}, {within}; {fooled} misclassified")
+    say(f"{number_of(len(manifest['images']), 'image')} in {save}, {within}; {fooled} misclassified")
 
 
 def _pictures(folder: Path, shown: Progress) -> int:
     """Print and return the number of images."""
     found = len(list(folder.glob("*.png")))
-    shown.say(number_of(found, "picture"), False)
+    shown.say(number_of(found, "image"), False)
     return found

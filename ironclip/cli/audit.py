@@ -66,7 +66,7 @@ def audit(
     ] = None,
     diagnostics: Annotated[int, typer.Option(help="Images the diagnostics take; 0: none.")] = 256,
     steps: Annotated[int, typer.Option(help="Steps of PGD in the diagnostics.")] = 100,
-    transfer: Annotated[str, typer.Option(help="Backbones to make transfer pictures on, separated by commas.")] = "",
+    transfer: Annotated[str, typer.Option(help="Backbones to make transfer images on, separated by commas.")] = "",
     resolution: Annotated[
         int, typer.Option(help="Image size (pixels per side) for a module:function that does not say it.")
     ] = 224,

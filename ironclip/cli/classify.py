@@ -31,7 +31,7 @@ PAGE = 100
 
 @app.command()
 def classify(
-    images: Annotated[list[Path], typer.Argument(help="Pictures, or folders of pictures.")],
+    images: Annotated[list[Path], typer.Argument(help="Images, or folders of images.")],
     model: Annotated[
         Path | None,
         typer.Option("--model", help="A run's folder, an exported .pt2 or .onnx file, a saved folder or a hub id."),
@@ -51,15 +51,15 @@ def classify(
     test_time: Annotated[str | None, typer.Option("--test-time", help="A test-time method on top, such as rtpt.")] = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Options of --test-time, e.g. views=32.")] = None,
     limit: Limit = None,
-    top: Annotated[int, typer.Option(help="Classes to show for each picture.")] = 3,
+    top: Annotated[int, typer.Option(help="Classes to show for each image.")] = 3,
     report: Annotated[
         Path | None,
-        typer.Option("--report", help=f"HTML page of the first {PAGE} pictures: attention, kept views with their weights."),
+        typer.Option("--report", help=f"HTML page of the first {PAGE} images: attention, kept views with their weights."),
     ] = None,
     to: Annotated[
         Path | None,
         typer.Option(
-            "--out", help="A .csv or .parquet file for any number of pictures; the same command goes on where it stopped."
+            "--out", help="A .csv or .parquet file for any number of images; the same command goes on where it stopped."
         ),
     ] = None,
     trust: Trust = False,
@@ -79,7 +79,7 @@ def classify(
     from ironclip.serve.opening import open_shipped
 
     if to is not None and report is not None:
-        raise UsageError("--out is for any number of pictures and --report shows the first of them; give one of the two")
+        raise UsageError("--out is for any number of images and --report shows the first of them; give one of the two")
     if to is not None:
         check_table(to)
     where = pick_device(device)
@@ -142,8 +142,8 @@ def _write_report(file: Path, classifier: Any, photos: list[Any], count: int, ba
 
     method = getattr(classifier, "method", None)
     name = type(method).__module__.rpartition(".")[2]
-    what = f"with {name}, which adapts to each picture by itself" if method else "without a test-time method"
-    among = f"{number_of(count, 'picture')} labelled among {number_of(len(classifier.classes), 'class')}"
+    what = f"with {name}, which adapts to each image by itself" if method else "without a test-time method"
+    among = f"{number_of(count, 'image')} labelled among {number_of(len(classifier.classes), 'class')}"
     notes = [f"{among}, {what}. Probabilities are not calibrated."]
     notes += [f"Shown are the first {len(photos)} of {count}."] if len(photos) < count else []
     notes += [f"Left out: {each.name}, {each.reason}." for each in bad]

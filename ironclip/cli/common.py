@@ -151,7 +151,7 @@ def shared_out(shard: str | None, workers: int, *alone: str) -> Any:
         raise UsageError("--shard is one part of the work, --workers all of it; leave one of them out")
     if share is not None and alone:
         raise UsageError(
-            f"{' and '.join(alone)} looks at all pictures; merge the shards, then give the same command without --shard"
+            f"{' and '.join(alone)} looks at all images; merge the shards, then give the same command without --shard"
         )
     return share
 

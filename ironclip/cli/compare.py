@@ -34,7 +34,7 @@ def compare(
         _published(runs, as_json)
         return
     if len(runs) < 2:
-        raise UsageError(f"runs are compared picture by picture; got {len(runs)}. For the papers' numbers add --published")
+        raise UsageError(f"runs are compared image by image; got {len(runs)}. For the papers' numbers add --published")
     _paired(runs[0], runs[1:], as_json)
 
 
@@ -94,7 +94,7 @@ def _paired(first: Any, others: list[Any], as_json: bool) -> None:
         apart |= lines
     if not results:
         reason = f"; {next(iter(apart))}" if apart else ""
-        raise UsageError(f"these runs have no evaluation on the same pictures under the same threat model and attacks{reason}")
+        raise UsageError(f"these runs have no evaluation on the same images under the same threat model and attacks{reason}")
     for what in ("clean", "robust"):
         rows = [row for row in results if row["what"] == what]
         for row, p in zip(rows, holm([row["p"] for row in rows]), strict=True):

@@ -59,7 +59,7 @@ def data_check(
             say(f"{report.name}: {verdict}; {number_of(len(report.classes), 'class')}; {counts}", style="bold")
             lines = [*report.problems, *report.notes]
             lines += [f"{split}: {bad.name}: {bad.reason}" for split, many in report.bad.items() for bad in many]
-            lines += [f"the same picture more than once: {', '.join(group)}" for group in report.repeated]
+            lines += [f"the same image more than once: {', '.join(group)}" for group in report.repeated]
             for line in lines:
                 say(f"  {line}")
     if not all(report.ok for report in reports):

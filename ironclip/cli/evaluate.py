@@ -82,7 +82,7 @@ def evaluate(
         ),
     ] = None,
     source: Annotated[
-        str | None, typer.Option("--source", help="For transfer: the backbone or the run on which the pictures are made.")
+        str | None, typer.Option("--source", help="For transfer: the backbone or the run on which the images are made.")
     ] = None,
     test_time: Annotated[
         str | None, typer.Option("--test-time", help="A test-time method on top of the run, such as rtpt; nothing is retrained.")
@@ -108,7 +108,7 @@ def evaluate(
     ] = None,
     task: Annotated[
         str,
-        typer.Option("--task", help="classification; retrieval: recall of captions; corruptions: accuracy on worse pictures."),
+        typer.Option("--task", help="classification; retrieval: recall of captions; corruptions: accuracy on worse images."),
     ] = "classification",
     seed: Annotated[int, typer.Option(help="Seed of the attacks' randomness.")] = 0,
     shard: ShardOption = None,
@@ -145,7 +145,7 @@ def evaluate(
     share = shared_out(shard, workers, *whole)
     if until is not None:
         if other := [*whole, *(["--shard"] if share else []), *(["--workers"] if workers > 1 else [])]:
-            raise UsageError(f"--until looks at more and more pictures; it does not go with {' or '.join(other)}")
+            raise UsageError(f"--until looks at more and more images; it does not go with {' or '.join(other)}")
         sizes(1, until)
     radii = parse_radii(eps, norm)
     from ironclip.protocols import repeat

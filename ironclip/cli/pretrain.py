@@ -16,9 +16,7 @@ def pretrain(
     objective: Annotated[
         str, typer.Option(help="contrastive (mini) or adversarial (its image tower, mini-robust).")
     ] = "contrastive",
-    images: Annotated[
-        Path | None, typer.Option(help="More pictures: one folder per class, such as all of Tiny-ImageNet.")
-    ] = None,
+    images: Annotated[Path | None, typer.Option(help="More images: one folder per class, such as all of Tiny-ImageNet.")] = None,
     init: Annotated[Path | None, typer.Option(help="Weights to start from.")] = None,
     steps: Annotated[int | None, typer.Option(help="Steps to train.")] = None,
     batch: Annotated[int | None, typer.Option(help="Images per step.")] = None,

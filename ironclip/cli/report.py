@@ -62,7 +62,7 @@ def report(
             "--matrix": matrix,
         }
         if given := [name for name, value in others.items() if value]:
-            raise UsageError(f"--static-adaptive draws one picture; leave out {', '.join(given)}")
+            raise UsageError(f"--static-adaptive draws one figure; leave out {', '.join(given)}")
         _static_adaptive(targets, static_adaptive, as_json)
         return
     from ironclip.records.folder import RunFolder

@@ -28,7 +28,7 @@ def serve(
     max_wait: Annotated[float, typer.Option(help="Milliseconds that an image waits so that others can join its batch.")] = 2.0,
     max_images: Annotated[int, typer.Option(help="Images in one request.")] = 64,
     max_bytes: Annotated[int, typer.Option(help="Bytes of one request.")] = 10_000_000,
-    max_pixels: Annotated[int, typer.Option(help="Pixels of one picture.")] = 25_000_000,
+    max_pixels: Annotated[int, typer.Option(help="Pixels of one image.")] = 25_000_000,
     seconds: Annotated[float, typer.Option(help="Seconds that one classification may take.")] = 30.0,
     attack_seconds: Annotated[float, typer.Option(help="Seconds that one attack may take.")] = 60.0,
     trust: Trust = False,

@@ -53,7 +53,7 @@ def _corruptions(target: str, data: str | None, limit: int | None, split: str, s
         emit({"clean": found.clean.model_dump(), "kinds": kinds, "mean": found.mean})
         return
     rows = [[kind, *(f"{part.value:.1%}" for part in parts)] for kind, parts in found.kinds.items()]
-    title = f"{experiment.config.method} on {experiment.dataset.name}, {found.clean.of} pictures: accuracy by severity"
+    title = f"{experiment.config.method} on {experiment.dataset.name}, {found.clean.of} images: accuracy by severity"
     show_table(table(title, ["corruption", "1", "2", "3", "4", "5"], rows))
     say(f"clean {found.clean}; mean over all corruptions and severities {found.mean:.1%}; nobody attacked: no robust accuracy")
 
@@ -87,6 +87,6 @@ def _retrieval(
         return
     heads = ["recall", *(each.attack for each in found)]
     rows = [[name, *(str(each.recall[name]) for each in found)] for name in found[0].recall]
-    title = f"{experiment.config.method} on {captioned.dataset.name}: recall of pictures and captions, linf {format_eps(radius)}"
+    title = f"{experiment.config.method} on {captioned.dataset.name}: recall of images and captions, linf {format_eps(radius)}"
     show_table(table(title, heads, rows))
     say("co-attack takes other words from the captions themselves, which is weaker than a language model: upper bounds")

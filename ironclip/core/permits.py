@@ -54,7 +54,7 @@ def check(attack: object, threat: Threat, name: str = "") -> None:
     if threat.eps == 0:
         raise UsageError(f"{_named(name, attack)} cannot move a pixel at radius 0; clean accuracy is part of every record")
     if threat.quantised and threat.eps * 255 < 1 - 1e-6:
-        raise UsageError(f"8-bit pictures cannot hold a radius below 1/255; got {format_eps(threat.eps, threat.norm)}")
+        raise UsageError(f"8-bit images cannot hold a radius below 1/255; got {format_eps(threat.eps, threat.norm)}")
     for part in inside(attack):
         _check(part, threat, _named(name, part))
 

@@ -105,7 +105,7 @@ def project(adv: Tensor, images: Tensor, eps: float, kind: str = "linf", *, box:
 
 def _refuse_place(kind: str) -> None:
     if kind in PLACES:
-        raise UsageError(f"a {kind} is no ball around a picture; use the attack that is made for it")
+        raise UsageError(f"a {kind} is no ball around an image; use the attack that is made for it")
 
 
 def _onto_l1(delta: Tensor, images: Tensor | None, eps: float) -> Tensor:

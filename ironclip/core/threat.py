@@ -34,7 +34,7 @@ def parse_eps(value: str | float, norm: str = "linf") -> float:
     if norm == "linf" and eps > 1:
         raise UsageError(f"eps is in the unit of the images, [0, 1]; got {eps:g}. Did you mean {eps:g}/255?")
     if norm in PLACES and eps > 1:
-        raise UsageError(f"eps of a {norm} threat is a share of the picture's area, from 0 to 1; got {eps:g}")
+        raise UsageError(f"eps of a {norm} threat is a share of the image's area, from 0 to 1; got {eps:g}")
     return eps
 
 

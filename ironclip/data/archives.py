@@ -104,4 +104,4 @@ def _check_members(archive: Path, names: list[str]) -> None:
         raise DataError(f"{archive}: not a readable zip file ({problem}); copy it again") from problem
     missing = [name for name in names if name not in members]
     if missing:
-        raise DataError(f"{archive}: {len(missing)} of {len(names)} pictures of index.json are missing, e.g. {missing[0]}")
+        raise DataError(f"{archive}: {len(missing)} of {len(names)} images of index.json are missing, e.g. {missing[0]}")

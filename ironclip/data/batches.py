@@ -79,11 +79,11 @@ def load_images(
 
 def _accept(dropped: Sequence[Bad], bad: OnBad) -> None:
     if bad not in ("drop", "fail"):
-        raise unknown("policy for bad pictures", bad, ("drop", "fail"))
+        raise unknown("policy for bad images", bad, ("drop", "fail"))
     if dropped and bad == "fail":
         more = f" (and {len(dropped) - 1} more)" if len(dropped) > 1 else ""
         raise DataError(
-            f"{dropped[0].name}: {dropped[0].reason}{more}; repair or remove it, or leave bad pictures out with bad='drop'"
+            f"{dropped[0].name}: {dropped[0].reason}{more}; repair or remove it, or leave bad images out with bad='drop'"
         )
 
 
@@ -303,4 +303,4 @@ def _prepared(view: Callable[[int], np.ndarray], groups: Sequence[Sequence[int]]
 
 def _check_batch_size(batch_size: int) -> None:
     if batch_size < 1:
-        raise UsageError(f"the batch size is a number of pictures, at least 1; got {batch_size}")
+        raise UsageError(f"the batch size is a number of images, at least 1; got {batch_size}")

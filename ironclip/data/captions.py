@@ -34,7 +34,7 @@ def captions_of(dataset: Dataset, split: str) -> Captioned:
     missing = sum(not text for (text,) in texts.values())
     if missing:
         raise DataError(
-            f"{dataset.name}: {missing} of {len(texts)} pictures have no caption; retrieval needs `shapes`, a table with a "
+            f"{dataset.name}: {missing} of {len(texts)} images have no caption; retrieval needs `shapes`, a table with a "
             "column caption, or a folder with images.zip and an index.json whose items have captions"
         )
     return Captioned(dataset, texts)

@@ -49,7 +49,7 @@ class Entry:
             f"`ironclip data prepare {self.name}` downloads it" if self.downloads else f"get it from its source ({self.source})"
         )
         if self.images and self.layout != "torchvision":
-            steps += f"; pictures in <data root>/{self.images[0]}"
+            steps += f"; images in <data root>/{self.images[0]}"
         if self.split:
             home = self.images[0].split("/")[0]
             steps += f"; split file {self.split}, linked in DATASETS.md of KaiyangZhou/CoOp, in <data root>/{home}"

@@ -120,7 +120,7 @@ def check(
         UsageError: unknown name or option; fewer than 1 shot.
     """
     if shots is not None and shots < 1:
-        raise UsageError(f"shots is a number of training pictures of each class, at least 1; got {shots}")
+        raise UsageError(f"shots is a number of training images of each class, at least 1; got {shots}")
     if not isinstance(dataset, Dataset):
         try:
             dataset = open_dataset(dataset, **options)
@@ -130,7 +130,7 @@ def check(
     counts = {split: len(dataset.splits[split]) for split in SPLITS}
     expected = catalogue()[dataset.name].counts if dataset.name in catalogue() else None
     if expected is not None and tuple(counts.values()) != expected:
-        notes += (f"{_slashed(counts.values())} pictures (train / val / test); the benchmark has {_slashed(expected)}",)
+        notes += (f"{_slashed(counts.values())} images (train / val / test); the benchmark has {_slashed(expected)}",)
     problems: tuple[str, ...] = () if dataset.splits["test"] else (NO_TEST,)
     problems += too_few(dataset, shots) if shots is not None else ()
     bad, repeated, again = _read_all(dataset, max_pixels, progress) if decode else ({}, (), ())
@@ -184,7 +184,7 @@ def _read_all(dataset: Dataset, max_pixels: int, progress: Any) -> tuple[dict[st
     )
     inside = [group for group in same.values() if len(group) > 1 and len({(split, item.label) for split, item in group}) == 1]
     which = "" if not inside else ", ".join(item.source.name for _, item in inside[0][:3])
-    twice = number_of(len(inside), "picture", "is", "are")
+    twice = number_of(len(inside), "image", "is", "are")
     notes = (f"{twice} more than once in one split and class, e.g. {which}",) if inside else ()
     return {split: tuple(found) for split, found in bad.items()}, repeated, notes
 

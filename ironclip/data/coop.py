@@ -75,7 +75,7 @@ def open_lists(file: Path, templates: tuple[str, ...], roots: Sequence[Path] = (
     base = next((place for place in places if any((place / path).is_file() for path in first)), None)
     if base is None:
         example = f", e.g. {file.parent / first[0]}" if first else ""
-        raise DataError(f"{file}: none of the first pictures exists{example}; paths are relative to {file.parent}")
+        raise DataError(f"{file}: none of the first images exists{example}; paths are relative to {file.parent}")
     title = name or file.name.removesuffix(".gz").removesuffix(".json")
     return _listed(title, classes, lists, base, templates, file.name, roots)
 

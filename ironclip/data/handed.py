@@ -30,7 +30,7 @@ from ironclip.data.records import SPLITS
 from ironclip.data.roles import roles
 from ironclip.data.sampling import completed
 
-HOW = "a folder, a data set with len() and [], a list of pictures with labels, or a dict of them: {'train': ..., 'test': ...}"
+HOW = "a folder, a data set with len() and [], a list of images with labels, or a dict of them: {'train': ..., 'test': ...}"
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _parts(source: Any, labels: Sequence[Any] | None) -> dict[str, Part]:
     if not isinstance(source, Mapping):
         return {"train": _part(source, labels)}
     if labels is not None:
-        raise UsageError("labels belong to a list of pictures; of several splits give each as a list of (picture, label)")
+        raise UsageError("labels belong to a list of images; of several splits give each as a list of (image, label)")
     meant = roles(source)
     if left := [name for name in source if name not in meant]:
         raise UsageError(f"splits are called train, val and test; got {', '.join(map(shown, left))}")
@@ -139,14 +139,14 @@ def _part(source: Any, labels: Sequence[Any] | None) -> Part:
         source, labels = source  # (images, labels), as many libraries have it
     if not (hasattr(source, "__len__") and hasattr(source, "__getitem__")) or isinstance(source, str | bytes):
         hint = "; hand over its .dataset" if hasattr(source, "dataset") else ""
-        raise UsageError(f"pictures come as {HOW}; got {type(source).__name__}{hint}")
+        raise UsageError(f"images come as {HOW}; got {type(source).__name__}{hint}")
     if labels is not None:
         if len(labels) != len(source):
-            raise UsageError(f"each picture has one label; got {len(source)} pictures and {len(labels)} labels")
+            raise UsageError(f"each image has one label; got {len(source)} images and {len(labels)} labels")
         return Part(len(source), lambda k: (source[k], labels[k]), None, labels)
     if hasattr(source, "features"):
         name = type(source).__name__
-        picture = column_of(name, source, "a picture", ("Image",), ("image", "img"))
+        picture = column_of(name, source, "an image", ("Image",), ("image", "img"))
         label = column_of(name, source, "a label", ("ClassLabel",), ("label", "labels", "class"))
         known = getattr(source.features[label], "names", None)
         names = None if known is None else tuple(known)
@@ -157,7 +157,7 @@ def _part(source: Any, labels: Sequence[Any] | None) -> Part:
 def _pair(item: Any, position: int) -> tuple[Any, Any]:
     if not isinstance(item, tuple | list) or len(item) < 2:
         raise UsageError(
-            f"item {position} is no (picture, label) but {type(item).__name__}; give labels=[...] for a list of pictures"
+            f"item {position} is no (image, label) but {type(item).__name__}; give labels=[...] for a list of images"
         )
     return item[0], item[1]
 
@@ -175,7 +175,7 @@ def _names(parts: Mapping[str, Part], classes: Sequence[str] | None) -> tuple[tu
     """The class names, and a function from a label to its number."""
     said = classes if classes is not None else next((part.classes for part in parts.values() if part.classes), None)
     if isinstance(said, str):
-        raise UsageError(f"classes are a list of names for pictures that are handed over; got {said!r}")
+        raise UsageError(f"classes are a list of names for images that are handed over; got {said!r}")
     if said is None:
         words: set[str] = set()
         for value in (_plain(each) for part in parts.values() for each in part.every()):
@@ -231,7 +231,7 @@ def picture_of(value: Any, name: str) -> Image.Image:
     elif isinstance(value, np.ndarray):
         pixels = value
     else:
-        raise DataError(f"{name}: expected a picture (PIL, array or tensor); got {type(value).__name__}")
+        raise DataError(f"{name}: expected an image (PIL, array or tensor); got {type(value).__name__}")
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3) or not pixels.size:

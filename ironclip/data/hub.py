@@ -43,7 +43,7 @@ def open_hub(
         hint = "" if download else "; it may have to be downloaded first (`ironclip data prepare`)"
         raise DataError(f"hf:{name} cannot be loaded: {' '.join(str(problem).split())}{hint}") from problem
     first = next(iter(parts.values()))
-    picture = column_of(f"hf:{name}", first, "a picture", ("Image",))
+    picture = column_of(f"hf:{name}", first, "an image", ("Image",))
     label = column_of(f"hf:{name}", first, "a label", ("ClassLabel",), ("label", "labels", "class"))
     values = {split: list(part[label]) for split, part in parts.items()}
     folders = getattr(first.features[label], "names", None)
@@ -53,7 +53,7 @@ def open_hub(
     found: dict[str, list[tuple[Source, int]]] = {split: [] for split in SPLITS}
     meant = roles(parts)
     notes = [
-        f"the split {split!r} of {number_of(len(part), 'picture')} is left out"
+        f"the split {split!r} of {number_of(len(part), 'image')} is left out"
         for split, part in parts.items()
         if split not in meant
     ]

@@ -38,7 +38,7 @@ def open_imagenet(entry: Entry, roots: Sequence[Path], templates: tuple[str, ...
     wnids = sorted(names)
     if entry.layout == "imagenet":
         pairs = {part: _by_wnid(folder / inner, wnids) for part, inner in (("train", "train"), ("test", "val"))}
-        notes: tuple[str, ...] = ("val is empty: as in CoOp, the official validation pictures are the test split",)
+        notes: tuple[str, ...] = ("val is empty: as in CoOp, the official validation images are the test split",)
     elif entry.layout == "imagenet_numbers":
         pairs, notes = {"test": _by_number(folder, len(wnids))}, ()
     else:
@@ -104,5 +104,5 @@ def _tiny(entry: Entry, folder: Path, templates: tuple[str, ...]) -> Dataset:
         classes=tuple(prompt_name(curated.get(wnid) or words.get(wnid, wnid).split(",")[0]) for wnid in wnids),
         templates=templates,
         splits={"train": enumerate_items(_by_wnid(folder / "train", wnids)), "test": enumerate_items(test)},
-        origin="official folders; the validation pictures are the test split",
+        origin="official folders; the validation images are the test split",
     )

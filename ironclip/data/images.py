@@ -200,7 +200,7 @@ def _reason(problem: Exception, source: Source) -> str:
     text = " ".join(str(problem).split()) or type(problem).__name__
     if "cannot identify" in text or isinstance(problem, EOFError):
         head = source.content(HEAD) if isinstance(source, FileSource | ZipSource) else b"?"
-        return what_it_is(head) or "not a picture, or of an unknown format"
+        return what_it_is(head) or "not an image, or of an unknown format"
     return f"damaged: {text}" if "truncated" in text or "broken" in text else f"unreadable: {text}"
 
 

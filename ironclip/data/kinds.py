@@ -14,7 +14,7 @@ OTHERS = {
     **dict.fromkeys((".svg", ".eps", ".ai", ".pdf", ".psd", ".xcf"), "drawing"),
     **dict.fromkeys((".txt", ".md", ".json", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".html", ".htm", ".py"), "other file"),
     **dict.fromkeys((".log", ".npy", ".npz", ".pt", ".pth", ".pkl", ".mat", ".ini", ".lock", ".ipynb", ".rst"), "other file"),
-    ".jxl": "JPEG XL picture",
+    ".jxl": "JPEG XL image",
 }
 
 _SYSTEM_FOLDERS = {
@@ -78,20 +78,20 @@ def what_it_is(head: bytes) -> str | None:
         return "an empty file (0 bytes); copy or download it again"
     text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if text.startswith(b"version https://git-lfs"):
-        return "a Git LFS pointer, not the picture itself; fetch it with `git lfs pull`"
+        return "a Git LFS pointer, not the image itself; fetch it with `git lfs pull`"
     if b"/annex/objects/" in head:
-        return "a git-annex pointer, not the picture itself; fetch it with `git annex get`"
+        return "a git-annex pointer, not the image itself; fetch it with `git annex get`"
     if text.startswith((b"<!doctype html", b"<html", b"<head", b"<body")):
-        return "an HTML page, not a picture; the download has failed, fetch it again"
+        return "an HTML page, not an image; the download has failed, fetch it again"
     if text.startswith((b"<?xml", b"<svg")):
         return "an XML or SVG file; save it as PNG"
     found = magic(head)
     if found == "HEIC":
-        return f"a HEIC picture, whatever its name says; {HEIF_HINT}"
+        return f"a HEIC image, whatever its name says; {HEIF_HINT}"
     if found in ("JPEG XL", "PDF", "archive", "video"):
         return f"{'an' if found == 'archive' else 'a'} {found}{' picture' if found == 'JPEG XL' else ''}; save it as PNG or JPEG"
     if found is None and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
-        return f"not a picture but text that starts {head[:30].decode().strip()!r}; fetch it again"
+        return f"not an image but text that starts {head[:30].decode().strip()!r}; fetch it again"
     return None
 
 
@@ -101,5 +101,5 @@ def kind_of(name: str) -> str | None:
     if suffix in EXTENSIONS:
         return "picture"
     if suffix in HEIF:
-        return "picture" if has_heif() else "HEIC picture"
+        return "picture" if has_heif() else "HEIC image"
     return OTHERS.get(suffix)

@@ -32,7 +32,7 @@ class Tree:
     """Folders below `top` that hold images, from lists of paths. Each level reads only what lies below it.
 
     Args:
-        pictures, folders: those of `found` below `top`, in their order; default: all.
+        images, folders: those of `found` below `top`, in their order; default: all.
     """
 
     def __init__(
@@ -103,16 +103,16 @@ def _unwrapped(tree: Tree) -> Tree:
 def _classes(tree: Tree, where: str) -> Arranged:
     if not tree.inside and not tree.empty:
         many = len(tree.loose)
-        nothing = "an empty folder" if not tree.found.left_out else f"no picture ({tree.found.said()})"
-        found = f"{number_of(many, 'picture')} directly in it" if many else nothing
-        raise DataError(f"{where}: expected one folder of pictures for each class; found {found}")
+        nothing = "an empty folder" if not tree.found.left_out else f"no image ({tree.found.said()})"
+        found = f"{number_of(many, 'image')} directly in it" if many else nothing
+        raise DataError(f"{where}: expected one folder of images for each class; found {found}")
     for name in tree.empty:
         said = tree.found.said(f"{tree.top}/{name}" if tree.top else name)
         holds = f" (only {said})" if said else ""
-        raise DataError(f"{where}: the class folder {name!r} holds no picture{holds}; add some or remove the folder")
+        raise DataError(f"{where}: the class folder {name!r} holds no image{holds}; add some or remove the folder")
     names = sorted(tree.inside)
     rows: list[Row] = [(path, name, None) for name in names for path in tree.inside[name]]
-    notes = [f"in no class folder: {number_of(len(tree.loose), 'picture')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
+    notes = [f"in no class folder: {number_of(len(tree.loose), 'image')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
     deep = [name for name in names if len(tree.below(name).inside) > 1 and not tree.below(name).loose]
     if deep:
         notes.append(f"{len(deep)} class folders hold folders, e.g. {deep[0]!r}: everything below a class folder is that class")
@@ -126,9 +126,9 @@ def _splits(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], whe
     unclear = [name for name in others if below[name].inside or folded(name) in insides]
     if unclear and not sure:
         raise _doubt(tree, where, f"{_listed(known)} look like splits, but {_listed(unclear)} lies beside them")
-    notes = [f"in {name!r}, which is no split: {number_of(len(tree.inside[name]), 'picture')} left out" for name in others]
-    notes += [f"in no split: {number_of(len(tree.loose), 'picture')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
-    notes += [f"the folder {name!r} holds no picture" for name in tree.empty]
+    notes = [f"in {name!r}, which is no split: {number_of(len(tree.inside[name]), 'image')} left out" for name in others]
+    notes += [f"in no split: {number_of(len(tree.loose), 'image')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
+    notes += [f"the folder {name!r} holds no image" for name in tree.empty]
     parts = {name: _part(below[name], name) for name in known}
     unsorted = {name: _unsorted(name, parts) for name in parts}
     for name, part in parts.items():
@@ -138,7 +138,7 @@ def _splits(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], whe
             skip = ",".join(f"{each}={'skip' if parts[each].loose else split}" for each, split in known.items())
             raise DataError(
                 f"{where}: {part.loose[0]} lies in no class folder; expected {name}/<class>/<picture>. If it is a class: "
-                f"--layout classes; to leave such pictures out: --layout {skip!r}"
+                f"--layout classes; to leave such images out: --layout {skip!r}"
             )
     classes, merged = _one_name({name: [*part.inside, *part.empty] for name, part in parts.items()})
     notes += merged
@@ -208,7 +208,7 @@ def _class_splits(tree: Tree, below: Mapping[str, Tree], inner: Mapping[str, str
         if odd:
             raise DataError(f"{where}: {odd[0]} lies in no split folder; expected {name}/<train, val or test>/<picture>")
         rows += [(path, name, inner[split]) for split, paths in part.inside.items() for path in paths]
-    notes = [f"in no class folder: {number_of(len(tree.loose), 'picture')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
+    notes = [f"in no class folder: {number_of(len(tree.loose), 'image')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
     return Arranged(tuple(sorted(rows, key=lambda row: row[0].split("/"))), tuple(sorted(below)), tuple(notes))
 
 
@@ -221,7 +221,7 @@ def _named(tree: Tree, below: Mapping[str, Tree], parts: Mapping[str, str], wher
         return Arranged(tuple(row for row in arranged.rows if row[2] != "skip"), arranged.classes, arranged.notes)
     unknown = [name for name in parts if name not in tree.inside and name not in tree.empty]
     if unknown:
-        raise DataError(f"{where}: the layout names {unknown[0]!r}; folders with pictures are {_listed(tree.inside)}")
+        raise DataError(f"{where}: the layout names {unknown[0]!r}; folders with images are {_listed(tree.inside)}")
     unsaid = [name for name in tree.inside if name not in parts]
     if unsaid:
         raise DataError(f"{where}: the layout says nothing of {_listed(unsaid)}; add {unsaid[0]}=train, val, test or skip")
@@ -235,7 +235,7 @@ def _refuse_doubt(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str
     if len(set(known.values())) > 1:
         raise _doubt(tree, where, f"{_listed(known)} look like splits, but hold no class folders")
     if plain := [name for name in below if wraps(name) and len(below) > 1]:
-        raise _doubt(tree, where, f"{_listed(plain)} says that pictures are inside, and names no class")
+        raise _doubt(tree, where, f"{_listed(plain)} says that images are inside, and names no class")
     if len(below) > 1 and all(
         len(name) == 1 and name.isalpha() and each.inside and not each.loose for name, each in below.items()
     ):

@@ -125,7 +125,7 @@ def list_of(value: Any, where: str, what: str) -> list[Any]:
 def path_of(value: Any, where: str) -> str:
     """The value as a valid path; backslashes of Windows become slashes."""
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{where}: expected a picture's path (text); got {shown(value)}")
+        raise DataError(f"{where}: expected an image's path (text); got {shown(value)}")
     try:
         os.fsencode(value)
     except UnicodeError:
@@ -151,7 +151,7 @@ def inside(value: Any, where: str, base: Path, roots: Sequence[Path] = ()) -> tu
         if full.startswith(top.rstrip(os.sep) + os.sep):
             return folder, Path(os.path.relpath(full, top)).as_posix()
     raise DataError(
-        f"{where}: the path {shown(value)} leads out of {base}; put the list above its pictures, "
+        f"{where}: the path {shown(value)} leads out of {base}; put the list above its images, "
         "or name a folder above them in IRONCLIP_DATA"
     )
 

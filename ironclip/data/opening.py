@@ -127,9 +127,7 @@ def _open(
 
 def _no_such(name: str, roots: Sequence[Path]) -> IronclipError:
     if "/" in name or os.sep in name or Path(name).suffix:
-        raise DataError(
-            f"{name}: no such file or folder; give the path of a folder of pictures or of a CSV table, or a known name"
-        )
+        raise DataError(f"{name}: no such file or folder; give the path of a folder of images or of a CSV table, or a known name")
     there = [path.name for base in roots if base.is_dir() for path in base.iterdir() if archive_classes(path) is not None]
     return unknown("data set", name, {*catalogue(), *there})
 
@@ -186,7 +184,7 @@ def _open_path(
             return _named(open_lists(path, chosen, roots), classes_file)
         if path.suffix.lower() not in (".csv", ".tsv"):
             raise DataError(
-                f"{path}: expected a folder of pictures or a table (.csv); got a {path.suffix or 'file'}"
+                f"{path}: expected a folder of images or a table (.csv); got a {path.suffix or 'file'}"
                 + ("; unpack it first" if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar") else "")
             )
         return open_table(path, roots=roots, **own)  # type: ignore[arg-type]
@@ -213,7 +211,7 @@ def _open_path(
         table = labelled_table(path)
         if table is None:
             raise
-        raise DataError(f"{problem}; {table.name} lists pictures with labels: give {table} as the data set") from None
+        raise DataError(f"{problem}; {table.name} lists images with labels: give {table} as the data set") from None
 
 
 def _named(found: Dataset, classes_file: Path | str | None) -> Dataset:

@@ -117,7 +117,7 @@ def _writing(folder: Path) -> Iterator[None]:
         yield
     except OSError as problem:
         raise DataError(
-            f"cannot write decoded pictures to the cache folder {folder}: {problem.strerror or problem}; "
+            f"cannot write decoded images to the cache folder {folder}: {problem.strerror or problem}; "
             "name another folder with IRONCLIP_CACHE"
         ) from problem
 
@@ -139,7 +139,7 @@ def _packed(data: np.ndarray | None, facts: dict, items: Sequence[Item]) -> Pack
     dropped = tuple(Bad(**bad) for bad in facts["dropped"])
     if not facts["kept"]:
         reason = f"; the first: {dropped[0].name}: {dropped[0].reason}" if dropped else ""
-        raise DataError(f"none of the {len(items)} pictures can be used{reason}")
+        raise DataError(f"none of the {len(items)} images can be used{reason}")
     return Packed(data, tuple((h, w) for h, w in facts["sizes"]), tuple(facts["kept"]), dropped)
 
 

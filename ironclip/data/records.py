@@ -175,7 +175,7 @@ class Dataset:
         if len(self.classes) < 2:
             raise DataError(f"{self.name}: at least two classes are needed; found {len(self.classes)}: {list(self.classes)}")
         if not any(self.splits.values()):
-            raise DataError(f"{self.name}: found no picture; expected .jpg, .png, .webp or similar files")
+            raise DataError(f"{self.name}: found no image; expected .jpg, .png, .webp or similar files")
         for split, items in self.splits.items():
             for item in items:
                 if not 0 <= item.label < len(self.classes):
@@ -206,7 +206,7 @@ class Dataset:
             raise unknown("split", split, SPLITS)
         if not self.splits[split]:
             filled = ", ".join(name for name, items in self.splits.items() if items)
-            raise DataError(f"{self.name} has no {split} pictures; it has {filled}")
+            raise DataError(f"{self.name} has no {split} images; it has {filled}")
         return self.splits[split]
 
     def counts(self, split: str) -> tuple[int, ...]:

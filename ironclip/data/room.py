@@ -51,8 +51,8 @@ def make_room(folder: Path, items: Sequence[object], needed: int) -> None:
     free = free_bytes(folder)
     if not can_hold(folder, needed):
         raise DataError(
-            f"{len(items):,} decoded pictures take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be used in "
-            f"the cache folder {folder}; name another one with IRONCLIP_CACHE, or take fewer pictures (--shots, --limit)"
+            f"{len(items):,} decoded images take about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB can be used in "
+            f"the cache folder {folder}; name another one with IRONCLIP_CACHE, or take fewer images (--shots, --limit)"
         )
     for pack in sorted(folder.glob("*.rgb"), key=lambda pack: pack.stat().st_mtime):
         if free >= needed:

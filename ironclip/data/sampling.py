@@ -28,7 +28,7 @@ def few_shot(dataset: Dataset, shots: int, seed: int, *, strict: bool = True) ->
         DataError: a class with too few training images (strict), or no training images at all.
     """
     if shots < 1:
-        raise UsageError(f"shots is a number of pictures for each class, at least 1; got {shots}")
+        raise UsageError(f"shots is a number of images for each class, at least 1; got {shots}")
     dataset.items("train")
     counts = dataset.counts("train")
     if strict and min(counts) < shots:
@@ -36,7 +36,7 @@ def few_shot(dataset: Dataset, shots: int, seed: int, *, strict: bool = True) ->
         raise DataError(
             f"{dataset.name}: class {dataset.classes[label]!r} has {number_of(counts[label], 'training picture')}, "
             f"fewer than {number_of(shots, 'shot')}; "
-            f"ask for at most {number_of(counts[label], 'shot')}, add pictures or leave the class out"
+            f"ask for at most {number_of(counts[label], 'shot')}, add images or leave the class out"
         )
     rng = random.Random(seed)
     train = _sample(dataset.splits["train"], shots, rng)
@@ -140,7 +140,7 @@ def spread(labels: Sequence[int], limit: int | None, seed: int = 0) -> list[int]
     if limit is None:
         return list(range(len(labels)))
     if limit < 1:
-        raise UsageError(f"limit is a number of pictures, at least 1; got {limit}")
+        raise UsageError(f"limit is a number of images, at least 1; got {limit}")
     rng = random.Random(seed)
     members: dict[int, list[int]] = defaultdict(list)
     for position, label in enumerate(labels):

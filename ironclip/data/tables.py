@@ -59,9 +59,7 @@ def open_table(
         sources.append(CaptionedFile(*place, text) if text else FileSource(*place))
         labels.append(text_of(row["label"], f"{table}, line {number}", "the label"))
     if not any(source.path.is_file() for source in sources[:20]):
-        raise DataError(
-            f"{table}: none of the first pictures exists, e.g. {sources[0].path}; paths are relative to {table.parent}"
-        )
+        raise DataError(f"{table}: none of the first images exists, e.g. {sources[0].path}; paths are relative to {table.parent}")
     found = set(labels)
     numbered = all(label.isdecimal() and len(label) < 10 for label in found)
     folders = sorted(found, key=int) if numbered else sorted(found)
@@ -77,7 +75,7 @@ def open_table(
             parts[split].append(pair)
     skipped = values.count("skip")
     notes = [f"{skipped} lines are left out, as the layout says"] if skipped else []
-    notes += val_as_test(parts, "picture")
+    notes += val_as_test(parts, "image")
     return dataset_of(table.stem, folders, parts, classes_file, templates, f"column {column} of {table.name}", notes)
 
 

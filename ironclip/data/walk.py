@@ -12,7 +12,7 @@ from ironclip.data.kinds import HEAD, HEIF_HINT, is_picture, is_system_file, is_
 
 @dataclass(frozen=True)
 class Contents:
-    """A folder with all its subfolders. pictures: paths below it, sorted by their parts; folders: those looked into;
+    """A folder with all its subfolders. images: paths below it, sorted by their parts; folders: those looked into;
     left_out: (kind, path) of everything else."""
 
     pictures: tuple[str, ...]
@@ -29,7 +29,7 @@ def counted(kinds: Counter[str]) -> str:
     """Counts of kinds in words: `3 HEIC images (to read them: ...), 1 archive`."""
     parts = []
     for kind, count in sorted(kinds.items(), key=lambda pair: (-pair[1], pair[0])):
-        hint = f" ({HEIF_HINT})" if kind == "HEIC picture" else ""
+        hint = f" ({HEIF_HINT})" if kind == "HEIC image" else ""
         first, _, rest = kind.partition(" ")
         many = f"{first}s {rest}" if rest.startswith(("to ", "that ", "in ", "of ")) else f"{kind}s"
         parts.append(f"{count} {kind if count == 1 else many}{hint}")

@@ -246,7 +246,7 @@ def settings(setup: Setup, attacks: Mapping[str, Attack], surrogates: int = 0, i
         images: number of images scored, if only a part of the split.
     """
     if setup.threat.quantised != (setup.quantise != "none"):
-        raise UsageError(f"the threat says quantised={setup.threat.quantised}, but the pictures are rounded: {setup.quantise}")
+        raise UsageError(f"the threat says quantised={setup.threat.quantised}, but the images are rounded: {setup.quantise}")
     for name, attack in attacks.items():
         permits.check(attack, setup.threat, name)
     kept = setup.model_dump(mode="json", include={"quantise", "precision", "stop_early", "data"})

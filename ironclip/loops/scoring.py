@@ -129,14 +129,14 @@ def check_budget(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat
         NonFinite: NaN or infinity.
     """
     if adv.shape != images.shape:
-        raise AttackError(f"attack {name!r} returned pictures of shape {tuple(adv.shape)} for {tuple(images.shape)}")
+        raise AttackError(f"attack {name!r} returned images of shape {tuple(adv.shape)} for {tuple(images.shape)}")
     if not adv.isfinite().all():
         raise NonFinite(f"attack {name!r} returned NaN or infinity")
     if not len(adv):
         return adv.new_zeros(0)
     low, high = float(adv.min()), float(adv.max())
     if low < 0 or high > 1:
-        raise AttackError(f"attack {name!r} left the range of pixels [0, 1]: its pictures reach from {low:.6g} to {high:.6g}")
+        raise AttackError(f"attack {name!r} left the range of pixels [0, 1]: its images reach from {low:.6g} to {high:.6g}")
     distances = norm(adv - images, threat.norm)
     worst = int(distances.argmax())
     # A Euclidean norm sums thousands of rounding errors.
@@ -206,7 +206,7 @@ class Scorer:
 
     def __post_init__(self) -> None:
         if self.threat.quantised != (self.quantise != "none"):
-            raise UsageError(f"the threat says quantised={self.threat.quantised}, but the pictures are rounded: {self.quantise}")
+            raise UsageError(f"the threat says quantised={self.threat.quantised}, but the images are rounded: {self.quantise}")
 
     def __call__(self, batch: Batch) -> tuple[list[Sample], list[Example]]:
         images, labels = self._check(batch)

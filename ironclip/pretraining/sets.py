@@ -211,7 +211,7 @@ def folder_per_class(folder: Path, size: int) -> Source:
         if path.suffix.lower() in IMAGE_EXTENSIONS
     ]
     if not files:
-        raise DataError(f"no pictures in {folder}; expected a folder per class with {', '.join(sorted(IMAGE_EXTENSIONS))} files")
+        raise DataError(f"no images in {folder}; expected a folder per class with {', '.join(sorted(IMAGE_EXTENSIONS))} files")
     words: dict[str, str] = {}
     for listing in (folder.parent / "words.txt", folder / "words.txt"):
         if listing.is_file():

@@ -131,7 +131,7 @@ class _Writer:
         with torch.no_grad():
             before, exact = self.classifier(images).argmax(1), self.classifier(adv).argmax(1)
             after = self.classifier(levels.float() / 255).argmax(1)
-        distance = check_budget("of the pictures", levels.float() / 255, images, batch.indices, self.threat)
+        distance = check_budget("of the images", levels.float() / 255, images, batch.indices, self.threat)
         listed = []
         for row, index in enumerate(batch.indices.tolist()):
             file = self.folder / f"{index:06d}.png"
@@ -193,5 +193,5 @@ def _check_rounding(pictures: EvalSet, batch_size: int, threat: Threat) -> None:
     if moved > threat.eps:
         radius = format_eps(threat.eps, threat.norm)
         raise UsageError(
-            f"8-bit pictures cannot hold the {threat.norm} radius {radius} here: rounding alone moves one by {moved:.4g}"
+            f"8-bit images cannot hold the {threat.norm} radius {radius} here: rounding alone moves one by {moved:.4g}"
         )

@@ -101,7 +101,7 @@ def open_target(
             backbone = load(other, device=device)
             if backbone.spec.resolution != target.resolution:
                 sizes = f"{backbone.spec.resolution} and {target.resolution} pixels"
-                raise UsageError(f"transfer pictures from {other!r} do not fit: the models see {sizes}")
+                raise UsageError(f"transfer images from {other!r} do not fit: the models see {sizes}")
             sources.append(assemble(backbone, target.dataset.classes, Adaptation(templates=target.dataset.templates)))
     return replace(target, sources=(*target.sources, *sources))
 

@@ -90,7 +90,7 @@ def found(paths: Sequence[Path], limit: int | None = None) -> list[Path]:
     number = {folder: k for k, folder in enumerate(sorted({file.parent for file in files}))}
     files = [files[k] for k in spread([number[file.parent] for file in files], limit)]
     if not files:
-        raise DataError(f"found no picture in {', '.join(map(str, paths))}; expected .jpg, .png, .webp or similar files")
+        raise DataError(f"found no image in {', '.join(map(str, paths))}; expected .jpg, .png, .webp or similar files")
     return files
 
 
@@ -121,7 +121,7 @@ def predictions(
             rows = []
             for file, values, labels in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):
                 if not all(map(math.isfinite, values)):
-                    answers[file] = Bad(str(file), "the model returned NaN or infinity for this picture")
+                    answers[file] = Bad(str(file), "the model returned NaN or infinity for this image")
                     continue
                 ranked = tuple((classifier.classes[k], value) for k, value in zip(labels, values, strict=True))
                 rows.append(Prediction(str(file), ranked))

@@ -27,7 +27,7 @@ class Explained:
     """A prediction with its image.
 
     Args:
-        picture: [3, S, S] as the model sees it, an array.
+        image: [3, S, S] as the model sees it, an array.
         attention: [G, G] in [0, 1], an array; None where the model has none.
         views: the kept views, the largest weight first.
         drawn: how many views there were; 0: the method has none.

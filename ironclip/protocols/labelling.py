@@ -38,7 +38,7 @@ class Labelled:
     resumed: int
 
     def __str__(self) -> str:
-        parts = [f"{number_of(self.pictures, 'picture')} labelled"]
+        parts = [f"{number_of(self.pictures, 'image')} labelled"]
         parts += [f"{self.unreadable} cannot be read (column problem)"] if self.unreadable else []
         parts += [f"{self.resumed} of all by an earlier call"] if self.resumed else []
         return f"{self.path}: {', '.join(parts)}"
@@ -73,7 +73,7 @@ def label(
     with locked(part), disk_errors(out):
         rows, done = part / "rows.jsonl", _done(part, classifier, top)
         if not done.keys() <= {str(file) for file in files}:
-            raise UsageError(_other(part, "for other pictures"))
+            raise UsageError(_other(part, "for other images"))
         resumed, unreadable = len(done), sum(done.values())
         count = resumed
         progress(count, len(files))

@@ -42,7 +42,7 @@ def found_again(config: RunConfig, noted: Mapping[str, str], run: Path) -> RunCo
         tried = (before, typed, *(root / before.name for root in data_roots()))
         place = next((path for path in tried if path.exists()), None)
         if place is None:
-            what = "pictures" if key == "dataset" else "class names"
+            what = "images" if key == "dataset" else "class names"
             where = f" (typed {typed} in {noted[RELATIVE_TO]})" if RELATIVE_TO in noted and not typed.is_absolute() else ""
             raise DataError(
                 f"{run}: its {what} are not at {before} any more{where}. Put them back, or name the folder that holds "

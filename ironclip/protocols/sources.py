@@ -21,7 +21,7 @@ def check_source(knowledge: str | None, source: str | None) -> None:
     if knowledge == "transfer" and not source:
         raise UsageError("a transfer attack is made on another model; name a backbone or a run with --source")
     if source and knowledge != "transfer":
-        raise UsageError(f"--source is the model on which transfer pictures are made; add --knowledge transfer; got {source!r}")
+        raise UsageError(f"--source is the model on which transfer images are made; add --knowledge transfer; got {source!r}")
 
 
 def transfer_source(source: str, experiment: Experiment) -> tuple[str, Classifier]:
@@ -44,7 +44,7 @@ def transfer_source(source: str, experiment: Experiment) -> tuple[str, Classifie
         name, classifier, spec = f"zero_shot on {backbone.spec.name}", zero_shot(backbone, experiment), backbone.spec
     if spec.resolution != experiment.backbone.spec.resolution:
         sizes = f"{spec.resolution} and {experiment.backbone.spec.resolution} pixels"
-        raise UsageError(f"transfer pictures from {source!r} do not fit: the models see {sizes}")
+        raise UsageError(f"transfer images from {source!r} do not fit: the models see {sizes}")
     return name, classifier
 
 

@@ -5,11 +5,11 @@ from typing import Literal, get_args
 
 Seen = Literal["constant answers", "flat logits", "chance loss"]
 SIGHTS: dict[str, str] = {
-    "constant answers": "nearly all clean training pictures get the same answer",
-    "flat logits": "on clean training pictures all classes are nearly equally probable",
-    "chance loss": "the answers to clean training pictures differ, so the attack of training wins on nearly every picture",
+    "constant answers": "nearly all clean training images get the same answer",
+    "flat logits": "on clean training images all classes are nearly equally probable",
+    "chance loss": "the answers to clean training images differ, so the attack of training wins on nearly every image",
 }
-UNSEEN = "its answers to clean pictures were not looked at"
+UNSEEN = "its answers to clean images were not looked at"
 assert set(SIGHTS) == set(get_args(Seen))
 
 

@@ -62,7 +62,7 @@ class Share:
         if self.of > batches:
             are = "is 1 batch" if batches == 1 else f"are {batches} batches"
             raise UsageError(
-                f"--shard {self.number}/{self.of}: a shard takes whole batches, and there {are} of pictures; take at most "
+                f"--shard {self.number}/{self.of}: a shard takes whole batches, and there {are} of images; take at most "
                 f"{batches}, or a smaller --batch-size"
             )
         if begun not in (None, self.of):

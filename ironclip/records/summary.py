@@ -75,7 +75,7 @@ def _blind(attack: AttackResult) -> bool:
 def resolution(images: int) -> str:
     """How much one image of so many weighs, in points of accuracy."""
     weight = f"{100 / images:.3g}"
-    return f"{number_of(images, 'picture')}: one picture is {weight} point{'s' if weight != '1' else ''}"
+    return f"{number_of(images, 'image')}: one image is {weight} point{'s' if weight != '1' else ''}"
 
 
 def stopped(looks: Looks, images: int) -> str:
@@ -109,11 +109,11 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
     if not record.attacks:
         flag("warn", "no_attack", "no attack was run; robust accuracy is clean accuracy")
     elif radius and attacked and still == len(attacked):
-        flag("fail", "nothing_perturbed", "no attack changed a single picture")
+        flag("fail", "nothing_perturbed", "no attack changed a single image")
     elif radius and record.clean.count and record.robust.count == record.clean.count:
         flag("warn", "nothing_broken", "no attack broke a single image: robust accuracy equals clean accuracy")
     if radius and knowledge in BORROWED and 0 < still < len(attacked):
-        flag("fail", "unperturbed", f"{still} of {len(attacked)} pictures reached the classifier as they were")
+        flag("fail", "unperturbed", f"{still} of {len(attacked)} images reached the classifier as they were")
     if words := collapse_words(record.training_flags):
         flag("warn", "collapse", f"{words}. Lower lr or eps, or clip gradients")
     if dead:
@@ -130,7 +130,7 @@ def flags(record: Record, samples: Sequence[Sample]) -> tuple[Flag, ...]:
         flag(
             "warn" if record.data.split == "train" else "note",
             "split",
-            f"scored on the {record.data.split} split, not on the test pictures",
+            f"scored on the {record.data.split} split, not on the test images",
         )
     if knowledge in BORROWED:
         on = record.threat.source or "another classifier"

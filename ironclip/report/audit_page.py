@@ -43,7 +43,7 @@ def summary(report: AuditReport) -> str:
     last, data, norm = report.radii[-1], report.record.data, report.record.threat.norm
     robust = f"{'at most ' if last.bound else ''}{percent(last.robust.value)} %"
     said = (
-        f"On {report.record.images} of {data.available} pictures of {data.name}, {percent(report.clean.value)} % are right, and "
+        f"On {report.record.images} of {data.available} images of {data.name}, {percent(report.clean.value)} % are right, and "
         f"{robust} stay right under every attack of radius {format_eps(last.eps, norm)} ({norm})."
     )
     if not report.gradients:

@@ -85,7 +85,7 @@ def eps_curve(views: Sequence[RunView], names: Sequence[str] | None = None) -> s
         x_range=(0.0, radii[-1]),
         x_label=f"Attack radius ({threat.norm}, {unit})",
         y_label="Accuracy (per cent)",
-        title="Robust accuracy over the attack radius; at 0 the pictures are clean",
+        title="Robust accuracy over the attack radius; at 0 the images are clean",
     )
 
 

@@ -138,11 +138,11 @@ def _facts(record: Record) -> list[tuple[str, str]]:
         ("Threat", record.threat_words),
         ("Backbone", record.backbone.name),
         ("Weights (sha256)", record.backbone.sha256),
-        ("Data", f"{data.name}, split {data.split}, {record.images} of {data.available or record.images} pictures"),
+        ("Data", f"{data.name}, split {data.split}, {record.images} of {data.available or record.images} images"),
         ("Targeted success", targeted_words(record)),
         ("Learned numbers", f"{record.cost.trainable_parameters:,} ({record.cost.learned_bytes:,} bytes)"),
         ("An answer", answer_words(record)),
-        ("Precision", f"{record.precision}, rounding of attacked pictures: {record.quantise}"),
+        ("Precision", f"{record.precision}, rounding of attacked images: {record.quantise}"),
         ("Time", f"training {timing.train_seconds:.0f} s, evaluation {timing.evaluate_seconds:.0f} s"),
         ("Outcomes (sha256)", record.samples_sha256),
         ("Versions", versions),
@@ -154,8 +154,8 @@ def picture(panel: Panel) -> _Picture:
     """A panel with its images as data URIs and its answers in words."""
     change, gain = pictures.difference(panel.clean, panel.adversarial)
     images = (
-        (pictures.data_uri(panel.clean), "clean", f"clean picture of {panel.label}"),
-        (pictures.data_uri(panel.adversarial), "attacked", f"the same picture after the attack {panel.attack}".rstrip()),
+        (pictures.data_uri(panel.clean), "clean", f"clean image of {panel.label}"),
+        (pictures.data_uri(panel.adversarial), "attacked", f"the same image after the attack {panel.attack}".rstrip()),
         (pictures.data_uri(change), f"change ×{gain}", f"difference of the two, {gain} times amplified"),
     )
     before = _answer(panel.before, panel.before_probability)

@@ -35,15 +35,15 @@ class Photo:
 def photo(found: Explained) -> Photo:
     """The images of one prediction as data URIs."""
     name = found.prediction.name
-    images = [(data_uri(found.picture), "as the model sees it", f"the picture {name}")]
+    images = [(data_uri(found.picture), "as the model sees it", f"the image {name}")]
     if found.attention is not None:
         lit = spotlight(found.picture, found.attention)
-        images.append((data_uri(lit), "where it looks", f"the same picture, dark where the model does not look: {name}"))
+        images.append((data_uri(lit), "where it looks", f"the same image, dark where the model does not look: {name}"))
     views = tuple((data_uri(shrunk(view.picture)), view.weight, view.tuned) for view in found.views)
     return Photo(name, found.prediction.ranked, tuple(images), views, found.drawn, side(found.picture) < 128)
 
 
-def photos_page(photos: Sequence[Photo], *, title: str = "Labelled pictures", notes: Sequence[str] = ()) -> str:
+def photos_page(photos: Sequence[Photo], *, title: str = "Labelled images", notes: Sequence[str] = ()) -> str:
     """The whole page; the caller writes it.
 
     Args:

@@ -115,7 +115,7 @@ def picture(shown: Sequence[Pair]) -> str:
         parts += _panel(rows, setting, top, left, scale, ticks)
         top += HEAD + STEP * len(rows) + 34
     size = f'viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}"'
-    label = "Robust accuracy of each defence: on pictures made without it, and under an attack on it"
+    label = "Robust accuracy of each defence: on images made without it, and under an attack on it"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{label}" '
     head += 'font-family="system-ui, sans-serif" font-size="13">'
     return "\n".join([head, f"<title>{label}</title>", '<rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>"]) + "\n"
@@ -128,7 +128,7 @@ def _panel(rows: Sequence[Pair], setting: str, top: int, left: float, scale: flo
     parts = [
         _text(16, top + 22, f"{setting}; {where}", "start", INK, ' font-weight="600"'),
         _marker(22, top + 44, COLORS[0], hollow=True),
-        _text(32, top + 48.5, "static: pictures made without the defence, as it reports itself", "start", SOFT),
+        _text(32, top + 48.5, "static: images made without the defence, as it reports itself", "start", SOFT),
         _marker(462, top + 44, COLORS[1]),
         _text(472, top + 48.5, "left under an attack on the defence", "start", SOFT),
     ]

@@ -11,16 +11,16 @@ from ironclip.report.tables import attack_words, percent
 from ironclip.report.views import RunView, is_undefended, radius, standing
 
 BUDGETS = {
-    "l2": "changed the picture by at most {} in Euclidean length (pixels in [0, 1])",
-    "l1": "changed the picture by at most {} in the sum over all pixels and colors (pixels in [0, 1])",
-    "patch": "replaced a rectangle of at most {} of the picture's area",
-    "text": "painted words on at most {} of the picture's area",
+    "l2": "changed the image by at most {} in Euclidean length (pixels in [0, 1])",
+    "l1": "changed the image by at most {} in the sum over all pixels and colors (pixels in [0, 1])",
+    "patch": "replaced a rectangle of at most {} of the image's area",
+    "text": "painted words on at most {} of the image's area",
 }
 ATTACKER = {
     "white-box": "an attacker who knows the model and its defence completely",
     "adaptive": "an attacker who knows the model and its defence completely and also attacks its parts one by one",
     "static": "an attacker who knows only the undefended model, not the defence",
-    "transfer": "an attacker who works on another model and hopes that the pictures carry over",
+    "transfer": "an attacker who works on another model and hopes that the images carry over",
     "black-box": "an attacker who sees the scores of the model but not its inside",
 }
 LEVELS = {"fail": "Do not trust", "warn": "Warning", "note": "Note"}
@@ -67,7 +67,7 @@ def summary(records: Sequence[Record]) -> str:
     pair = headline(records)
     record = pair.after if pair else records[0]
     names = list(dict.fromkeys(record.data.name for record in records))
-    where = f"{record.images} pictures of {names[0]}" if len(names) == 1 else f"the pictures of {len(names)} data sets"
+    where = f"{record.images} images of {names[0]}" if len(names) == 1 else f"the images of {len(names)} data sets"
     classes = f" ({len(record.data.classes)} classes)" if len(names) == 1 and record.data.classes else ""
     said = [
         f"We measured how often an image classifier is right on {where}{classes}, first as they are and then after "
@@ -75,22 +75,22 @@ def summary(records: Sequence[Record]) -> str:
         f"On {record.data.name}: " if len(names) > 1 else "",
     ]
     if pair is None:
-        said.append(f"{record.method} is right on {share(record.clean)} of the clean pictures ")
+        said.append(f"{record.method} is right on {share(record.clean)} of the clean images ")
         said.append(f"and on {robust(record)} under attack.")
         if reason := standing(record):
             said.append(f" The number under attack is {reason}.")
         return "".join(said)
-    learned = f", trained on {record.shots} example pictures per class," if record.shots else ""
+    learned = f", trained on {record.shots} example images per class," if record.shots else ""
     said += [
         f"{'Without' if len(names) == 1 else 'without'} a defence, {pair.before.backbone.name} is right on "
-        f"{share(pair.before.clean)} of the clean pictures and on {robust(pair.before)} under attack. ",
-        f"With the defence {record.method}{learned} it is right on {share(record.clean)} of the clean pictures "
+        f"{share(pair.before.clean)} of the clean images and on {robust(pair.before)} under attack. ",
+        f"With the defence {record.method}{learned} it is right on {share(record.clean)} of the clean images "
         f"and on {robust(record)} under attack. ",
         _verdict(pair.before.robust, record.robust),
     ]
     for other in pair.beside:
         said.append(f" {other.backbone.name}, without a defence and without training, is right on {share(other.clean)} of the ")
-        said.append(f"clean pictures and on {robust(other)} under attack.")
+        said.append(f"clean images and on {robust(other)} under attack.")
     return "".join(said)
 
 
@@ -102,13 +102,13 @@ def limits(records: Sequence[Record]) -> list[tuple[str, str]]:
     ran = f"Only {', '.join(attacks)} {'were' if len(attacks) > 1 else 'was'} run; a stronger one can only lower the accuracy."
     found = [
         ("Other attacks.", ran if attacks else "None was run, so robust accuracy is clean accuracy."),
-        ("Other changes", f"than a radius of {largest}: stickers, rotation, blur, new lighting, pictures made from scratch."),
-        ("Other pictures.", f"The intervals cover the draw of {pictures} test pictures, not a new camera, time or place."),
+        ("Other changes", f"than a radius of {largest}: stickers, rotation, blur, new lighting, images made from scratch."),
+        ("Other images.", f"The intervals cover the draw of {pictures} test images, not a new camera, time or place."),
     ]
     if len({record.seed for record in records if not is_undefended(record)}) == 1:
         found.append(("Other trainings.", "Each defence was trained once; other examples or seeds give other numbers."))
     if any(record.one_loss for record in records):
-        text = f"Numbers marked {BOUND} met attacks on one loss alone ({LEGEND}); other losses break more pictures."
+        text = f"Numbers marked {BOUND} met attacks on one loss alone ({LEGEND}); other losses break more images."
         found.append(("Other losses.", text))
     if any(standing(record) in ("static-only", "transfer-only") for record in records):
         text = "Numbers labelled static-only or transfer-only met attacks made on another model; they overstate the defence."

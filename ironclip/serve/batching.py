@@ -115,4 +115,4 @@ class Batcher:
             if finite:
                 job.answer.set_result(row)
             else:
-                job.answer.set_exception(NonFinite("the model returned NaN or infinity for this picture"))
+                job.answer.set_exception(NonFinite("the model returned NaN or infinity for this image"))

@@ -35,7 +35,7 @@ class Bodies:
             Busy: whole bodies alone fill the memory.
         """
         if self._whole + size > self.most:
-            raise Busy("too many pictures wait to be decoded; ask again later")
+            raise Busy("too many images wait to be decoded; ask again later")
         self._whole += size
         try:
             yield
@@ -94,5 +94,5 @@ class Bodies:
         victim.scope.reschedule(asyncio.get_running_loop().time())
 
     def _too_large(self) -> Refusal:
-        text = f"a request may have {self.limits.max_bytes} bytes; send smaller or fewer pictures"
+        text = f"a request may have {self.limits.max_bytes} bytes; send smaller or fewer images"
         return Refusal(413, text, CLOSE)

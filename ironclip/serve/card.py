@@ -16,8 +16,8 @@ OTHER_NORMS = {
     "linf": "Only changes bounded for every pixel (l-infinity) were measured, no l2, l1 or l0 ones.",
     "l2": "Only changes bounded in Euclidean length (l2) were measured, no l-infinity, l1 or l0 ones.",
     "l1": "Only changes bounded in their sum over all pixels (l1) were measured, no l-infinity, l2 or l0 ones.",
-    "patch": "Only a patch in one place was measured, no small change of the whole picture.",
-    "text": "Only words painted on the picture were measured, no small change of the whole picture.",
+    "patch": "Only a patch in one place was measured, no small change of the whole image.",
+    "text": "Only words painted on the image were measured, no small change of the whole image.",
 }
 ADAPTIVE = ("An attacker who knows the defence.", "No adaptive attack on its surrogates was run.")
 
@@ -47,7 +47,7 @@ def card(facts: Facts, records: Sequence[Record], name: str) -> str:
         _head(facts),
         f"# {markdown(name.rpartition('/')[2])}\n",
         f"{markdown(facts.method)} on the frozen backbone {markdown(backbone)}, a classifier of "
-        f"{facts.resolution} x {facts.resolution} pictures into {len(facts.classes)} classes: "
+        f"{facts.resolution} x {facts.resolution} images into {len(facts.classes)} classes: "
         f"{markdown(names(facts.classes, 20))}.\n",
         "## Use\n",
         f'```python\nimport ironclip\n\nmodel = ironclip.{load}\nprint(model.classify("picture.jpg"))\n```\n',
@@ -63,7 +63,7 @@ def card(facts: Facts, records: Sequence[Record], name: str) -> str:
         _verify(facts, name),
         "## Licence\n",
         f"Weights of the backbone: {markdown(licence)}. The learned tensors fall under whatever the training "
-        "pictures allow; the person who publishes them states that.\n",
+        "images allow; the person who publishes them states that.\n",
     ]
     return "\n".join(parts)
 
@@ -97,7 +97,7 @@ def _head(facts: Facts) -> str:
 def _training(training: Training | None) -> str:
     if training is None:
         return "Nothing was learned: zero-shot classification by prompts.\n"
-    shots = "all training pictures" if training.shots is None else f"{number_of(training.shots, 'picture')} a class"
+    shots = "all training images" if training.shots is None else f"{number_of(training.shots, 'image')} a class"
     constants = {
         key: value for key, value in training.attack.items() if key not in ("attack", "derived", "eps") and value is not None
     }
@@ -121,7 +121,7 @@ def _measured(records: Sequence[Record]) -> str:
 def _verify(facts: Facts, name: str) -> str:
     commands = list(dict.fromkeys(measured.command for measured in facts.measured if measured.command))
     lines = [
-        "On the pictures above, or on your own with the same class names:\n",
+        "On the images above, or on your own with the same class names:\n",
         f"```python\nimport ironclip\n\nmodel = ironclip.load_classifier({json.dumps(name)})",
         'print(ironclip.evaluate(model, data="path/to/pictures", attack="apgd", eps="4/255").table())\n```\n',
     ]

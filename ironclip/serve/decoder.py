@@ -44,7 +44,7 @@ def pixels(upload: Upload, resolution: int, max_pixels: int) -> Image.Image:
         BadPicture: not an image, one that cannot be used, or too many pixels.
     """
     if not upload.data:
-        raise BadPicture(upload.name, "empty file; expected a picture")
+        raise BadPicture(upload.name, "empty file; expected an image")
     return fit(decode_quietly(upload, max_pixels), resolution)
 
 

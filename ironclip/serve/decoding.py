@@ -88,7 +88,7 @@ class Lane:
 
     def __init__(self, limits: Limits, resolution: int, *, processes: int, most: int, nice: int, enough: int) -> None:
         self.limits, self.resolution, self.nice, self.enough = limits, resolution, nice, enough
-        self.turns = Turns("pictures to decode", room=processes, most=most)
+        self.turns = Turns("images to decode", room=processes, most=most)
         self.idle: list[Process] = []
         self._working: set[asyncio.Task[list[Tensor] | int]] = set()
 
@@ -131,10 +131,10 @@ class Lane:
         except TimeoutError:
             await process.kill()
             seconds = self.limits.decode_seconds
-            raise Refusal(413, f"the pictures took more than {seconds:g} s to decode; send fewer or smaller ones") from None
+            raise Refusal(413, f"the images took more than {seconds:g} s to decode; send fewer or smaller ones") from None
         except (OSError, EOFError, ValueError, KeyError):
             await process.kill()
-            raise Refusal(422, "a picture ended the process that decoded it; save it anew in another format") from None
+            raise Refusal(422, "an image ended the process that decoded it; save it anew in another format") from None
         except BaseException:
             await process.kill()
             raise
@@ -185,7 +185,7 @@ class Decoders:
             answer = await self.large.decode(client, found)
         if isinstance(answer, int):
             sizes = f"{answer / 1e6:.0f} million pixels together are more than the limit of {self.most / 1e6:g} million a request"
-            raise Refusal(413, f"{sizes}; send fewer or smaller pictures")
+            raise Refusal(413, f"{sizes}; send fewer or smaller images")
         return answer
 
     async def warm(self) -> None:

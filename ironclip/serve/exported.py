@@ -55,7 +55,7 @@ class ExportedClassifier:
         try:
             logits = self._function(images)
         except Exception as error:  # whatever a runtime raises about a stranger's graph
-            raise CheckpointError(f"{self.path}: its graph fails on pictures: {_first(error)}; export it again") from None
+            raise CheckpointError(f"{self.path}: its graph fails on images: {_first(error)}; export it again") from None
         wanted = (len(images), len(self.classes))
         if not isinstance(logits, Tensor) or logits.dtype != torch.float32 or logits.shape != wanted:
             got = f"{logits.dtype} {list(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__

@@ -26,14 +26,14 @@ async def uploads(request: Request, bodies: Bodies, client: str, *, most: int) -
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind != "multipart/form-data":
-        raise Refusal(415, f"send pictures as multipart/form-data in the field images; got {kind or 'no content type'}"[:200])
+        raise Refusal(415, f"send images as multipart/form-data in the field images; got {kind or 'no content type'}"[:200])
     body = await bodies.read(request, client)
     parser = _InMemory(request.headers, body, max_files=most, max_fields=8, max_part_size=64_000)
     try:
         form = await parser.parse()
     except MultiPartException as problem:
         if "Too many" in problem.message:
-            raise Refusal(413, f"at most {most} picture(s) in one request; send fewer") from None
+            raise Refusal(413, f"at most {most} image(s) in one request; send fewer") from None
         raise Refusal(400, f"the multipart body cannot be read: {problem.message}"[:200]) from None
     except Exception as problem:  # the parser raises almost anything on damaged headers
         raise Refusal(400, f"the multipart body cannot be read: {type(problem).__name__}") from None
@@ -48,7 +48,7 @@ async def uploads(request: Request, bodies: Bodies, client: str, *, most: int) -
     finally:
         await form.close()
     if not found:
-        raise Refusal(422, "no picture came; send files in the form field images")
+        raise Refusal(422, "no image came; send files in the form field images")
     return found
 
 

@@ -16,10 +16,10 @@ MEANS = {
     401: "No token, or a wrong one.",
     403: "From a page of another site.",
     408: "The request did not arrive in time.",
-    413: "Too many bytes, pictures or pixels.",
+    413: "Too many bytes, images or pixels.",
     415: "Not multipart/form-data.",
-    422: "A picture or an option that cannot be used.",
-    500: "The model failed on this picture.",
+    422: "An image or an option that cannot be used.",
+    500: "The model failed on this image.",
     503: "No room just now; see Retry-After.",
 }
 _FILE = {"type": "string", "format": "binary"}

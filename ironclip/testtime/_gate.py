@@ -29,7 +29,7 @@ def calibrated(
     with torch.no_grad():
         found = [score(base, batch.images.to(base.backbone.device, base.backbone.dtype)) for batch in batches]
     if not found:
-        raise UsageError("the threshold is to be calibrated, but there are no clean training pictures; state it instead")
+        raise UsageError("the threshold is to be calibrated, but there are no clean training images; state it instead")
     scores = torch.cat(found).cpu().double()
     return float(scores.quantile(share)), len(scores)
 

@@ -91,7 +91,7 @@ class Running:
     def moments(self) -> Moments:
         """[L, N, D], float32; UsageError where there were fewer than two images."""
         if self.count < 2:
-            raise UsageError(f"source statistics need at least two training pictures; got {self.count}")
+            raise UsageError(f"source statistics need at least two training images; got {self.count}")
         assert isinstance(self.mean, Tensor)
         assert isinstance(self.spread, Tensor)
         spread = self.spread / (self.count - 1)

@@ -112,13 +112,13 @@ class CLIPure(TestTimeMethod):
             ]
         embeddings = torch.cat(seen) if seen else torch.empty(0, 1)
         if len(embeddings) < 2:
-            raise UsageError("clipure fits its prior to clean training pictures, at least two; there are none. Hand in prior=")
+            raise UsageError("clipure fits its prior to clean training images, at least two; there are none. Hand in prior=")
         self.prior = GaussianPrior.of(math.sqrt(embeddings.shape[1]) * embeddings)
-        self.notes = (f"clipure: the prior is a Gaussian fitted to {len(embeddings)} clean training pictures",)
+        self.notes = (f"clipure: the prior is a Gaussian fitted to {len(embeddings)} clean training images",)
 
     def check_base(self, base: AdaptedClassifier) -> None:
         if self.variant == "generative" and self.prior is None:
-            raise UsageError("clipure has no prior yet: put it on a run whose training pictures are there, or hand in prior=")
+            raise UsageError("clipure has no prior yet: put it on a run whose training images are there, or hand in prior=")
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         return self.answer(base, self.purified(base, self.unit(base, images), keys))

@@ -74,12 +74,12 @@ class CSR(TestTimeMethod):
         if self.tau is None:
             self.tau, count = calibrated(self.consistency, base, batches, self.flagged)
             self.notes = (
-                f"csr: tau {self.tau:.4f} calibrated: {100 * self.flagged:g} % of {count} clean training pictures lie below",
+                f"csr: tau {self.tau:.4f} calibrated: {100 * self.flagged:g} % of {count} clean training images lie below",
             )
 
     def check_base(self, base: AdaptedClassifier) -> None:
         if self.tau is None:
-            raise UsageError("csr has no threshold yet: put it on a run whose training pictures are there, or state tau")
+            raise UsageError("csr has no threshold yet: put it on a run whose training images are there, or state tau")
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         assert self.tau is not None

@@ -83,12 +83,12 @@ class DBD(TestTimeMethod):
         if self.theta is None:
             score = lambda base, images: self.found(base, images, image_keys(images, self.seed))[1].score  # noqa: E731
             self.theta, count = calibrated(score, base, batches, 1 - self.stretched)
-            share = f"{100 * self.stretched:g} % of {count} clean training pictures lie above"
+            share = f"{100 * self.stretched:g} % of {count} clean training images lie above"
             self.notes = (f"dbd: theta {self.theta:.4f} calibrated: {share}",)
 
     def check_base(self, base: AdaptedClassifier) -> None:
         if self.theta is None:
-            raise UsageError("dbd has no threshold yet: put it on a run whose training pictures are there, or state theta")
+            raise UsageError("dbd has no threshold yet: put it on a run whose training images are there, or state theta")
 
     def pictures(self, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, V, 3, S, S] the image and its changed copies."""

@@ -132,7 +132,7 @@ class TAPT(TestTimeMethod):
     def _check(self, base: DeepPrompted) -> None:
         if self.statistics is None:
             raise UsageError(
-                "tapt needs source statistics: put it on a trained run whose training pictures are there, name a file "
+                "tapt needs source statistics: put it on a trained run whose training images are there, name a file "
                 "(source=FILE), or tune on the entropy alone (source=none)"
             )
         spec = base.backbone.spec

@@ -56,7 +56,7 @@ def test_what_cannot_be_audited_is_one_line(plain, here: Path) -> None:
     for arguments, more, complaint in (
         ((lambda images: images,), {}, "needs data"),
         ((7, "shapes"), {}, "got int"),
-        ((plain,), {"limit": 0}, "limit is a number of pictures"),
+        ((plain,), {"limit": 0}, "limit is a number of images"),
         ((plain,), {"diagnostic_steps": 0}, "diagnostic_steps is a whole number"),
         ((plain,), {"require": ["robust>=0.4@8/255"]}, "not audited"),
         ((lambda images: images.mean((2, 3)), "shapes"), {"resolution": 8}, "logits"),

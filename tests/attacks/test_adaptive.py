@@ -74,7 +74,7 @@ def test_an_image_that_the_judge_gets_wrong_costs_nothing_more(scene):
 
 
 class Lottery(torch.nn.Module):
-    """Right but for pictures whose pixels, at 8 bits, sum to a multiple of `odds`: randomness that belongs to the image."""
+    """Right but for images whose pixels, at 8 bits, sum to a multiple of `odds`: randomness that belongs to the image."""
 
     def __init__(self, odds):
         super().__init__()
@@ -97,7 +97,7 @@ def test_tries_draw_the_randomness_of_the_defence_anew():
 
 
 def test_a_vote_over_random_views_falls_to_a_common_wrong_class():
-    """Each draw sees one half of the picture. Momentum adds the halves up, and both move."""
+    """Each draw sees one half of the image. Momentum adds the halves up, and both move."""
     left = torch.zeros(1, 1, 8, 8)
     left[..., :4] = 1
 

@@ -12,7 +12,7 @@ from ironclip.core.tensors import generator
 
 
 def wide(seed=0):
-    """A network on pictures of 20 pixels."""
+    """A network on images of 20 pixels."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.Conv2d(3, 4, 5, stride=2), nn.GELU(), nn.Flatten(), nn.Linear(256, 4)).eval()
 

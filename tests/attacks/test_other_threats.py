@@ -27,7 +27,7 @@ def greedy(image, weight, eps):
 
 
 def slow_projection(delta, image, eps):
-    """The nearest allowed change of one picture, by halving an interval for the threshold."""
+    """The nearest allowed change of one image, by halving an interval for the threshold."""
     room = torch.where(delta > 0, 1 - image, image)
 
     def change(cut):
@@ -106,7 +106,7 @@ def test_an_attack_in_other_norms_refuses_and_says_what_fits(name, kind):
 def test_a_patch_and_a_text_are_no_balls(name, kind):
     with pytest.raises(UsageError, match="is an attack in"):
         build(name, eps=0.5, norm=kind)
-    with pytest.raises(UsageError, match="is no ball around a picture"):
+    with pytest.raises(UsageError, match="is no ball around an image"):
         project(pictures(), pictures(), 0.1, "patch")
 
 
@@ -127,7 +127,7 @@ def test_every_threat_is_named_and_has_a_radius_of_its_own():
     assert Threat(norm="l1", eps=12).radius == "l1-12"
     assert parse_radii("12", "l1") == [12.0]
     for kind in ("patch", "text"):
-        with pytest.raises(UsageError, match="is a share of the picture's area"):
+        with pytest.raises(UsageError, match="is a share of the image's area"):
             Threat(norm=kind, eps=1.5)
         with pytest.raises(UsageError, match="needs a radius of its own"):
             parse_radii(None, kind)
@@ -182,7 +182,7 @@ def test_cutting_is_the_inverse_of_pasting():
 
 
 class Reader:
-    """Three classes; a picture shows class 1 as soon as anything dark is painted on it."""
+    """Three classes; an image shows class 1 as soon as anything dark is painted on it."""
 
     classes = ("cat", "dog", "a rather long name of a class")
 

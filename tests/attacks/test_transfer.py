@@ -1,4 +1,4 @@
-"""Pictures made on another backbone: inside the ball, every one perturbed, and only the class names are taken from the target."""
+"""Images made on another backbone: inside the ball, every one perturbed, and only the class names are taken from the target."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""What a check along the returned gradient, on the test pictures alone, cannot see; and what must raise no alarm."""
+"""What a check along the returned gradient, on the test images alone, cannot see; and what must raise no alarm."""
 
 import masked
 import torch
@@ -74,7 +74,7 @@ def test_a_smooth_function_rougher_than_a_step_of_pgd_is_found():
 
 
 class Knows(masked.Plain):
-    """Raises the stored class for pictures near a stored one."""
+    """Raises the stored class for images near a stored one."""
 
     def __init__(self, images, labels, radius):
         super().__init__()

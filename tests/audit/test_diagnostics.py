@@ -26,7 +26,7 @@ def test_a_plain_classifier_raises_no_alarm():
 def test_a_diagnostic_is_found_by_its_file_and_its_number_is_its_own(monkeypatch):
     files = {path.stem for path in (Path(diagnose_module.__file__).parent / "checks").glob("[!_]*.py")}
     assert {check.measure.__name__ for check in CHECKS.values()} == files
-    assert [*CHECKS][-1] == "D15", "the budget is checked over the pictures of all others"
+    assert [*CHECKS][-1] == "D15", "the budget is checked over the images of all others"
     monkeypatch.setattr("ironclip.audit.checks.noise.CHECK", CHECKS["D9"])
     with pytest.raises(ValueError, match="a number of its own"):
         diagnose_module.found()

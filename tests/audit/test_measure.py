@@ -230,7 +230,7 @@ def test_nothing_is_said_to_be_reliable_that_was_not_looked_at(whole_report):
     unreliable = lambda **changes: robustbench_info(whole_report.model_copy(update=changes))["unreliable"]  # noqa: E731
     good = Verdict(id="D1", title="t", level="pass", text="x")
     gone = Verdict(id="D6", title="t", level="not applicable", text="x", missing=True)
-    broken = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
+    broken = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single image")
     assert unreliable(verdicts=()) is None
     assert unreliable(verdicts=(good,)) is False
     assert unreliable(verdicts=(good, gone)) is None

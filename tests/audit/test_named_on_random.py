@@ -16,7 +16,7 @@ EPS, MANY, DRAWS = 0.1, 48, 2
 
 
 class Unsteady(nn.Module):
-    """Two classes by the mean of the picture against 1/2, with fresh noise on each picture in every call."""
+    """Two classes by the mean of the image against 1/2, with fresh noise on each image in every call."""
 
     classes = ("dark", "light")
 

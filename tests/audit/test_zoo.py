@@ -24,9 +24,9 @@ def test_the_zoo_runs_every_check_and_is_large_enough():
     "name",
     [
         "pixels rounded, straight through", "fine ripple added to the pixels", "logits times 10000", "left half detached",
-        "smaller half of the gradient cut", "gradient shifted by 8 pixels", "noise drawn from the picture's content",
-        "refuses pictures off the grid", "another answer where a gradient is asked for", "table of coarse pictures",
-        "nearest stored picture within 8/255",
+        "smaller half of the gradient cut", "gradient shifted by 8 pixels", "noise drawn from the image's content",
+        "refuses images off the grid", "another answer where a gradient is asked for", "table of coarse images",
+        "nearest stored image within 8/255",
     ],
 )  # fmt: skip
 def test_a_masked_kind_is_flagged(bench, name):

@@ -170,7 +170,7 @@ def wrong(model, tmp_path_factory) -> Path:
             "Tiny@{0}/folder",
             r"folder is a folder without weights of a known name, such as open_clip_model\.safetensors .* it is empty$",
         ),
-        ("Tiny@{0}/photo.jpg", "is not a weights file: expected safetensors or a torch file .* it is a JPEG picture$"),
+        ("Tiny@{0}/photo.jpg", "is not a weights file: expected safetensors or a torch file .* it is a JPEG image$"),
         ("Tiny@{0}/empty.pt", "it is empty$"),
         ("Tiny@{0}/half-clip.safetensors", "is a damaged or truncated safetensors file: "),
         ("Tiny@{0}/half-clip.pt", "is a damaged or truncated torch file: "),

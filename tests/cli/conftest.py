@@ -32,7 +32,7 @@ def ironclip(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    """Two classes of ten pictures each: dark and bright noise."""
+    """Two classes of ten images each: dark and bright noise."""
     draw = np.random.default_rng(0)
     for label, name in enumerate(("dark", "bright")):
         folder = tmp_path / "photos" / name

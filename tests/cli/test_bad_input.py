@@ -87,7 +87,7 @@ def test_label_out_of_range(ironclip, tmp_path: Path, photos: Path) -> None:
 
 
 def test_wrong_checkpoint(ironclip, tmp_path: Path) -> None:
-    (tmp_path / "clip.pt").write_bytes(b"\xff\xd8\xff\xe0 a picture")
+    (tmp_path / "clip.pt").write_bytes(b"\xff\xd8\xff\xe0 an image")
     refused(ironclip("train", "apt", "--data", "shapes", "--backbone", "ViT-B-32@clip.pt", *QUICK), "clip.pt")
 
 

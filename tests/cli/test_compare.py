@@ -1,4 +1,4 @@
-"""Two runs are compared only where the pictures, the threat and every constant of every attack agree; what differs is said."""
+"""Two runs are compared only where the images, the threat and every constant of every attack agree; what differs is said."""
 
 import json
 

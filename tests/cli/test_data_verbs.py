@@ -14,7 +14,7 @@ def test_data_check_exits_1_on_a_picture_in_two_splits_or_under_two_labels(ironc
     code, said, _ = ironclip("data", "check", str(photos))
     assert code == 1
     assert "not good" in said
-    assert "the same picture more than once:" in said
+    assert "the same image more than once:" in said
     assert "bright/copy.png" in said
 
 
@@ -28,7 +28,7 @@ def test_data_check_takes_layout_classes_and_shots(ironclip, photos: Path, tmp_p
     assert "--layout 'one=train,two=test'" in said
     code, said, _ = ironclip("data", "check", "folds", "--layout", "one=train,two=skip", "--shots", "9")
     assert code == 1
-    assert "2 classes have fewer training pictures than 9 shots" in said
+    assert "2 classes have fewer training images than 9 shots" in said
     assert ironclip("data", "check", "folds", "--layout", "nonsense")[0] == 2
 
 

@@ -1,4 +1,4 @@
-"""A few of the random command lines and damaged pictures of `make fuzz`."""
+"""A few of the random command lines and damaged images of `make fuzz`."""
 
 from pathlib import Path
 

@@ -132,7 +132,7 @@ def test_nobody_names_an_attack_and_gets_the_worst_case(ironclip, photos: Path, 
     assert code == 0
     assert ", ".join(STANDARD_FAST) in said
     assert "one loss" not in said
-    assert "2 pictures: one picture is 50 points" in said
+    assert "2 images: one image is 50 points" in said
     code, said, _ = ironclip("evaluate", "mini", "--data", str(photos), "--attack", "fgsm", "--eps", "1/255", "--limit", "2")
     assert "robust ≤ " in said
     assert "one loss: upper bound" in said

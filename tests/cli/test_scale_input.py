@@ -10,7 +10,7 @@ GRID = ["grid", "run", "g.yaml", "--out", "out"]
 WRONG = [
     ([*EVALUATE, "--shard", "3/0"], "--shard is k/n with k from 1 to n"),
     ([*EVALUATE, "--shard", "1/1000000"], "n at most 999,999; got '1/1000000'"),
-    ([*EVALUATE, "--shard", "4/4"], "there are 3 batches of pictures; take at most 3"),
+    ([*EVALUATE, "--shard", "4/4"], "there are 3 batches of images; take at most 3"),
     ([*EVALUATE, "--workers", "1000"], "--workers is a number from 1 to 16 on this machine; got 1000"),
     ([*EVALUATE, "--workers", "-1"], "--workers is a number from 1 to"),
     ([*EVALUATE, "--until", "50"], "at least 0 (all images) and below 50; got 50"),

@@ -35,7 +35,7 @@ def test_shards_in_any_order_end_with_the_record_of_the_whole(ironclip, tmp_path
         (["--shard", "9/8"], "--shard is k/n with k from 1 to n"),
         (["--shard", "1/3", "--batch-size", "5"], "under other settings: its batch_size is 4, not 5"),
         (["--shard", "1/3", "--workers", "2"], "leave one of them out"),
-        (["--shard", "1/3", "--targeted", "next"], "--targeted looks at all pictures"),
+        (["--shard", "1/3", "--targeted", "next"], "--targeted looks at all images"),
         (["--workers", "0"], "--workers is a number from 1 to"),
     ):
         code, _, said = ironclip(*evaluate, *wrong)

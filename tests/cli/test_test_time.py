@@ -89,7 +89,7 @@ def test_classify_writes_a_page_with_attention_and_kept_views(ironclip, photos: 
     assert all(f"{100 * each['predictions'][0]['probability']:.1f}" in html for each in shown)
     assert "4 of 4 views, with 100.0 % of the weight" in html
     assert "with rtpt" in html
-    assert "not a picture" in html
+    assert "not an image" in html
     plain = ("classify", str(photos / "bright"), "--names", "dark,bright", "--limit", "1", "--report", str(page))
     assert ironclip(*plain)[0] == 0
     assert page.read_text().count("<img") == 2

@@ -17,7 +17,7 @@ EVALUATE = ("--attack", "fgsm", "--device", "cpu", "--json")
 
 @pytest.fixture
 def walls(tmp_path: Path) -> Path:
-    """Three classes of five pictures each: red, green, blue."""
+    """Three classes of five images each: red, green, blue."""
     for channel, name in enumerate(("red", "green", "blue")):
         folder = tmp_path / "walls" / name
         folder.mkdir(parents=True)

@@ -1,4 +1,4 @@
-"""`evaluate --until`: as few pictures as the answer needs, and on from there."""
+"""`evaluate --until`: as few images as the answer needs, and on from there."""
 
 import json
 from pathlib import Path
@@ -12,7 +12,7 @@ EVALUATE = ["evaluate", "mini", "--data", "shapes", "--attack", "fgsm", "--eps",
 
 @pytest.fixture
 def measured(ironclip, monkeypatch, tmp_path):
-    """(options) -> (the record, its samples, their folder), with looks of few pictures."""
+    """(options) -> (the record, its samples, their folder), with looks of few images."""
     monkeypatch.setattr(looks, "FIRST", 6)
 
     def run(*options: str) -> tuple[dict, list[str], Path]:

@@ -36,7 +36,7 @@ def images():
 
 
 def make(name: str, base=None) -> TestTime:
-    """The method at small sizes, prepared on a few source pictures for this base."""
+    """The method at small sizes, prepared on a few source images for this base."""
     made = build(name, {key: value for key, value in SMALL.items() if key in options(name)})
     if base is not None:
         pictures = torch.rand(6, 3, 32, 32, generator=torch.Generator().manual_seed(7))

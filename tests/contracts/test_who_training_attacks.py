@@ -160,7 +160,7 @@ def batch():
 
 
 def pushed(images):
-    """Other pictures in the ball: what the recording attack returns."""
+    """Other images in the ball: what the recording attack returns."""
     return (images + torch.tensor([4, -4]).repeat(images.shape[-1] // 2) / 255).clamp(0, 1)
 
 

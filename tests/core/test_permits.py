@@ -105,7 +105,7 @@ def test_what_keeps_to_the_threat_runs(wrapper):
 def test_radius_zero_and_a_radius_below_a_grey_level_are_refused():
     with pytest.raises(UsageError, match="cannot move a pixel at radius 0"):
         check(FGSM(0.0), Threat(eps=0.0))
-    with pytest.raises(UsageError, match="8-bit pictures cannot hold a radius below 1/255"):
+    with pytest.raises(UsageError, match="8-bit images cannot hold a radius below 1/255"):
         check(FGSM(0.5 / 255), Threat(eps=0.5 / 255, quantised=True))
 
 

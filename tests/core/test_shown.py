@@ -21,5 +21,5 @@ def test_a_text_is_one_line_that_moves_nothing(text: str, shown: str) -> None:
 def test_a_number_agrees_with_its_noun() -> None:
     assert number_of(1, "class", "has", "have") == "1 class has"
     assert number_of(1200, "class", "has", "have") == "1,200 classes have"
-    assert [number_of(n, "picture") for n in (0, 1, 2)] == ["0 pictures", "1 picture", "2 pictures"]
+    assert [number_of(n, "image") for n in (0, 1, 2)] == ["0 images", "1 image", "2 images"]
     assert [number_of(2, noun) for noun in ("epoch", "batch", "class")] == ["2 epochs", "2 batches", "2 classes"]

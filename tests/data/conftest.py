@@ -17,7 +17,7 @@ def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def paint() -> Callable[..., Path]:
-    """Writes a picture with a gradient; the seed changes every pixel."""
+    """Writes an image with a gradient; the seed changes every pixel."""
 
     def write(path: Path, seed: int = 0, size: tuple[int, int] = (20, 16)) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +30,7 @@ def paint() -> Callable[..., Path]:
 
 @pytest.fixture
 def photos(tmp_path: Path, paint: Callable[..., Path]) -> Path:
-    """A folder with three classes of 10, 7 and 5 pictures."""
+    """A folder with three classes of 10, 7 and 5 images."""
     for k, (name, count) in enumerate({"red_fox": 10, "badger": 7, "owl": 5}.items()):
         for n in range(count):
             paint(tmp_path / "photos" / name / f"{n:02d}.png", 100 * k + n)

@@ -18,7 +18,7 @@ from ironclip.data.records import FileSource
 
 
 class Noise(Painted):
-    """A picture whose pixels all differ."""
+    """An image whose pixels all differ."""
 
     def open(self):
         size = (30 + self.value % 7, 24 + self.value % 5)
@@ -192,14 +192,14 @@ def damaged(tmp_path, paint):
 def test_bad_pictures_are_left_out_and_named_before_a_run(damaged):
     for found in (EvalSet(damaged, resolution=8), TrainSet(damaged, resolution=8), EvalSet(damaged, resolution=8)):
         assert [bad.name for bad in found.dropped] == ["1.png", "4.png"]
-        assert found.dropped[0].reason == "not a picture but text that starts 'nothing'; fetch it again"
+        assert found.dropped[0].reason == "not an image but text that starts 'nothing'; fetch it again"
         assert found.indices.tolist() == [0, 2, 3, 5]
         assert found.labels.tolist() == [0, 0, 1, 1]
     assert sorted(by_index(TrainSet(damaged, resolution=8).batches(0, 1, 3))) == [0, 2, 3, 5]
 
 
 def test_bad_pictures_can_be_an_error(damaged):
-    with pytest.raises(DataError, match=r"1\.png: not a picture.* \(and 1 more\); repair or remove it"):
+    with pytest.raises(DataError, match=r"1\.png: not an image.* \(and 1 more\); repair or remove it"):
         EvalSet(damaged, resolution=8, bad="fail")
     with pytest.raises(UsageError, match="unknown policy"):
         TrainSet(damaged, resolution=8, bad="ignore")
@@ -207,7 +207,7 @@ def test_bad_pictures_can_be_an_error(damaged):
 
 def test_a_set_without_a_usable_picture_is_refused(tmp_path):
     items = tuple(Item(FileSource(tmp_path, f"{k}.png"), k, k) for k in range(2))
-    with pytest.raises(DataError, match=r"none of the 2 pictures can be used; the first: 0\.png: no such file"):
+    with pytest.raises(DataError, match=r"none of the 2 images can be used; the first: 0\.png: no such file"):
         load_images(items, 8)
 
 
@@ -215,7 +215,7 @@ def test_a_set_without_a_usable_picture_is_refused(tmp_path):
     ("call", "message"),
     [
         (lambda d: EvalSet(d, "tests", resolution=8), "unknown split 'tests'; did you mean 'test'"),
-        (lambda d: EvalSet(d, "val", resolution=8), "toy has no val pictures; it has train, test"),
+        (lambda d: EvalSet(d, "val", resolution=8), "toy has no val images; it has train, test"),
         (lambda d: EvalSet(d, resolution=0), "at least 1; got 0"),
         (lambda d: TrainSet(d, resolution=-4), "at least 1; got -4"),
         (lambda d: EvalSet(d, resolution=8, preprocess="squsah"), "did you mean 'squash'"),

@@ -1,4 +1,4 @@
-"""Texts that belong to single pictures: of the generated set, of a table, and in the batches of a training."""
+"""Texts that belong to single images: of the generated set, of a table, and in the batches of a training."""
 
 import torch
 
@@ -33,12 +33,12 @@ def test_a_table_with_a_column_caption_gives_texts_and_another_hash(tmp_path):
     for number in range(4):
         Image.new("RGB", (40, 40), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
         lines.append(
-            f'{number}.png,{"cat" if number % 2 else "dog"},{"train" if number < 2 else "test"},"picture, number {number}"'
+            f'{number}.png,{"cat" if number % 2 else "dog"},{"train" if number < 2 else "test"},"image, number {number}"'
         )
     table = tmp_path / "list.csv"
     table.write_text("\n".join(lines))
     found = open_dataset(str(table))
-    assert TrainSet(found, resolution=32).texts == ("picture, number 0", "picture, number 1")
+    assert TrainSet(found, resolution=32).texts == ("image, number 0", "image, number 1")
     table.write_text("\n".join(lines).replace("number 1", "number one"))
     assert open_dataset(str(table)).sha256 != found.sha256
     table.write_text("\n".join(line.split(',"')[0].removesuffix(",caption") for line in lines))

@@ -36,7 +36,7 @@ def test_a_check_names_every_bad_picture_with_its_reason(photos, paint):
     report = check(photos)
     bad = {bad.name: bad.reason for found in report.bad.values() for bad in found}
     assert set(bad) == {"owl/00.png", "badger/03.png"}
-    assert bad["owl/00.png"] == "not a picture but text that starts 'hello'; fetch it again"
+    assert bad["owl/00.png"] == "not an image but text that starts 'hello'; fetch it again"
     assert not report.ok
     assert report.counts == {"train": 13, "val": 2, "test": 7}
     assert report.smallest_class == {"train": 3, "val": 0, "test": 2}
@@ -58,15 +58,15 @@ def test_a_picture_twice_in_one_split_and_class_is_noted(photos):
     (photos / "list.csv").write_text("\n".join(["path,label,split", *rows, rows[1]]))
     report = check(photos / "list.csv")
     assert report.ok
-    assert report.notes == ("1 picture is more than once in one split and class, e.g. owl/01.png, owl/01.png",)
+    assert report.notes == ("1 image is more than once in one split and class, e.g. owl/01.png, owl/01.png",)
 
 
 def test_a_set_that_cannot_be_measured_is_not_good(tmp_path, paint):
     for name in ("fox", "owl"):
         paint(tmp_path / "set" / name / "0.png", len(name))
     report = check(tmp_path / "set")
-    assert (report.ok, report.problems) == (False, ("there is no test picture: nothing can be measured on it",))
-    assert "no test picture" not in str(report.notes)
+    assert (report.ok, report.problems) == (False, ("there is no test image: nothing can be measured on it",))
+    assert "no test image" not in str(report.notes)
     for shots in (0, -1):
         with pytest.raises(UsageError, match="at least 1; got"):
             check(tmp_path / "set", shots=shots)
@@ -95,7 +95,7 @@ def test_what_cannot_be_opened_is_a_problem_and_an_unknown_name_an_error(tmp_pat
 
 def test_a_part_of_a_benchmark_is_noted(shared):
     report = check("eurosat", root=shared / "data", decode=False)
-    assert report.notes == ("2000 / 400 / 2000 pictures (train / val / test); the benchmark has 13500 / 5400 / 8100",)
+    assert report.notes == ("2000 / 400 / 2000 images (train / val / test); the benchmark has 13500 / 5400 / 8100",)
     assert check("caltech101", root=shared / "data", decode=False).notes == ()
 
 

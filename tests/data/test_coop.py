@@ -18,7 +18,7 @@ def write_split(path, rows):
 
 @pytest.fixture
 def coop(tmp_path, paint):
-    """Writes a set in CoOp's layout: two classes, their pictures, the split file; returns the data root."""
+    """Writes a set in CoOp's layout: two classes, their images, the split file; returns the data root."""
 
     def write(name, folder=None, split=True):
         entry = catalogue()[name]
@@ -147,8 +147,8 @@ def test_compact_lists_are_read_plain_and_gzipped(coop, tmp_path):
         ({"train": [["a", None, "x"]], "test": []}, "expected a label .* got None"),
         ({"train": [["a", -1, "x"]], "test": []}, "label -1 is out of range"),
         ({"train": [["a", 10**400, "x"]], "test": []}, "without a gap"),
-        ({"train": [[3, 0, "x"]], "test": []}, "train 0: expected a picture's path .* got 3"),
-        ({"train": [["", 0, "x"]], "test": []}, "expected a picture's path"),
+        ({"train": [[3, 0, "x"]], "test": []}, "train 0: expected an image's path .* got 3"),
+        ({"train": [["", 0, "x"]], "test": []}, "expected an image's path"),
         ({"train": [["a\0", 0, "x"]], "test": []}, "zero byte"),
         ({"train": [["\ud800", 0, "x"]], "test": []}, "is no text"),
         ({"train": [["a", 0, 7]], "test": []}, "expected a class name .* got 7"),
@@ -176,7 +176,7 @@ def test_lists_of_any_name_are_read_by_path(coop, tmp_path):
         file = file.rename(file.with_name(name))
         found = open_dataset(file)
         assert (found.classes, found.sha256, found.origin) == (expected.classes, expected.sha256, name)
-        assert open_dataset(root / "dtd").sha256 == expected.sha256  # and is never ignored beside the pictures
+        assert open_dataset(root / "dtd").sha256 == expected.sha256  # and is never ignored beside the images
 
 
 @pytest.mark.parametrize("path", ["../../secret.png", "/etc/passwd", "Other/../../../secret.png"])

@@ -1,4 +1,4 @@
-"""Common corruptions: every kind changes a picture, more so at a higher severity, and always in the same way."""
+"""Common corruptions: every kind changes an image, more so at a higher severity, and always in the same way."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def test_the_table_counts_each_cell_and_leaves_clean_pictures_alone():
     dataset = open_dataset("shapes")
 
     class Bright(torch.nn.Module):
-        """Class 0 for pictures that are brighter than they were."""
+        """Class 0 for images that are brighter than they were."""
 
         classes = dataset.classes
 

@@ -29,7 +29,7 @@ def test_a_set_prints_itself_in_one_line():
     ("fields", "message"),
     [
         ({"classes": ("only",)}, r"at least two classes are needed; found 1: \['only'\]"),
-        ({"splits": {"train": ()}}, "found no picture"),
+        ({"splits": {"train": ()}}, "found no image"),
         ({"splits": {"test": (Item(Painted("p.png"), 7, 0),)}}, r"label 7 of 'p\.png' \(test\) is out of range; 2 classes"),
         ({"splits": {"test": (Item(Painted("p.png"), -1, 0),)}}, "label -1 of"),
         ({"splits": {"tset": (Item(Painted("p.png"), 0, 0),)}}, "unknown split 'tset'; did you mean 'test'"),

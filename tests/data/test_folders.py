@@ -61,7 +61,7 @@ def test_without_a_test_folder_val_is_the_test_split(tmp_path, paint):
     found = open_dataset(tmp_path / "set")
     assert [found.counts(split) for split in SPLITS] == [(1, 0, 1), (0, 0, 0), (1, 1, 1)]
     assert found.notes[0] == "there is no test folder: val serves as the test split"
-    assert "1 class has no training picture, e.g. 'newt'" in found.notes[1]
+    assert "1 class has no training image, e.g. 'newt'" in found.notes[1]
 
 
 def test_classes_called_train_among_others_are_classes(tmp_path, paint):
@@ -82,16 +82,16 @@ def test_folders_named_by_ids_get_a_note_and_names_from_a_file(tmp_path, paint):
 
 def test_folders_that_hold_no_set_say_what_was_expected(tmp_path, paint):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(DataError, match="expected one folder of pictures for each class; found an empty folder"):
+    with pytest.raises(DataError, match="expected one folder of images for each class; found an empty folder"):
         open_dataset(tmp_path / "empty")
     paint(tmp_path / "loose" / "a.png")
-    with pytest.raises(DataError, match="found 1 picture directly in it"):
+    with pytest.raises(DataError, match="found 1 image directly in it"):
         open_dataset(tmp_path / "loose")
     paint(tmp_path / "one" / "fox" / "a.png")
     with pytest.raises(DataError, match=r"at least two classes are needed; found 1: \['fox'\]"):
         open_dataset(tmp_path / "one")
     (tmp_path / "one" / "owl").mkdir()
-    with pytest.raises(DataError, match="the class folder 'owl' holds no picture"):
+    with pytest.raises(DataError, match="the class folder 'owl' holds no image"):
         open_dataset(tmp_path / "one")
     paint(tmp_path / "flat" / "train" / "a.png")
     with pytest.raises(DataError, match=r"train/a\.png lies in no class folder; expected train/<class>/<picture>"):
@@ -130,7 +130,7 @@ def test_a_table_with_splits_and_numbered_labels(photos, tmp_path):
         ([("owl/00.png", "")], ("path", "label"), "line 2: path or label is empty"),
         ([("owl/00.png", "owl", "trian")], ("path", "label", "split"), "line 2: split 'trian'; expected train, val or test"),
         ([("owl/00.png", "owl", "test"), ("owl/01.png", "owl", "")], ("path", "label", "split"), "line 3: split ''"),
-        ([("gone/00.png", "owl")], ("path", "label"), r"none of the first pictures exists, e\.g\. .*gone/00\.png"),
+        ([("gone/00.png", "owl")], ("path", "label"), r"none of the first images exists, e\.g\. .*gone/00\.png"),
         ([("owl/00.png", "owl")], ("path", "label"), "at least two classes"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Pictures that a program hands over become a data set like any other, or are refused in one line."""
+"""Images that a program hands over become a data set like any other, or are refused in one line."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -65,8 +65,8 @@ SOURCES = {
     "subset": lambda: (Subset(Torch(), range(10)), {}),
     "parts joined": lambda: (ConcatDataset([Subset(Torch(), range(4)), Subset(Torch(), range(4, 10))]), {}),
     "hugging face": lambda: (HuggingFace(), {}),
-    "pictures and words": lambda: (pictures(), {"labels": [["cat", "school bus"][label] for label in LABELS]}),
-    "pictures and numbers": lambda: (pictures(), {"labels": np.array(LABELS), "classes": ["cat", "school bus"]}),
+    "images and words": lambda: (pictures(), {"labels": [["cat", "school bus"][label] for label in LABELS]}),
+    "images and numbers": lambda: (pictures(), {"labels": np.array(LABELS), "classes": ["cat", "school bus"]}),
     "pairs": lambda: (list(zip(pictures(), LABELS)), {"classes": ["cat", "school bus"]}),
     "two lists": lambda: ((pictures(), LABELS), {"classes": ["cat", "school bus"]}),
     "tensors of torch": lambda: (
@@ -110,7 +110,7 @@ def test_the_same_pictures_lie_in_one_folder_and_others_in_another(tmp_path: Pat
     ("source", "more", "complaint"),
     [
         (pictures(), {}, r"give labels=\[...\]"),
-        (pictures(), {"labels": [0]}, "10 pictures and 1 label"),
+        (pictures(), {"labels": [0]}, "10 images and 1 label"),
         (pictures(), {"labels": LABELS}, "say what it means with classes"),
         (pictures(), {"labels": LABELS, "classes": "names.txt"}, "list of names"),
         (pictures(), {"labels": [0, 7] * 5, "classes": ["a", "b"]}, "its label 7 is none of the 2 classes"),
@@ -126,7 +126,7 @@ def test_the_same_pictures_lie_in_one_folder_and_others_in_another(tmp_path: Pat
         (7, {}, "got int"),
         ({"fold1": Torch(), "fold2": Torch()}, {}, "splits are called train, val and test"),
         ({"train": Torch()}, {"labels": LABELS}, "labels belong to a list"),
-        ([], {"labels": [], "classes": ["a", "b"]}, "no picture"),
+        ([], {"labels": [], "classes": ["a", "b"]}, "no image"),
         (SimpleNamespace(dataset=Torch()), {}, "hand over its .dataset"),
     ],
     ids=lambda value: value if isinstance(value, str) else type(value).__name__,
@@ -136,7 +136,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(tmp_path: Path, sour
         open_dataset(keep(source, cache=tmp_path, **more))
     assert isinstance(problem.value, UsageError | DataError)
     assert "\n" not in str(problem.value)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "pictures-" not in str(path.parent)]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "images-" not in str(path.parent)]
 
 
 def test_the_front_door_takes_them_and_the_command_line_opens_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

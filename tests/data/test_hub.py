@@ -90,7 +90,7 @@ def test_sets_that_cannot_be_used(library):
     with pytest.raises(DataError, match="hf:me/gone cannot be loaded: cannot find me/gone; it may have to be downloaded"):
         open_dataset("hf:me/gone")
     library.sets["me/text"] = {"train": Part({"text": Value()}, [])}
-    with pytest.raises(DataError, match="hf:me/text has no column with a picture; columns: text"):
+    with pytest.raises(DataError, match="hf:me/text has no column with an image; columns: text"):
         open_dataset("hf:me/text")
     library.sets["me/captions"] = {"train": Part({"img": Picture(), "text": Value()}, [])}
     with pytest.raises(DataError, match="has no column with a label"):

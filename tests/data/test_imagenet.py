@@ -19,7 +19,7 @@ def test_imagenet_has_sorted_classes_and_tests_on_val(tmp_path, paint):
     assert found.classes[:3] == ("tench", "goldfish", "great white shark")
     assert [len(found.splits[split]) for split in SPLITS] == [6, 0, 3]
     assert [item.label for item in found.splits["test"]] == [0, 1, 2]
-    assert "official validation pictures are the test split" in found.notes[0]
+    assert "official validation images are the test split" in found.notes[0]
     lines = [f"{wnid} other {k}" for k, wnid in enumerate(imagenet_names())]
     (tmp_path / "imagenet" / "classnames.txt").write_text("\n".join(lines))
     assert open_dataset("imagenet", root=tmp_path).classes[:2] == ("other 0", "other 1")

@@ -120,7 +120,7 @@ def test_truncated_pictures_are_named_with_a_reason(tmp_path, paint, suffix):
 )
 def test_what_is_no_picture_is_named_with_a_reason(tmp_path, content):
     (tmp_path / "a.jpg").write_bytes(content)
-    with pytest.raises(BadPicture, match=r"a\.jpg: (not a picture|an empty file|damaged|unreadable)"):
+    with pytest.raises(BadPicture, match=r"a\.jpg: (not an image|an empty file|damaged|unreadable)"):
         decode(tmp_path / "a.jpg")
 
 

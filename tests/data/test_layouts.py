@@ -19,7 +19,7 @@ PAIR = "{fox,owl}"
 TEN = "{a1,b2,c3,d4,e5,f6,g7,h8,i9,j10}"
 
 READ = {
-    # name: (paths, classes, pictures of train / val / test)
+    # name: (paths, classes, images of train / val / test)
     "a folder for each class": ([f"{PAIR}/"], ("fox", "owl"), (4, 0, 2)),
     "train and test": ([f"train/{PAIR}/", f"test/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
     "capitals": ([f"TRAIN/{PAIR}/", f"Test/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
@@ -50,13 +50,13 @@ READ = {
     "Russian": ([f"{{обучение,тест}}/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
     "Chinese": ([f"{{训练集,验证集,测试集}}/{PAIR}/"], ("fox", "owl"), (6, 6, 6)),
     "Japanese": ([f"{{学習データ,テストデータ}}/{PAIR}/"], ("fox", "owl"), (6, 0, 6)),
-    "empty folders of labels beside the pictures": (
+    "empty folders of labels beside the images": (
         [f"{{train,test}}/images/{PAIR}/", "{train,test}/labels/fox/a.txt"],
         ("fox", "owl"),
         (6, 0, 6),
     ),
-    "a picture beside the wrapping folder": ([f"set/{{train,test}}/{PAIR}/", "logo.png"], ("fox", "owl"), (6, 0, 6)),
-    "a picture beside the wrapped classes": (["set/{fox,owl,newt}/", "logo.png"], ("fox", "newt", "owl"), (6, 0, 3)),
+    "an image beside the wrapping folder": ([f"set/{{train,test}}/{PAIR}/", "logo.png"], ("fox", "owl"), (6, 0, 6)),
+    "an image beside the wrapped classes": (["set/{fox,owl,newt}/", "logo.png"], ("fox", "newt", "owl"), (6, 0, 3)),
     "only train": ([f"train/{PAIR}/"], ("fox", "owl"), (4, 0, 2)),
     "only test": ([f"test/{PAIR}/"], ("fox", "owl"), (0, 0, 6)),
     "a class called train": (["{train,bus,car}/"], ("bus", "car", "train"), (6, 0, 3)),
@@ -66,7 +66,7 @@ READ = {
     "images in each class": ([f"{PAIR}/images/"], ("fox", "owl"), (4, 0, 2)),
     "test lacks a class": ([f"train/{TEN}/", "test/{a1,b2,c3,d4,e5,f6,g7,h8,i9}/"], None, (30, 0, 27)),
     "lists beside splits": ([f"{{train,test}}/{PAIR}/", "train.txt", "test.txt"], ("fox", "owl"), (6, 0, 6)),
-    "unlabelled pictures beside": ([f"{{seg_train,seg_test}}/{PAIR}/", "seg_pred/"], ("fox", "owl"), (6, 0, 6)),
+    "unlabelled images beside": ([f"{{seg_train,seg_test}}/{PAIR}/", "seg_pred/"], ("fox", "owl"), (6, 0, 6)),
     "case differs between splits": (["train/{Fox,owl}/", "test/{fox,owl}/"], ("Fox", "owl"), (6, 0, 6)),
     "synsets beside lists": (
         [f"{{train,val}}/{PAIR}/", "ILSVRC/ImageSets/train.txt", "ILSVRC/ImageSets/val.txt"],
@@ -115,12 +115,12 @@ REFUSED = {
     "flat splits and a class": (["{train,test,car}/"], "look like splits, but hold no class folders"),
     "a flat test folder": ([f"train/{PAIR}/", "test/"], "test/0.png lies in no class folder.*test=skip,train=train"),
     "sites with splits and classes": ([f"{{berlin,paris}}/{{train,test}}/{PAIR}/"], "hold nearly the same folders"),
-    "an empty class": ([f"{PAIR}/", "newt//"], "the class folder 'newt' holds no picture; add some"),
-    "a class of other files": ([f"{PAIR}/", "newt/a.mp4"], r"'newt' holds no picture \(only 1 video\)"),
+    "an empty class": ([f"{PAIR}/", "newt//"], "the class folder 'newt' holds no image; add some"),
+    "a class of other files": ([f"{PAIR}/", "newt/a.mp4"], r"'newt' holds no image \(only 1 video\)"),
     "one class": (["fox/"], "at least two classes are needed"),
-    "no class": (["0.png", "1.png"], "found 2 pictures directly in it"),
+    "no class": (["0.png", "1.png"], "found 2 images directly in it"),
     "nothing": ([], "found an empty folder"),
-    "only other files": (["a.zip", "b.pdf"], r"found no picture \(1 archive, 1 drawing\)"),
+    "only other files": (["a.zip", "b.pdf"], r"found no image \(1 archive, 1 drawing\)"),
     "flat val in a folder (Tiny ImageNet)": (
         [f"tiny/train/{PAIR}/images/", "tiny/{val,test}/images/", "tiny/val/val_annotations.txt"],
         "test/images/0.png lies in no class folder.*'test=skip,train=train,val=skip'",
@@ -140,7 +140,7 @@ REFUSED = {
     ),
     "flat names (pets)": (
         ["images/", "annotations/trimaps/0.png", "annotations/trainval.txt", "annotations/test.txt"],
-        "'images' says that pictures are inside, and names no class",
+        "'images' says that images are inside, and names no class",
     ),
     "domains (Office-31)": (["{amazon,dslr,webcam}/images/{bike,mug}/"], "hold nearly the same folders"),
     "letters that hold classes (SUN397)": (["a/{abbey,airport}/", "b/{bakery,bar}/"], "a letter names no class"),
@@ -156,11 +156,11 @@ REFUSED = {
         ["CUB/images/{001.Gull,002.Wren}/", "CUB/{classes,train_test_split}.txt"],
         "CUB/train_test_split.txt gives a split",
     ),
-    "flat pictures and boxes (VOC)": (
+    "flat images and boxes (VOC)": (
         ["VOC/{JPEGImages,Masks}/", "VOC/Annotations/a.xml", "VOC/ImageSets/Main/train.txt"],
         "the class folder 'Annotations' holds no",
     ),
-    "flat pictures and boxes (COCO)": (["{train2017,val2017}/", "annotations/i.json"], "train2017/0.png lies in no class folder"),
+    "flat images and boxes (COCO)": (["{train2017,val2017}/", "annotations/i.json"], "train2017/0.png lies in no class folder"),
     "nested kingdoms (iNaturalist)": (["train_val/{Aves,Plantae}/{1,2}/", "train.json"], "hold nearly the same folders"),
     "a list of another form": ([f"{PAIR}/", "train.txt", "test.txt"], "test.txt, train.txt give a split"),
 }
@@ -211,7 +211,7 @@ def test_lists_that_are_not_meant_are_left_by_naming_the_folder_of_the_classes(t
         ("clases", UsageError, "unknown layout 'clases'; did you mean 'classes'"),
         ("a=trian", UsageError, "train, val, test or skip; got 'a=trian'"),
         ("=train", UsageError, "got '=train'"),
-        ("gone=train", DataError, "the layout names 'gone'; folders with pictures are 'fox', 'owl'"),
+        ("gone=train", DataError, "the layout names 'gone'; folders with images are 'fox', 'owl'"),
         ("fox=train", DataError, "says nothing of 'owl'"),
         ("splits", DataError, "no folder is named like a split"),
     ],
@@ -241,13 +241,13 @@ def test_everything_that_is_no_picture_is_counted_by_kind(tmp_path):
     (root / "owl" / "myself").symlink_to("myself")
     os.mkfifo(root / "owl" / "pipe.png")
     left = next(note for note in open_dataset(root).notes if note.startswith("left out"))
-    expected = ["1 JPEG XL picture", "1 archive", "1 video", "1 raw photo", "1 hidden or system file", "1 system folder"]
+    expected = ["1 JPEG XL image", "1 archive", "1 video", "1 raw photo", "1 hidden or system file", "1 system folder"]
     expected += ["2 other files", "2 broken links", "1 pipe or device"]
     if not has_heif():
-        expected.append('1 HEIC picture (to read them: pip install "ironclip[heif]")')
+        expected.append('1 HEIC image (to read them: pip install "ironclip[heif]")')
     for part in expected:
         assert part in left
-    assert any("in no class folder: 1 picture left out, e.g. loose.png" in note for note in open_dataset(root).notes)
+    assert any("in no class folder: 1 image left out, e.g. loose.png" in note for note in open_dataset(root).notes)
 
 
 def test_pictures_without_an_ending_and_behind_links_are_read(tmp_path):
@@ -276,12 +276,12 @@ def test_a_picture_that_is_a_pipe_is_named_and_never_waited_for(tmp_path, paint)
 
 def test_what_the_splits_cannot_measure_is_said_before_training(tmp_path):
     found = open_dataset(build(tmp_path / "set", [f"train/{PAIR}/", "test/fox/", "test/owl//"]))
-    assert "1 class has no test picture, e.g. 'owl': their accuracy cannot be measured" in found.notes
+    assert "1 class has no test image, e.g. 'owl': their accuracy cannot be measured" in found.notes
     single = open_dataset(build(tmp_path / "single", ["fox/0.png", "owl/0.png"]))
-    assert "there is no test picture: nothing can be measured on it" in single.notes
+    assert "there is no test image: nothing can be measured on it" in single.notes
     report = check(build(tmp_path / "few", ["fox/", "owl/0.png", "owl/1.png"]), shots=2)
     assert report.problems == (
-        "1 class has fewer training pictures than 2 shots, e.g. 'owl' has 1; ask for at most 1 shot, or add pictures",
+        "1 class has fewer training images than 2 shots, e.g. 'owl' has 1; ask for at most 1 shot, or add images",
     )
     assert not report.ok
 
@@ -318,7 +318,7 @@ def test_class_names_that_no_record_can_hold_are_refused_before_anything_runs(tm
 
 
 def test_a_path_is_read_once_a_level_however_many_classes_there_are():
-    """With one look at all paths for each class, 200,000 pictures in 1,000 folders took minutes."""
+    """With one look at all paths for each class, 200,000 images in 1,000 folders took minutes."""
 
     class Counted(tuple):
         looks = 0

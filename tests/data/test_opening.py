@@ -39,7 +39,7 @@ def test_a_list_that_is_a_pipe_is_refused_in_one_short_line(tmp_path):
 
 def test_a_file_that_is_no_table_is_refused(tmp_path):
     (tmp_path / "photo.jpg").write_text("")
-    with pytest.raises(DataError, match=r"expected a folder of pictures or a table \(\.csv\); got a \.jpg"):
+    with pytest.raises(DataError, match=r"expected a folder of images or a table \(\.csv\); got a \.jpg"):
         open_dataset(tmp_path / "photo.jpg")
 
 

@@ -11,7 +11,7 @@ from ironclip.data.packing import cache_folder
 
 
 def decodings(monkeypatch):
-    """A list that grows with every picture decoded."""
+    """A list that grows with every image decoded."""
     calls = []
     original = module.decode_into
     monkeypatch.setattr(module, "decode_into", lambda source, *rest: calls.append(source.name) or original(source, *rest))
@@ -73,14 +73,14 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(photos, tmp_path, monkeypatc
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DataError, match=r"cannot write decoded pictures to the cache folder .*No space left.*IRONCLIP_CACHE"):
+    with pytest.raises(DataError, match=r"cannot write decoded images to the cache folder .*No space left.*IRONCLIP_CACHE"):
         EvalSet(open_dataset(photos), resolution=8)
     assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_a_cache_folder_that_is_a_file_is_one_line(photos, tmp_path):
     (tmp_path / "cache").write_text("")
-    with pytest.raises(DataError, match="cannot write decoded pictures to the cache folder"):
+    with pytest.raises(DataError, match="cannot write decoded images to the cache folder"):
         EvalSet(open_dataset(photos), resolution=8)
 
 

@@ -1,4 +1,4 @@
-"""Decoded pictures are measured before the first byte is written; old packs give way; a disk that is too small is one line."""
+"""Decoded images are measured before the first byte is written; old packs give way; a disk that is too small is one line."""
 
 import os
 from collections import namedtuple
@@ -77,9 +77,9 @@ def test_a_pack_that_is_used_stays_longer(cache, disk):
 def test_a_disk_that_is_too_small_is_said_with_the_size_and_nothing_is_deleted(cache, disk):
     disk(700)
     with pytest.raises(
-        DataError, match=r"^1,600 decoded pictures take about 0\.0 GB, and 0\.0 GB can be used in .* IRONCLIP_CACHE"
+        DataError, match=r"^1,600 decoded images take about 0\.0 GB, and 0\.0 GB can be used in .* IRONCLIP_CACHE"
     ):
         make_room(cache, range(1600), 1600)
     assert len(left(cache)) == 4
-    with pytest.raises(DataError, match="1,600 decoded pictures"):
+    with pytest.raises(DataError, match="1,600 decoded images"):
         make_room(cache / "not" / "there", range(1600), 1600)

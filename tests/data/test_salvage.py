@@ -1,4 +1,4 @@
-"""Metadata never spoils a picture, and what is no picture is named as what it is."""
+"""Metadata never spoils an image, and what is no image is named as what it is."""
 
 import io
 import zlib
@@ -62,7 +62,7 @@ JPEG_SEGMENTS = {
     "empty Exif": (0xE1, EXIF),
     "profile of one part in none": (0xE2, b"ICC_PROFILE\0\x01\0nonsense"),
     "short profile": (0xE2, b"ICC_PROFILE\0"),
-    "several pictures": (0xE2, b"MPF\0nonsense"),
+    "several images": (0xE2, b"MPF\0nonsense"),
     "Photoshop": (0xED, b"Photoshop 3.0\0" + b"8BIM\xff\xff"),
     "comment": (0xFE, bytes(1000)),
     "short resolution": (0xE0, b"JFIF\0"),
@@ -99,19 +99,19 @@ def test_without_metadata_only_the_pixels_are_left(tmp_path, paint):
     ("content", "reason"),
     [
         (b"", "an empty file (0 bytes)"),
-        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a Git LFS pointer, not the picture itself"),
-        (b"<!DOCTYPE html><html>404</html>", "an HTML page, not a picture"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 3\n", "a Git LFS pointer, not the image itself"),
+        (b"<!DOCTYPE html><html>404</html>", "an HTML page, not an image"),
         (b"\n  <html>\n", "an HTML page"),
         (b"<svg xmlns='x'/>", "an XML or SVG file"),
         (b"%PDF-1.7", "a PDF; save it as PNG or JPEG"),
         (b"PK\x03\x04....", "an archive"),
-        (b"\xff\x0a....", "a JPEG XL picture"),
+        (b"\xff\x0a....", "a JPEG XL image"),
         (b"\0\0\0\x18ftypmp42....", "a video"),
-        (b"../.git/annex/objects/Xk/0p/MD5E-s3--0.png", "a git-annex pointer, not the picture itself"),
-        (b'{"error": "rate limited"}', 'not a picture but text that starts \'{"error": "rate limited"}\'; fetch it again'),
-        (b"../../pictures/fox.png\n", "not a picture but text that starts '../../pictures/fox.png'"),
-        (b"iVBORw0KGgo" + b"A" * 600, "not a picture but text that starts 'iVBORw0KGgo"),
-        (bytes(600), "not a picture, or of an unknown format"),
+        (b"../.git/annex/objects/Xk/0p/MD5E-s3--0.png", "a git-annex pointer, not the image itself"),
+        (b'{"error": "rate limited"}', 'not an image but text that starts \'{"error": "rate limited"}\'; fetch it again'),
+        (b"../../pictures/fox.png\n", "not an image but text that starts '../../pictures/fox.png'"),
+        (b"iVBORw0KGgo" + b"A" * 600, "not an image but text that starts 'iVBORw0KGgo"),
+        (bytes(600), "not an image, or of an unknown format"),
     ],
 )
 def test_what_a_file_is_instead_of_a_picture_is_named(tmp_path, content, reason):
@@ -124,5 +124,5 @@ def test_what_a_file_is_instead_of_a_picture_is_named(tmp_path, content, reason)
 def test_heic_under_another_name_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setattr("ironclip.data.kinds.has_heif", lambda: False)
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x18ftypheic....")
-    with pytest.raises(BadPicture, match=r'a HEIC picture, whatever its name says; .* pip install "ironclip\[heif\]"'):
+    with pytest.raises(BadPicture, match=r'a HEIC image, whatever its name says; .* pip install "ironclip\[heif\]"'):
         decode(tmp_path / "a.jpg")

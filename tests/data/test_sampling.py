@@ -73,13 +73,13 @@ def test_shots_below_one_are_refused(shots):
 
 def test_a_class_with_fewer_pictures_than_shots_is_named():
     toy = listed({"train": [0] * 5 + [1] * 3, "test": [0, 1]})
-    with pytest.raises(DataError, match="class 'classb' has 3 training pictures, fewer than 4 shots; ask for at most 3"):
+    with pytest.raises(DataError, match="class 'classb' has 3 training images, fewer than 4 shots; ask for at most 3"):
         few_shot(toy, 4, seed=1)
     assert few_shot(toy, 4, seed=1, strict=False).counts("train") == (4, 3)
 
 
 def test_few_shot_without_training_pictures_is_refused():
-    with pytest.raises(DataError, match="toy has no train pictures; it has test"):
+    with pytest.raises(DataError, match="toy has no train images; it has test"):
         few_shot(listed({"test": [0, 1]}), 1, seed=1)
 
 
@@ -171,7 +171,7 @@ def test_subsets_are_nested_ordered_and_in_proportion(labels, seed):
 
 
 def test_a_limit_below_one_is_refused():
-    with pytest.raises(UsageError, match="number of pictures, at least 1; got 0"):
+    with pytest.raises(UsageError, match="number of images, at least 1; got 0"):
         subset([Item(Painted("x"), 0, 0)], 0)
 
 

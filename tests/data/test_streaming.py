@@ -1,4 +1,4 @@
-"""Training pictures that would take too much room are decoded anew in each epoch; nothing else changes."""
+"""Training images that would take too much room are decoded anew in each epoch; nothing else changes."""
 
 import os
 
@@ -12,7 +12,7 @@ from ironclip.data import TrainSet, open_dataset, packing, room
 
 @pytest.fixture
 def sets(photos, tmp_path, monkeypatch):
-    """(kept, decoded anew) of the same folder, in which one picture is damaged."""
+    """(kept, decoded anew) of the same folder, in which one image is damaged."""
     monkeypatch.setattr(room, "MANY", 1)
     name = open_dataset(photos).items("train")[1].source.name
     (photos / name).write_bytes((photos / name).read_bytes()[:30])

@@ -11,7 +11,7 @@ ROWS = [f"{name}/{n}.png,{name}" for name in ("fox", "owl") for n in range(3)]
 
 
 def table(tmp_path, header, splits, encoding="utf-8"):
-    """A table of two classes with three pictures each and these further fields on its lines."""
+    """A table of two classes with three images each and these further fields on its lines."""
     root = build(tmp_path / "set", ["{fox,owl}/"])
     lines = [header, *(f"{row},{split}" if split is not None else row for row, split in zip(ROWS, splits))]
     (root / "list.csv").write_bytes("\r\n".join(lines).encode(encoding))
@@ -111,7 +111,7 @@ def test_paths_that_leave_the_folder_are_refused(tmp_path, hostile):
 def test_a_table_beside_pictures_in_no_class_folder_is_named(tmp_path):
     root = build(tmp_path / "set", ["images/", "labels.csv"])
     (root / "labels.csv").write_text("Path,Label\nimages/0.png,fox\nimages/1.png,owl\n")
-    with pytest.raises(DataError, match=r"labels\.csv lists pictures with labels: give .*labels\.csv as the data set"):
+    with pytest.raises(DataError, match=r"labels\.csv lists images with labels: give .*labels\.csv as the data set"):
         open_dataset(root)
     assert open_dataset(root / "labels.csv").classes == ("fox", "owl")
 

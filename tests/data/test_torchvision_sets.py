@@ -11,7 +11,7 @@ from ironclip.data.records import SPLITS
 
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
-    """CIFAR-10 in its own format with 20 training and 10 test pictures; torchvision's checksums are for the real one."""
+    """CIFAR-10 in its own format with 20 training and 10 test images; torchvision's checksums are for the real one."""
     base = tmp_path / "cifar-10-batches-py"
     base.mkdir()
     rng = np.random.default_rng(0)

@@ -386,9 +386,9 @@ def test_a_foreign_classifier_has_no_surrogates_here(backbone, batch):
 
 
 def test_the_text_alignment_uses_the_prompts_that_are_handed_in(backbone, batch):
-    defense = make(backbone, batch.classes, templates=("a blurred picture of {}",))
+    defense = make(backbone, batch.classes, templates=("a blurred image of {}",))
     expected = assemble(backbone, batch.classes, replace(defense.adaptation(backbone, batch.classes), context=None,
-                                                         templates=("a blurred picture of {}",), head=None))  # fmt: skip
+                                                         templates=("a blurred image of {}",), head=None))  # fmt: skip
     found = classifier(defense, backbone, batch.classes).text_features
     term = defense.loss(backbone, batch, clean)["text_alignment"]
     assert_close(term, 20 * F.l1_loss(found, expected.text_features))

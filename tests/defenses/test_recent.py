@@ -25,7 +25,7 @@ def made(name, backbone, batch, **given):
 
 
 def fixed(images):
-    """An inner attack that returns these pictures whatever it is handed."""
+    """An inner attack that returns these images whatever it is handed."""
     return lambda function, seen, labels, **given: images
 
 

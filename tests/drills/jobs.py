@@ -57,7 +57,7 @@ def grid(workers: int) -> None:
 
 
 def pretrain() -> None:
-    """The loop of `ironclip pretrain` on made-up pictures, its lock and its errors included."""
+    """The loop of `ironclip pretrain` on made-up images, its lock and its errors included."""
     import torch
 
     from ironclip.core.errors import IronclipError

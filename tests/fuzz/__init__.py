@@ -1,1 +1,1 @@
-"""Random command lines and damaged pictures: `python -m fuzz`."""
+"""Random command lines and damaged images: `python -m fuzz`."""

@@ -1,4 +1,4 @@
-"""Random command lines and damaged pictures: `python -m fuzz [--lines N] [--pictures N]`; exit status 1 on any failure."""
+"""Random command lines and damaged images: `python -m fuzz [--lines N] [--pictures N]`; exit status 1 on any failure."""
 
 import argparse
 import shlex
@@ -16,7 +16,7 @@ parser.add_argument("--seed", type=int, default=0)
 parser.add_argument("--log", type=Path, help="every line with its exit status")
 chosen = parser.parse_args()
 ends, wrong = pictures.failures(chosen.seed, chosen.pictures)
-print(f"{chosen.pictures} damaged pictures: {dict(ends)}, {sum(wrong.values())} failures", flush=True)
+print(f"{chosen.pictures} damaged images: {dict(ends)}, {sum(wrong.values())} failures", flush=True)
 for what, times in wrong.most_common():
     print(f"  {times} {what}")
 statuses: Counter[int] = Counter()

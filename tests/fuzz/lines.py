@@ -1,6 +1,6 @@
 """Random command lines: verbs x options x odd values. Each must end, with exit status 0, 1, 2 or 130, and no traceback.
 
-They run in this process, in a folder that holds a trained run, pictures and some files that are none. A line that works on is
+They run in this process, in a folder that holds a trained run, images and some files that are none. A line that works on is
 interrupted as by Ctrl-C; who does not end then hangs.
 """
 
@@ -71,7 +71,7 @@ class Hang(BaseException):
 
 
 def furnish(folder: Path) -> None:
-    """A folder as a user has it: pictures, a table, a list of classes, grids, a trained run."""
+    """A folder as a user has it: images, a table, a list of classes, grids, a trained run."""
     draw = np.random.default_rng(0)
     for label, name in enumerate(("dark", "bright")):
         (folder / "photos" / name).mkdir(parents=True)
@@ -81,7 +81,7 @@ def furnish(folder: Path) -> None:
     rows = [f"photos/{name}/{number}.png,{name}" for name in ("dark", "bright") for number in range(6)]
     texts = {
         "list.csv": "\n".join(["file,class", *rows]), "names.txt": "dark\nbright\n", "broken.yaml": "a: [",
-        "readme.txt": "no picture",
+        "readme.txt": "no image",
         "grid.yaml": "name: g\nruns: [{method: zero_shot, dataset: shapes}]\nevaluate: [{attacks: fgsm, limit: 2}]\n",
         "theirs.py": "def model(classes):\n    raise ValueError('mine')\n",
     }  # fmt: skip

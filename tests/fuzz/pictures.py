@@ -1,4 +1,4 @@
-"""Damaged pictures: bytes changed at random are a picture, or a named refusal of one line; nothing else, and soon."""
+"""Damaged images: bytes changed at random are an image, or a named refusal of one line; nothing else, and soon."""
 
 import io
 import random
@@ -14,12 +14,12 @@ from PIL import Image
 from ironclip.data.images import BadPicture, decode
 
 KINDS = ("PNG", "JPEG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "TGA", "ICO")
-SLOW = 10.0  # seconds for one small picture
+SLOW = 10.0  # seconds for one small image
 
 
 @dataclass(frozen=True)
 class Bytes:
-    """A picture in memory; a `Source` of `ironclip.data`."""
+    """An image in memory; a `Source` of `ironclip.data`."""
 
     name: str
     data: bytes
@@ -32,7 +32,7 @@ class Bytes:
 
 
 def sound() -> dict[str, bytes]:
-    """One small picture of every kind."""
+    """One small image of every kind."""
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (24, 32, 3), dtype=np.uint8))
     found = {}
     for kind in KINDS:
@@ -43,7 +43,7 @@ def sound() -> dict[str, bytes]:
 
 
 def mutated(seed: int, count: int) -> Iterator[Bytes]:
-    """Pictures with one to four changes each, always the same for a seed."""
+    """Images with one to four changes each, always the same for a seed."""
     draw, whole = random.Random(seed), sound()
     for number in range(count):
         kind = draw.choice(KINDS)

@@ -38,7 +38,7 @@ class Noisy(nn.Module):
 
 @pytest.fixture(scope="module")
 def scene():
-    """(classifier, pictures with the labels that it gives)."""
+    """(classifier, images with the labels that it gives)."""
     with torch.no_grad():
         base = assemble(tiny_backbone(), CLASSES)
         images = torch.randint(256, (IMAGES, 3, 32, 32), generator=torch.Generator().manual_seed(1)) / 255

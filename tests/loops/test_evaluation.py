@@ -123,7 +123,7 @@ def test_more_radius_breaks_no_fewer_images():
         (Shift(EPS + 1e-4), AttackError, r"attack 'cheat' left the ball: image 1 moved by 0\.0314\d\d in linf, but eps is 8/255"),
         (lambda f, x, y, indices: (x - 0.03).where(x > 2, x - 0.9), AttackError, r"left the range of pixels \[0, 1\]"),
         (lambda f, x, y, indices: x * float("nan"), NonFinite, "attack 'cheat' returned NaN or infinity"),
-        (lambda f, x, y, indices: x[:, :1], AttackError, r"returned pictures of shape \(2, 1, 4, 4\) for \(2, 3, 4, 4\)"),
+        (lambda f, x, y, indices: x[:, :1], AttackError, r"returned images of shape \(2, 1, 4, 4\) for \(2, 3, 4, 4\)"),
     ],
 )
 def test_an_attack_that_cheats_is_refused(attack, error, message):
@@ -174,7 +174,7 @@ def test_a_static_attack_is_made_on_another_classifier_and_says_so():
 
     @dataclass(frozen=True)
     class Spares:
-        """As stored AutoAttack pictures do: what the surrogate gets wrong is handed over as it was."""
+        """As stored AutoAttack images do: what the surrogate gets wrong is handed over as it was."""
 
         def __call__(self, function, images, labels, *, indices=None, loss=None):
             return torch.where((indices % 2 == 0).view(-1, 1, 1, 1), images, images + EPS)
@@ -182,7 +182,7 @@ def test_a_static_attack_is_made_on_another_classifier_and_says_so():
     for knowledge in ("static", "transfer"):
         record = recorded(HalfSpace(), {"spares": Spares()}, Threat(eps=EPS, knowledge=knowledge), [HalfSpace()])
         texts = {flag.id: flag.text for flag in record.flags}
-        assert texts["unperturbed"] == "3 of 7 pictures reached the classifier as they were"
+        assert texts["unperturbed"] == "3 of 7 images reached the classifier as they were"
         assert texts[knowledge].startswith("made on another classifier")
 
 
@@ -240,7 +240,7 @@ def test_logits_that_cannot_be_scored_are_refused(classifier, error, message):
 def test_a_threat_at_another_resolution_or_rounding_is_refused():
     with pytest.raises(UsageError, match="the threat lives at 224 px, but the images have 4"):
         evaluate(HalfSpace(), {}, batches(), Threat(eps=EPS, resolution=224))
-    with pytest.raises(UsageError, match="quantised=True, but the pictures are rounded: none"):
+    with pytest.raises(UsageError, match="quantised=True, but the images are rounded: none"):
         evaluate(HalfSpace(), {}, batches(), Threat(eps=EPS, quantised=True))
 
 

@@ -109,9 +109,9 @@ def test_one_device_is_not_several():
 
 
 def test_what_a_process_raised_is_raised_here():
-    text = "-- Process 1 terminated with the following error:\nTraceback ...\nironclip.core.errors.DataError: no picture: none"
+    text = "-- Process 1 terminated with the following error:\nTraceback ...\nironclip.core.errors.DataError: no image: none"
     error = raised(text)
-    assert (type(error), str(error)) == (DataError, "no picture: none")
+    assert (type(error), str(error)) == (DataError, "no image: none")
     assert type(raised("Traceback\nKeyError: 3")) is RuntimeError
 
 

@@ -1,4 +1,4 @@
-"""8-bit pictures stay in the ball; black-box attacks get scores and nothing else."""
+"""8-bit images stay in the ball; black-box attacks get scores and nothing else."""
 
 import pytest
 import torch

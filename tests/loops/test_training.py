@@ -14,7 +14,7 @@ from ironclip.loops.training import Schedule, State, collapsed, fit, seeded
 
 
 class Toy(Defense):
-    """A linear classifier of 2x2 pictures, trained on attacked ones; `bad` and `scale` break it on purpose."""
+    """A linear classifier of 2x2 images, trained on attacked ones; `bad` and `scale` break it on purpose."""
 
     def __init__(self, *, bad: str = "", scale: float = 1.0) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ def test_the_steps_are_those_of_a_plain_loop(optimizer):
         for group, ratio in zip(solver.param_groups, (1, 0.1)):
             group["lr"] = ratio * schedule.lr_at(epoch)
         for batch in batches(epoch):
-            adv = defense.seen[count]  # the same attacked pictures
+            adv = defense.seen[count]  # the same attacked images
             count += 1
             solver.zero_grad()
             plain.loss(None, batch, lambda *args, adv=adv, **options: adv)

@@ -35,7 +35,7 @@ def tiny(**changes) -> recipe.PretrainConfig:
 
 
 def tiny_sources() -> list[source_of.Source]:
-    """Dark and bright pictures with class names, and titled ones of which two share a title."""
+    """Dark and bright images with class names, and titled ones of which two share a title."""
     generator = torch.Generator().manual_seed(3)
     noise = torch.randint(0, 60, (20, 3, 16, 16), generator=generator, dtype=torch.uint8)
     labels = torch.arange(20) % 2

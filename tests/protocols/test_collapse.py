@@ -9,7 +9,7 @@ from ironclip.records.collapse import collapse_words
 
 
 def answering(logits):
-    """(a classifier that gives these logits in turn, one batch of as many pictures)."""
+    """(a classifier that gives these logits in turn, one batch of as many images)."""
     pictures = torch.arange(len(logits), dtype=torch.float32).view(-1, 1, 1, 1).expand(-1, 3, 2, 2)
     batch = Batch(pictures, torch.zeros(len(logits), dtype=torch.long), torch.arange(len(logits)), tuple("abcde"))
     return (lambda images: logits[images[:, 0, 0, 0].long()]), [batch]

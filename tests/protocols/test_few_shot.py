@@ -19,7 +19,7 @@ CHANGES = [f"epochs={EPOCHS}", f"warmup_steps={WARMUP}", "batch_size=1", "attack
 
 @pytest.fixture
 def photos(tmp_path):
-    """Two classes of four pictures; at one shot a pass has two steps."""
+    """Two classes of four images; at one shot a pass has two steps."""
     draw = np.random.default_rng(0)
     for label, name in enumerate(("dark", "bright")):
         folder = tmp_path / "photos" / name

@@ -1,4 +1,4 @@
-"""A table of any number of pictures: streamed, resumed, whole or not there, and of one classifier alone."""
+"""A table of any number of images: streamed, resumed, whole or not there, and of one classifier alone."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ from ironclip.protocols.labelling import check_table, label
 
 
 class Brightness:
-    """Three classes by mean brightness; `calls` counts the pictures seen, `stop` interrupts after so many."""
+    """Three classes by mean brightness; `calls` counts the images seen, `stop` interrupts after so many."""
 
     classes, resolution, device = ("dark", "grey", "bright"), 8, torch.device("cpu")
 
@@ -72,7 +72,7 @@ def test_a_table_that_was_interrupted_goes_on_and_ends_the_same(files: list[Path
     made = label(second, files, tmp_path / "out.csv", batch_size=2, progress=lambda *counts: heard.append(counts))
     assert (tmp_path / "out.csv").read_bytes() == (tmp_path / "whole.csv").read_bytes()
     assert made.resumed == 4
-    assert second.calls == 5 + 1  # one cannot be read; and the made-up picture by which a classifier is known
+    assert second.calls == 5 + 1  # one cannot be read; and the made-up image by which a classifier is known
     assert heard[0] == (4, 10)
     assert heard[-1] == (10, 10)
 
@@ -90,7 +90,7 @@ def test_no_more_than_one_batch_is_held(files: list[Path], tmp_path: Path) -> No
     [
         ({"classifier": Brightness(8.0)}, "another classifier"),
         ({"top": 1}, "another --top"),
-        ({"files": []}, "other pictures"),
+        ({"files": []}, "other images"),
     ],
 )
 def test_what_another_call_began_is_not_mixed_in(files: list[Path], tmp_path: Path, change: dict, complaint: str) -> None:

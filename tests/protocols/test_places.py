@@ -1,4 +1,4 @@
-"""A run finds its pictures from any folder, and one whose pictures moved says where they were and what to do."""
+"""A run finds its images from any folder, and one whose images moved says where they were and what to do."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ CONFIG = {"method": "zero_shot", "dataset": "photos", "classes": "names.txt"}
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with pictures, names and a run, which is also the working directory."""
+    """A folder with images, names and a run, which is also the working directory."""
     draw = np.random.default_rng(0)
     for name in ("d", "b"):
         folder = tmp_path / "project" / "photos" / name
@@ -61,9 +61,7 @@ def test_what_moved_is_said_in_one_line_with_what_to_do(project: Path, what: str
     (project / what).rename(project / "other")
     if not noted:
         (project / "run" / "places.json").unlink()
-    with pytest.raises(
-        DataError, match=rf"run: its (pictures|class names) are not at .*{what} any more.*IRONCLIP_DATA"
-    ) as caught:
+    with pytest.raises(DataError, match=rf"run: its (images|class names) are not at .*{what} any more.*IRONCLIP_DATA") as caught:
         open_run(project / "run")
     assert "\n" not in str(caught.value)
     assert (f"(typed {what} in {project})" in str(caught.value)) == noted
@@ -95,6 +93,6 @@ def test_every_verb_that_needs_the_pictures_says_so(project: Path, verb: list[st
         main()
     said = capsys.readouterr().err
     assert end.value.code == 2
-    assert "its pictures are not at" in said
+    assert "its images are not at" in said
     assert "IRONCLIP_DATA=FOLDER" in said
     assert sorted(path for path in project.rglob("*") if path.name != ".lock") == [p for p in before if p.name != ".lock"]

@@ -33,7 +33,7 @@ def once(frozen: Frozen, **options):
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory) -> Path:
-    """Runs of several kinds, hardly trained, and a folder of pictures whose name a shell would take apart."""
+    """Runs of several kinds, hardly trained, and a folder of images whose name a shell would take apart."""
     root = tmp_path_factory.mktemp("made")
     quick = ["epochs=1", "shots=1", "attack.steps=1"]
     train(resolve("zero_shot", "shapes", given={"backbone": "mini"}), out=root / "runs" / "plain")
@@ -131,7 +131,7 @@ KINDS = {
     "base classes of a backbone": ["mini", "--data", "shapes", "--subset", "base"],
     "other data": ["runs/base", "--data", "shapes:sketch"],
     "new classes of other data": ["runs/base", "--data", "shapes:sketch", "--subset", "new", "--split", "test"],
-    "a folder of pictures": ["runs/plain", "--data", "my photos (2)"],
+    "a folder of images": ["runs/plain", "--data", "my photos (2)"],
     "a suite": ["runs/base", "--suite", "toy"],
     "a suite on a backbone": ["mini", "--suite", "toy", "--limit", "8"],
     "new classes of a suite": ["runs/base", "--suite", "toy", "--subset", "new"],

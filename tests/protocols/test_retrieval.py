@@ -31,7 +31,7 @@ def test_recall_is_counted_from_the_order_of_the_answers():
     found = recalls(similarity, relevant)
     assert [found[f"image to text at {top}"].count for top in (1, 5, 10)] == [1, 2, 2]
     assert found["text to image at 1"].of == 3
-    relevant[1, 1] = True  # the better of two right answers counts; a picture with two captions answers both
+    relevant[1, 1] = True  # the better of two right answers counts; an image with two captions answers both
     assert recalls(similarity, relevant)["image to text at 1"].count == 1
     assert recalls(similarity, relevant)["text to image at 1"].count == 3
 
@@ -88,10 +88,10 @@ def folder(path, items):
 
 
 def test_a_folder_gives_its_pictures_several_captions(tmp_path, backbone):
-    items = [{"file": f"{number}.png", "captions": [f"picture {number} ", f"a thing, {number}"]} for number in range(3)]
+    items = [{"file": f"{number}.png", "captions": [f"image {number} ", f"a thing, {number}"]} for number in range(3)]
     found = captioned_folder(folder(tmp_path / "a", items))
     assert found is not None
-    assert found.texts[1] == ("picture 1", "a thing, 1")
+    assert found.texts[1] == ("image 1", "a thing, 1")
     with torch.no_grad():
         towers = DefendedTowers(assemble(backbone, ("a", "b")))
     clean = retrieval(towers, found, steps=1)[0]
@@ -122,5 +122,5 @@ def test_pictures_without_captions_are_refused(tmp_path):
         (tmp_path / name).mkdir()
         for number in range(10):
             Image.new("RGB", (32, 32), (number, 0, 0)).save(tmp_path / name / f"{number}.png")
-    with pytest.raises(DataError, match="pictures have no caption"):
+    with pytest.raises(DataError, match="images have no caption"):
         captions_of(open_dataset(tmp_path), "test")

@@ -10,7 +10,7 @@ from ironclip.protocols.suites import SUITES, as_tecoa, open_suite
 
 
 def shaped(name, classes, templates=("a photo of a {}.",)):
-    """Generated pictures under another name and with other class names."""
+    """Generated images under another name and with other class names."""
     base = open_dataset("shapes")
     splits = {split: tuple(item for item in items if item.label < len(classes)) for split, items in base.splits.items()}
     return base.changed(name=name, classes=tuple(classes), templates=templates, splits=splits)

@@ -14,7 +14,7 @@ CLASSES = ("dark", "middle", "bright")
 
 
 class Bands(torch.nn.Module):
-    """Three classes by the mean of the picture, with borders at 1/3 and 2/3."""
+    """Three classes by the mean of the image, with borders at 1/3 and 2/3."""
 
     classes = CLASSES
 

@@ -1,6 +1,6 @@
 """Which classifier an attack of an evaluation is handed, for every word of docs/threat-models.md and every verb that attacks.
 
-PGD's function is replaced by a recorder: it writes down the logits of what it is handed, and returns the pictures as they are.
+PGD's function is replaced by a recorder: it writes down the logits of what it is handed, and returns the images as they are.
 The expected logits are put together here from backbone, adaptation and test-time method, without the rooms under test.
 """
 
@@ -96,7 +96,7 @@ def seen(monkeypatch):
 
 
 def experiment_of(method, backbone, above=None):
-    """A defence whose learned tensors lie far from their start, on pictures of `shapes`."""
+    """A defence whose learned tensors lie far from their start, on images of `shapes`."""
     made = open_experiment(resolve(method, "shapes", given={"shots": 1}), backbone=backbone)
     draw = torch.Generator().manual_seed(0)
     with torch.no_grad():

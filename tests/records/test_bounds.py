@@ -76,8 +76,8 @@ def test_a_record_of_one_loss_is_marked_and_flagged():
 
 
 def test_few_pictures_say_how_much_one_of_them_weighs():
-    assert resolution(20) == "20 pictures: one picture is 5 points"
-    assert resolution(1) == "1 picture: one picture is 100 points"
+    assert resolution(20) == "20 images: one image is 5 points"
+    assert resolution(1) == "1 image: one image is 100 points"
     assert flagged(record(images=20, clean=10, robust=5))["resolution"] == resolution(20)
     assert "resolution" in flagged(record(images=49, clean=10, robust=5))
     assert "resolution" not in flagged(record(images=50, clean=10, robust=5))

@@ -32,7 +32,7 @@ def test_what_is_no_share_is_refused(text):
 
 
 def test_more_shards_than_batches_and_another_division_are_refused():
-    with pytest.raises(UsageError, match=r"--shard 3/3: .* there are 2 batches of pictures; take at most 2, or a smaller"):
+    with pytest.raises(UsageError, match=r"--shard 3/3: .* there are 2 batches of images; take at most 2, or a smaller"):
         Share.parse("3/3").shards(2, None)
     with pytest.raises(UsageError, match=r"--shard 1/2: this evaluation was begun in 3 shards; go on with k/3"):
         Share.parse("1/2").shards(9, 3)

@@ -69,7 +69,7 @@ def test_a_view_without_log_pictures_classes_or_attacks_makes_a_page():
 def test_few_trainings_stand_beside_the_curve_and_many_in_their_sections():
     few = page(views())
     many = page([RunView(record(method), log(3)) for method in ("nap", "apt", "fap")])
-    assert few.index("Training</strong>") < few.index("Pictures before and after")
+    assert few.index("Training</strong>") < few.index("Images before and after")
     assert "Training</strong>" not in many
     assert many.count("<h3>Training</h3>") == 3
 
@@ -88,8 +88,8 @@ def test_the_summary_tells_both_models_and_the_attacker():
     text = summary([view.record for view in views()])
     assert "changed every pixel by at most 4/255 of full brightness" in text
     assert "knows the model and its defence completely" in text
-    assert "Without a defence, mini is right on 82.0 % of the clean pictures and on at most 2.0 % under attack." in text
-    assert "it is right on 76.0 % of the clean pictures and on at most 41.0 % under attack." in text
+    assert "Without a defence, mini is right on 82.0 % of the clean images and on at most 2.0 % under attack." in text
+    assert "it is right on 76.0 % of the clean images and on at most 41.0 % under attack." in text
     assert text.endswith("do not overlap: the gain is more than chance.")
 
 
@@ -123,10 +123,10 @@ def test_the_headline_names_what_another_model_reaches_without_a_defence():
 
 def test_remarks_name_flags_collapses_and_rising_curves_gravest_first():
     rising = curve([record("nap", 80, 20, eps=1 / 255), record("nap", 80, 60, eps=2 / 255)])
-    flag = Flag(id="x", level="fail", text="no attack changed a single picture")
+    flag = Flag(id="x", level="fail", text="no attack changed a single image")
     found = remarks([RunView(record(flags=(flag,)), log(9, collapse=4), (), rising)], ["nap"])
     assert [remark.title for remark in found] == ["Do not trust", "Warning", "Warning"]
-    assert found[0].text == "No attack changed a single picture."
+    assert found[0].text == "No attack changed a single image."
     assert "collapsed" in found[1].text
     assert "rises from radius 1/255 to 2/255" in found[2].text
 

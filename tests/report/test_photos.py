@@ -1,4 +1,4 @@
-"""The page of labelled pictures."""
+"""The page of labelled images."""
 
 import numpy as np
 from reporting import check, panel

@@ -1,4 +1,4 @@
-"""Published numbers beside ours, and two runs picture by picture."""
+"""Published numbers beside ours, and two runs image by image."""
 
 import pytest
 from reporting import record

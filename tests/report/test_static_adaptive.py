@@ -1,4 +1,4 @@
-"""The picture of static beside attacked numbers: which numbers make a pair, from records and from tables alike."""
+"""The figure of static beside attacked numbers: which numbers make a pair, from records and from tables alike."""
 
 import re
 

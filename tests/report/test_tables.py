@@ -20,7 +20,7 @@ from ironclip.report import RunView, as_csv, as_json, caption, formats, latex, m
 from ironclip.report.cells import grid
 from ironclip.report.tables import percent, rank
 
-BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single picture")
+BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single image")
 
 
 def test_several_tables_have_labels_of_their_own_and_every_format_is_offered(tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""A tiny model behind the service, and pictures."""
+"""A tiny model behind the service, and images."""
 
 import io
 
@@ -16,7 +16,7 @@ CLASSES = ("cat", "dog", "school bus")
 
 
 def png(seed: int = 0, size: tuple[int, int] = (40, 36)) -> bytes:
-    """A picture of noise as a PNG file."""
+    """An image of noise as a PNG file."""
     pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
@@ -26,7 +26,7 @@ def png(seed: int = 0, size: tuple[int, int] = (40, 36)) -> bytes:
 def served() -> Served:
     backbone = tiny_backbone()
     with torch.no_grad():
-        defended = assemble(backbone, CLASSES, Adaptation(templates=("a blurry picture of one {}.",)))
+        defended = assemble(backbone, CLASSES, Adaptation(templates=("a blurry image of one {}.",)))
         plain = assemble(backbone, CLASSES)
     for module in (defended, plain):
         module.eval().requires_grad_(False)

@@ -69,7 +69,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: graph(FLAT, SUM, cast(8), made=8), OTHER),
         (lambda: graph(FLAT, SUM, ("ReduceSum", ["sum"], "logits", {"keepdims": 0})), OTHER),
         (lambda: graph(FLAT, ("Gather", ["flat", "i"], "g"), ("MatMul", ["g", "weights"], "logits"), i=[99]), "fails on"),
-        (lambda: graph(("Reshape", ["images", "s"], "flat"), LINEAR, s=[7, 12]), "fails on pictures"),
+        (lambda: graph(("Reshape", ["images", "s"], "flat"), LINEAR, s=[7, 12]), "fails on images"),
         (lambda: graph(FLAT, SUM, ("Concat", ["sum", "sum"], "logits", {"axis": 0})), r"\[6, 2\], no float32 logits \[3, 2\]"),
     ],
 )  # fmt: skip

@@ -83,7 +83,7 @@ def test_the_card_says_what_was_and_what_was_not_measured(folder: Path) -> None:
     assert "library_name: ironclip" in head
     for words in (
         "81.0 [72.2, 87.5]", "37.0 [28.2, 46.8]", "12.0 [7.0, 19.8]",  # Wilson intervals of 81, 37 and 12 of 100
-        "linf 4/255", "linf 8/255", "1 picture a class", "Not run: apgd-ce, apgd-t, fab-t, square",
+        "linf 4/255", "linf 8/255", "1 image a class", "Not run: apgd-ce, apgd-t, fab-t, square",
         "No adaptive attack", "no l2", "sha256 `tiny`", "not known to ironclip", "load_classifier",
     ):  # fmt: skip
         assert words in card, words

@@ -1,4 +1,4 @@
-"""The page in a real browser: a picture by keyboard and by file, an attack, a stop, errors, a phone, the dark (`make live`).
+"""The page in a real browser: an image by keyboard and by file, an attack, a stop, errors, a phone, the dark (`make live`).
 
 CHROMIUM names the browser where it is not on the path; SCREENSHOTS a folder that keeps what it showed.
 """
@@ -151,7 +151,7 @@ def test_a_dropped_file_and_one_that_is_no_picture(open_page, tmp_path: Path) ->
     assert "good.png" in page.inner_text("#drop")
     page.set_input_files("#file", bad)
     page.wait_for_function("() => document.querySelector('#error').textContent")
-    assert "not a picture" in page.inner_text("#error")
+    assert "not an image" in page.inner_text("#error")
     assert page.is_hidden("#answer")
     keep(page, "error")
     page.evaluate("""() => document.dispatchEvent(new DragEvent("drop", {dataTransfer: new DataTransfer(), cancelable: true}))""")

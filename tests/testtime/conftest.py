@@ -1,4 +1,4 @@
-"""A zero-shot classifier on a tiny random CLIP, and pictures for it."""
+"""A zero-shot classifier on a tiny random CLIP, and images for it."""
 
 import pytest
 import torch

@@ -98,7 +98,7 @@ def test_the_generative_variant_fits_its_prior_and_the_record_is_told(base, imag
     with pytest.raises(UsageError, match="at least two"):
         method.prepare(base, iter(()))
     method.prepare(base, iter([Batch(images, torch.zeros(3).long(), torch.arange(3), base.classes)]))
-    assert "3 clean training pictures" in method.notes[0]
+    assert "3 clean training images" in method.notes[0]
     with torch.no_grad():
         assert not torch.allclose(method(base)(images), base(images), atol=1e-3)
     assert [one.name for one in method.surrogates(method(base))] == ["straight", "unrolled", "draws"]

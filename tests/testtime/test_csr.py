@@ -73,8 +73,8 @@ def test_a_threshold_is_calibrated_on_clean_pictures_and_the_record_is_told(base
     method.prepare(base, iter([Batch(pictures, torch.zeros(20).long(), torch.arange(20), base.classes)]))
     with torch.no_grad():
         assert int((method.consistency(base, pictures) < method.tau).sum()) == 5
-    assert "25 % of 20 clean training pictures" in method.notes[0]
-    with pytest.raises(UsageError, match="no clean training pictures"):
+    assert "25 % of 20 clean training images" in method.notes[0]
+    with pytest.raises(UsageError, match="no clean training images"):
         build("csr", {"tau": None}).prepare(base, iter(()))
 
 

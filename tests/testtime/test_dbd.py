@@ -74,7 +74,7 @@ def test_a_threshold_is_calibrated_on_clean_pictures_and_the_record_is_told(base
     method.prepare(base, iter([Batch(pictures, torch.zeros(8).long(), torch.arange(8), base.classes)]))
     with torch.no_grad():
         assert int((method.found(base, pictures, image_keys(pictures, 0))[1].score > method.theta).sum()) == 2
-    assert "25 % of 8 clean training pictures" in method.notes[0]
+    assert "25 % of 8 clean training images" in method.notes[0]
 
 
 def test_the_sloping_switch_is_the_method_where_it_is_steep(base, images):

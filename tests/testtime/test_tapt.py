@@ -186,7 +186,7 @@ def test_statistics_are_stored_and_used_from_a_file(trained, images, batch, tmp_
     stored = build("tapt", {"views": 12, "select": 0.3, "source": str(tmp_path / "source.safetensors")})
 
     def never():
-        raise AssertionError("pictures were asked for")
+        raise AssertionError("images were asked for")
         yield
 
     stored.prepare(trained, never())

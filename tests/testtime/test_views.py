@@ -17,7 +17,7 @@ SIDE = 40
 
 @pytest.fixture(scope="module")
 def grey():
-    """Two smooth 8-bit pictures [2, 3, S, S], one of few levels."""
+    """Two smooth 8-bit images [2, 3, S, S], one of few levels."""
     draw = torch.Generator().manual_seed(0)
     small = torch.rand(2, 3, 7, 7, generator=draw)
     smooth = torch.nn.functional.interpolate(small, size=(SIDE, SIDE), mode="bicubic").clamp(0.1, 0.9)

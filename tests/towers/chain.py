@@ -24,7 +24,7 @@ EPS = 8 / 255
 
 
 def photos(folder: Path) -> Path:
-    """Three classes of four pictures each, as a folder per class."""
+    """Three classes of four images each, as a folder per class."""
     draw = np.random.default_rng(0)
     for label, name in enumerate(("cat", "golden_retriever", "tram")):
         place = folder / name

@@ -25,7 +25,7 @@ def given(name: str) -> dict[str, int]:
 
 
 def pictures(backbone: ClipBackbone) -> Batch:
-    """Three pictures of coarse random patterns."""
+    """Three images of coarse random patterns."""
     side, draw = backbone.spec.resolution, torch.Generator().manual_seed(1)
     coarse = torch.rand(3, 3, 8, 8, generator=draw)
     images = torch.nn.functional.interpolate(coarse, size=(side, side), mode="nearest")
@@ -92,7 +92,7 @@ def check_test_time(name: str, backbone: ClipBackbone) -> None:
     assert logits.isfinite().all()
     (slope,) = torch.autograd.grad(logits.square().sum(), images)
     assert slope.isfinite().all()
-    assert slope.abs().max() > 0, "the logits do not depend on the pictures"
+    assert slope.abs().max() > 0, "the logits do not depend on the images"
 
 
 def check_sequences(classifier: AdaptedClassifier, images: Tensor) -> None:

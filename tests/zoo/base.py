@@ -42,7 +42,7 @@ def pictures(split: str, count: int, first: int = 0, side: int = SIDE) -> tuple[
 
 
 def trained(network: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, eps: float, seed: int = 0) -> nn.Module:
-    """The network after training on pictures attacked by two steps of PGD (eps 0: on the pictures), in eval mode."""
+    """The network after training on images attacked by two steps of PGD (eps 0: on the images), in eval mode."""
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-3)
     rows = epochs * -(-len(images) // 100)
@@ -64,11 +64,11 @@ def trained(network: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, 
 
 @dataclass(frozen=True)
 class Bench:
-    """The pictures that are audited and networks to build classifiers on.
+    """The images that are audited and networks to build classifiers on.
 
     Args:
         robust, plain: trained with and without attacks; another: a second plain one, as a decoy.
-        train: other pictures with their labels.
+        train: other images with their labels.
     """
 
     images: Tensor
@@ -87,7 +87,7 @@ class Bench:
 
 
 def make_bench(many: int = 256, steps: int = 100, epochs: int = 12, train: int = 3000) -> Bench:
-    """A bench of `many` pictures that the robust network gets right (about as many more are drawn as it gets wrong)."""
+    """A bench of `many` images that the robust network gets right (about as many more are drawn as it gets wrong)."""
     seen = pictures("train", train)
     robust = trained(PatchNet(), *seen, epochs=epochs, eps=EPS)
     plain = trained(PatchNet(seed=1), *seen, epochs=max(1, epochs // 2), eps=0)

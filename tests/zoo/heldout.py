@@ -25,7 +25,7 @@ def _winners(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def _deflected(net: nn.Module, x: Tensor) -> Tensor:
-    """A hundred pixels replaced by a neighbor; which ones follows from the picture's content."""
+    """A hundred pixels replaced by a neighbor; which ones follows from the image's content."""
     rows = [torch.randperm(x.shape[-1] ** 2, generator=torch.Generator().manual_seed(seed))[:100] for seed in content_seeds(x)]
     chosen = torch.zeros(len(x), x.shape[-1] ** 2, device=x.device).scatter(1, torch.stack(rows), 1.0)
     mask = chosen.reshape(len(x), 1, *x.shape[-2:])
@@ -60,7 +60,7 @@ def _stairs(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def _detector(net: nn.Module, x: Tensor) -> Tensor:
-    """Where the picture is rough, the answer of a blurred picture, without its gradient."""
+    """Where the image is rough, the answer of a blurred image, without its gradient."""
     rough = ((x - blurred(x)).abs().flatten(1).mean(1) > 0.02)[:, None]
     return torch.where(rough, straight_through(net(blurred(blurred(x))), net(x)), net(x))
 
@@ -68,7 +68,7 @@ def _detector(net: nn.Module, x: Tensor) -> Tensor:
 HELDOUT: dict[str, Make] = {
     "k winners take all": _plain(_winners),
     "pixels deflected by content": _plain(_deflected),
-    "center of the picture detached": _plain(_centre_detached),
+    "center of the image detached": _plain(_centre_detached),
     "votes of shifted views": _plain(_votes),
     "half of the hidden gradient cut": _plain(_late_detached),
     "smooth stairs": _plain(_stairs),
@@ -79,8 +79,8 @@ HELDOUT: dict[str, Make] = {
     "logits sorted by a cubic root": _plain(lambda net, x: net(x).sign() * (net(x).abs() + 1e-12) ** 0.01),
     "noise from content, small": _plain(lambda net, x: net(x + 0.01 * content_noise(x))),
     "mean of 8 noisy draws": _plain(lambda net, x: torch.stack([net(x + 0.1 * torch.randn_like(x)) for _ in range(8)]).mean(0)),
-    "averages with the previous picture's logits": lambda bench: _Echo(bench.plain),
-    "features of the test pictures known by heart": lambda bench: Knowing(
+    "averages with the previous image's logits": lambda bench: _Echo(bench.plain),
+    "features of the test images known by heart": lambda bench: Knowing(
         bench.plain, bench.images, bench.labels, lambda x: bench.another.stem(2 * x - 1).mean((2, 3)).detach().double(), 0.05
     ),
     "colors to 5 bits before a robust network": lambda bench: Around(

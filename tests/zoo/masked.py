@@ -29,7 +29,7 @@ def _on(which: str, rule: Rule) -> Make:
 
 
 def _through(change: Callable[[Tensor], Tensor]) -> Rule:
-    """The picture changed, with the gradient of the picture itself."""
+    """The image changed, with the gradient of the image itself."""
     return lambda net, x: net(straight_through(change(x), x))
 
 
@@ -78,7 +78,7 @@ def _resized(net: nn.Module, x: Tensor) -> Tensor:
 
 def _refusing(net: nn.Module, x: Tensor) -> Tensor:
     if off_grid(x).any():
-        raise ValueError("this picture was attacked")
+        raise ValueError("this image was attacked")
     return net(x)
 
 
@@ -108,7 +108,7 @@ MASKED: dict[str, Make] = {
     "noise added": _on("plain", lambda net, x: net(x + 0.1 * torch.randn_like(x))),
     "dropout on": _on("plain", lambda net, x: net.head[2](nn.functional.dropout(net.body(net.stem(2 * x - 1)).flatten(1), 0.5))),
     "random shift": _on("plain", lambda net, x: net(x.roll(torch.randint(-3, 4, (2,)).tolist(), (2, 3)))),
-    "noise drawn from the picture's content": _on("plain", lambda net, x: net(x + 0.1 * content_noise(x))),
+    "noise drawn from the image's content": _on("plain", lambda net, x: net(x + 0.1 * content_noise(x))),
     "classes swapped at random": _on("plain", lambda net, x: net(x).roll(int(torch.rand(()) < 0.2), 1)),
     # vanishing and exploding
     "logits times 10000": _on("plain", lambda net, x: 1e4 * net(x)),
@@ -133,15 +133,15 @@ MASKED: dict[str, Make] = {
     "blurred without a gradient": _on("plain", _through(blurred)),
     "a gradient step inside": _on("plain", _moved_inside),
     "label read off an attack on the base": lambda bench: LabelReader(bench.plain),
-    "constant logits for pictures off the grid": _on("plain", _constant_off_grid),
-    "refuses pictures off the grid": _on("plain", _refusing),
-    "running mean of all pictures subtracted": lambda bench: HalfRemembering(bench.plain),
+    "constant logits for images off the grid": _on("plain", _constant_off_grid),
+    "refuses images off the grid": _on("plain", _refusing),
+    "running mean of all images subtracted": lambda bench: HalfRemembering(bench.plain),
     "batch mean subtracted": _on("plain", lambda net, x: net(x - 0.5 * x.mean(0) + 0.5 * 0.7)),
     "another answer where a gradient is asked for": _two_faced,
     "asleep for 40 calls": lambda bench: Awakening(bench.plain, 40),
-    # test pictures known by heart
-    "table of exact pictures": lambda bench: Knowing(bench.another, bench.images, bench.labels, exact),
-    "table of coarse pictures": lambda bench: Knowing(bench.plain, bench.images, bench.labels, coarse),
-    "nearest stored picture, anywhere": lambda bench: Knowing(bench.plain, bench.images, bench.labels, pooled, 1.0),
-    "nearest stored picture within 8/255": lambda bench: Knowing(bench.plain, bench.images, bench.labels, pooled, 8 / 255),
+    # test images known by heart
+    "table of exact images": lambda bench: Knowing(bench.another, bench.images, bench.labels, exact),
+    "table of coarse images": lambda bench: Knowing(bench.plain, bench.images, bench.labels, coarse),
+    "nearest stored image, anywhere": lambda bench: Knowing(bench.plain, bench.images, bench.labels, pooled, 1.0),
+    "nearest stored image within 8/255": lambda bench: Knowing(bench.plain, bench.images, bench.labels, pooled, 8 / 255),
 }

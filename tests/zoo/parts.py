@@ -1,4 +1,4 @@
-"""What the kinds of the zoo are made of: wrapped networks, false backward passes, transforms of pictures."""
+"""What the kinds of the zoo are made of: wrapped networks, false backward passes, transforms of images."""
 
 from collections.abc import Callable
 from typing import Any
@@ -75,12 +75,12 @@ def off_grid(images: Tensor) -> Tensor:
 
 
 def content_seeds(images: Tensor) -> list[int]:
-    """A number for each picture that any change of it changes."""
+    """A number for each image that any change of it changes."""
     weights = torch.linspace(1, 2, images[0].numel(), dtype=torch.float64)
     return [int(v * 1e9) % 2**31 for v in (images.detach().flatten(1).double() * weights).sum(1)]
 
 
 def content_noise(images: Tensor) -> Tensor:
-    """Gaussian noise drawn from the pictures' own content."""
+    """Gaussian noise drawn from the images' own content."""
     drawn = [torch.randn(images.shape[1:], generator=torch.Generator().manual_seed(seed)) for seed in content_seeds(images)]
     return torch.stack(drawn)

@@ -1,4 +1,4 @@
-"""Kinds that remember: earlier pictures, the number of calls, or the test pictures themselves."""
+"""Kinds that remember: earlier images, the number of calls, or the test images themselves."""
 
 from collections.abc import Callable
 
@@ -21,7 +21,7 @@ class LabelReader(nn.Module):
 
 
 class HalfRemembering(nn.Module):
-    """Subtracts a running mean of the pictures that it has seen, kept outside of its buffers."""
+    """Subtracts a running mean of the images that it has seen, kept outside of its buffers."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class Awakening(nn.Module):
 
 
 def exact(images: Tensor) -> Tensor:
-    """[B, 1] a key that any change of a picture changes."""
+    """[B, 1] a key that any change of an image changes."""
     weights = torch.linspace(1, 2, images[0].numel(), dtype=torch.float64)
     return (images.flatten(1).double() * weights).sum(1, keepdim=True)
 
@@ -57,12 +57,12 @@ def coarse(images: Tensor) -> Tensor:
 
 
 def pooled(images: Tensor) -> Tensor:
-    """[B, 192] mean colors of blocks of 4 pixels: no further apart than the pictures."""
+    """[B, 192] mean colors of blocks of 4 pixels: no further apart than the images."""
     return nn.functional.avg_pool2d(images, 4).flatten(1).double()
 
 
 class Knowing(nn.Module):
-    """Raises the class of the stored picture with the nearest key, if their keys differ by at most a radius."""
+    """Raises the class of the stored image with the nearest key, if their keys differ by at most a radius."""
 
     def __init__(
         self, network: nn.Module, images: Tensor, labels: Tensor, key: Callable[[Tensor], Tensor], radius: float = 1e-6

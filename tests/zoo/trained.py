@@ -1,4 +1,4 @@
-"""Defences of each family, trained for a short time on the backbone `mini` and pictures of `shapes` (64 pixels a side)."""
+"""Defences of each family, trained for a short time on the backbone `mini` and images of `shapes` (64 pixels a side)."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -45,6 +45,6 @@ TRAINED = {f"{family} ({method})": _defence(method) for family, method in FAMILI
 
 
 def larger_pictures(bench: Bench) -> Bench:
-    """The bench with pictures of the backbone's size."""
+    """The bench with images of the backbone's size."""
     images, labels = pictures("test", 3 * bench.many, side=64)
     return replace(bench, images=images, labels=labels)

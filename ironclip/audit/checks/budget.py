@@ -11,9 +11,9 @@ def budget(lab: Lab) -> Finding:
     worst = lab.worst
     bad = worst["excess"] > TOLERANCE or worst["outside"] > 0 or worst["finite"] < 1
     text = (
-        "pictures left the ball or the box: the accuracies belong to another threat model"
+        "images left the ball or the box: the accuracies belong to another threat model"
         if bad
-        else f"{worst['images']:.0f} pictures scored, all inside"
+        else f"{worst['images']:.0f} images scored, all inside"
     )
     return Finding(
         level="fail" if bad else "pass", value=worst["excess"], text=text,

@@ -28,7 +28,7 @@ def radius_sweep(lab: Lab) -> Finding:
         text = f"robust accuracy rises by {rise:.1%} with the radius: the attack is misled"
     elif last > floor:
         where = format_eps(max(radii), lab.norm)
-        text = f"{last:.1%} withstand {where}, where hardly anything of the picture is left: masked gradients"
+        text = f"{last:.1%} withstand {where}, where hardly anything of the image is left: masked gradients"
     else:
         text = f"falls with the radius, to {last:.1%} at {format_eps(max(radii), lab.norm)}"
     return Finding(

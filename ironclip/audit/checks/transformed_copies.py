@@ -65,13 +65,13 @@ def transformed_copies(lab: Lab) -> Finding:
     value = min(drops.values(), default=0.0)
     bad, bytewise = value > DROP, flipped > max(0.05, 1 / len(lab))
     if bad:
-        text = f"transformed copies lose {value:.0%} of robust accuracy: the test pictures are known by heart"
+        text = f"transformed copies lose {value:.0%} of robust accuracy: the test images are known by heart"
     elif bytewise:
         text = f"noise of half a gray level turns {flipped:.0%} of the answers wrong: they belong to the exact bytes"
     elif not drops:
         text = "the classifier gets no transformed copy right"
     else:
-        text = f"{', '.join(drops)} copies resist about as often as the pictures themselves"
+        text = f"{', '.join(drops)} copies resist about as often as the images themselves"
     level = "fail" if bad or bytewise else "pass" if drops else "warn"
     return Finding.model_validate(
         {"level": level, "value": value, "text": text, "numbers": numbers,
