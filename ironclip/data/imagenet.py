@@ -97,7 +97,7 @@ def _tiny(entry: Entry, folder: Path, templates: tuple[str, ...]) -> Dataset:
     label_of = {wnid: label for label, wnid in enumerate(wnids)}
     odd = next((row for row in rows if len(row) < 2 or row[1] not in label_of), None)
     if odd is not None:
-        raise DataError(f"{file}: expected lines <picture><TAB><WordNet id of wnids.txt>; got {shown(odd)}")
+        raise DataError(f"{file}: expected lines <image><TAB><WordNet id of wnids.txt>; got {shown(odd)}")
     test: list[tuple[Source, int]] = [(FileSource(folder, f"val/images/{row[0]}"), label_of[row[1]]) for row in sorted(rows)]
     return Dataset(
         name=entry.name,

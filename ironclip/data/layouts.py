@@ -137,7 +137,7 @@ def _splits(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], whe
         if part.loose:
             skip = ",".join(f"{each}={'skip' if parts[each].loose else split}" for each, split in known.items())
             raise DataError(
-                f"{where}: {part.loose[0]} lies in no class folder; expected {name}/<class>/<picture>. If it is a class: "
+                f"{where}: {part.loose[0]} lies in no class folder; expected {name}/<class>/<image>. If it is a class: "
                 f"--layout classes; to leave such images out: --layout {skip!r}"
             )
     classes, merged = _one_name({name: [*part.inside, *part.empty] for name, part in parts.items()})
@@ -206,7 +206,7 @@ def _class_splits(tree: Tree, below: Mapping[str, Tree], inner: Mapping[str, str
     for name, part in below.items():
         odd = part.loose or [path for split, paths in part.inside.items() if split not in inner for path in paths]
         if odd:
-            raise DataError(f"{where}: {odd[0]} lies in no split folder; expected {name}/<train, val or test>/<picture>")
+            raise DataError(f"{where}: {odd[0]} lies in no split folder; expected {name}/<train, val or test>/<image>")
         rows += [(path, name, inner[split]) for split, paths in part.inside.items() for path in paths]
     notes = [f"in no class folder: {number_of(len(tree.loose), 'image')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
     return Arranged(tuple(sorted(rows, key=lambda row: row[0].split("/"))), tuple(sorted(below)), tuple(notes))

@@ -34,7 +34,7 @@ def few_shot(dataset: Dataset, shots: int, seed: int, *, strict: bool = True) ->
     if strict and min(counts) < shots:
         label = counts.index(min(counts))
         raise DataError(
-            f"{dataset.name}: class {dataset.classes[label]!r} has {number_of(counts[label], 'training picture')}, "
+            f"{dataset.name}: class {dataset.classes[label]!r} has {number_of(counts[label], 'training image')}, "
             f"fewer than {number_of(shots, 'shot')}; "
             f"ask for at most {number_of(counts[label], 'shot')}, add images or leave the class out"
         )

@@ -123,7 +123,7 @@ def _verify(facts: Facts, name: str) -> str:
     lines = [
         "On the images above, or on your own with the same class names:\n",
         f"```python\nimport ironclip\n\nmodel = ironclip.load_classifier({json.dumps(name)})",
-        'print(ironclip.evaluate(model, data="path/to/pictures", attack="apgd", eps="4/255").table())\n```\n',
+        'print(ironclip.evaluate(model, data="path/to/images", attack="apgd", eps="4/255").table())\n```\n',
     ]
     if commands:
         lines += ["The records were made, where the run lies, with:\n", "```bash", *map(plain, commands), "```\n"]

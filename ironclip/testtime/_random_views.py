@@ -168,7 +168,7 @@ def apply_ops(images: Tensor, which: Tensor, level: Tensor, sign: Tensor) -> Ten
 
 
 def _with_slope(value: Tensor, images: Tensor, slope: Tensor) -> Tensor:
-    """value, with the gradient slope * images."""
+    """value, whose gradient is `slope` times the images."""
     rise = slope * images
     return rise + (value - rise).detach()
 

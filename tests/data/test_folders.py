@@ -94,7 +94,7 @@ def test_folders_that_hold_no_set_say_what_was_expected(tmp_path, paint):
     with pytest.raises(DataError, match="the class folder 'owl' holds no image"):
         open_dataset(tmp_path / "one")
     paint(tmp_path / "flat" / "train" / "a.png")
-    with pytest.raises(DataError, match=r"train/a\.png lies in no class folder; expected train/<class>/<picture>"):
+    with pytest.raises(DataError, match=r"train/a\.png lies in no class folder; expected train/<class>/<image>"):
         open_dataset(tmp_path / "flat")
 
 

@@ -111,7 +111,7 @@ REFUSED = {
     "a split folder beside classes": ([f"train/{PAIR}/", f"{PAIR}/"], "'train' looks like a split folder beside others"),
     "splits beside classes": ([f"{{train,test}}/{PAIR}/", "fox/"], "'fox' lies beside them"),
     "three of which two are held out": ([f"{{train,eval,holdout}}/{PAIR}/"], "looks like a split folder beside others"),
-    "flat splits": (["{train,test}/"], "lies in no class folder; expected test/<class>/<picture>"),
+    "flat splits": (["{train,test}/"], "lies in no class folder; expected test/<class>/<image>"),
     "flat splits and a class": (["{train,test,car}/"], "look like splits, but hold no class folders"),
     "a flat test folder": ([f"train/{PAIR}/", "test/"], "test/0.png lies in no class folder.*test=skip,train=train"),
     "sites with splits and classes": ([f"{{berlin,paris}}/{{train,test}}/{PAIR}/"], "hold nearly the same folders"),
