@@ -1,4 +1,4 @@
-"""One word for one thing, in the books and in everything that the program says: an image is no "picture", a gradient no "slope"."""
+"""One word for one thing, in the books and in all that the program says: an image is no "picture", a gradient no "slope"."""
 
 import ast
 import re

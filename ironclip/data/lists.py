@@ -97,8 +97,17 @@ def text_of(value: Any, where: str, what: str) -> str:
     if not value.strip():
         raise DataError(f"{where}: {what} is empty")
     if "\0" in value or any("\ud800" <= sign <= "\udfff" for sign in value):
-        raise DataError(f"{where}: {what} {shown(value)} holds signs that are no text; rename it")
+        raise DataError(f"{where}: {what} {shown(value)} holds signs that are no text; {_remedy(value)}")
     return value
+
+
+def _remedy(name: str) -> str:
+    """What to do about a name with signs that are no text: UTF-8 that was read as another encoding is no fault of the file."""
+    try:
+        read = "\0" not in name and name.encode("utf-8", "surrogateescape").decode("utf-8")
+    except UnicodeError:
+        read = ""
+    return "the locale is not UTF-8: set PYTHONUTF8=1" if read else "rename it"
 
 
 def label_of(value: Any, where: str, classes: int | None = None) -> int:

@@ -11,6 +11,7 @@ from ironclip.core.errors import DataError, UsageError
 from ironclip.data import check, open_dataset
 from ironclip.data.kinds import has_heif
 from ironclip.data.layouts import arrange
+from ironclip.data.lists import text_of
 from ironclip.data.records import SPLITS
 from ironclip.data.roles import parse_layout, roles
 from ironclip.data.walk import Contents
@@ -315,6 +316,13 @@ def test_class_names_that_no_record_can_hold_are_refused_before_anything_runs(tm
     (root / "owl").rename(root / raw)
     with pytest.raises(DataError, match=r"class 0: a class name .* holds signs that are no text; rename it"):
         open_dataset(root)
+
+
+def test_a_name_in_utf8_under_another_locale_is_no_fault_of_the_file():
+    read_as_ascii = "café".encode().decode("ascii", "surrogateescape")
+    for name, remedy in ((read_as_ascii, "set PYTHONUTF8=1"), ("a\ud800", "rename it"), ("a\0b", "rename it")):
+        with pytest.raises(DataError, match=f"{remedy}$"):
+            text_of(name, "the data set", "its name")
 
 
 def test_a_path_is_read_once_a_level_however_many_classes_there_are():
