@@ -44,13 +44,13 @@ def tiny_clip(
 
 def tiny_backbone(**sizes: Any) -> ClipBackbone:
     """`tiny_clip` behind the adapter."""
-    from open_clip.tokenizer import SimpleTokenizer
+    from ironclip.backbones.wrapping import clip_tokenizer
 
     model = tiny_clip(**sizes)
     return ClipBackbone(
         VitTower(model.visual),
         TextTower(model),
-        SimpleTokenizer(context_length=model.context_length),
+        clip_tokenizer(model.context_length),
         name="tiny",
         logit_scale=float(model.logit_scale.detach().exp()),
         activation="quick_gelu" if sizes.get("quick_gelu", True) else "gelu",

@@ -143,10 +143,10 @@ def tokenizer_for(model: str, config: Mapping[str, Any]) -> Tokenizer:
     if text.get("hf_tokenizer_name"):
         return HubTokenizer(model, length)
     options = text.get("tokenizer_kwargs") or {}
-    return SimpleTokenizer(context_length=length, **options) if options else _clip_tokenizer(length)
+    return SimpleTokenizer(context_length=length, **options) if options else clip_tokenizer(length)
 
 
 @lru_cache(maxsize=8)
-def _clip_tokenizer(context_length: int) -> SimpleTokenizer:
+def clip_tokenizer(context_length: int) -> SimpleTokenizer:
     """CLIP's tokenizer; reading its vocabulary takes longer than loading a small model."""
     return SimpleTokenizer(context_length=context_length)

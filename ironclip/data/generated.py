@@ -1,6 +1,7 @@
 """The generated set `shapes` as a data set: `shapes`, `shapes:sketch`, `shapes:night:224` (style and pixels a side)."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 from PIL import Image
 
@@ -33,6 +34,7 @@ class ShapeSource:
         return shapes.caption(self.split, self.position, style=self.style)
 
 
+@lru_cache(maxsize=8)
 def open_shapes(variant: str, templates: tuple[str, ...]) -> Dataset:
     """The set in one style, drawn at 64 or the given pixels a side.
 

@@ -89,7 +89,7 @@ def what_it_is(head: bytes) -> str | None:
     if found == "HEIC":
         return f"a HEIC image, whatever its name says; {HEIF_HINT}"
     if found in ("JPEG XL", "PDF", "archive", "video"):
-        return f"{'an' if found == 'archive' else 'a'} {found}{' picture' if found == 'JPEG XL' else ''}; save it as PNG or JPEG"
+        return f"{'an' if found == 'archive' else 'a'} {found}{' image' if found == 'JPEG XL' else ''}; save it as PNG or JPEG"
     if found is None and all(byte in b"\t\r\n" or 32 <= byte < 127 for byte in head):
         return f"not an image but text that starts {head[:30].decode().strip()!r}; fetch it again"
     return None

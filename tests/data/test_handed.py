@@ -136,7 +136,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(tmp_path: Path, sour
         open_dataset(keep(source, cache=tmp_path, **more))
     assert isinstance(problem.value, UsageError | DataError)
     assert "\n" not in str(problem.value)
-    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "images-" not in str(path.parent)]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and "pictures-" not in str(path.parent)]
 
 
 def test_the_front_door_takes_them_and_the_command_line_opens_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

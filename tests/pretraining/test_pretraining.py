@@ -262,13 +262,13 @@ def test_no_validation_or_test_picture_is_ever_read_for_training(tmp_path):
     assert not set(sources[-1].wordings[0]) & set(shapes.HELD_OUT)
     more = {"classes": classes, "items": [["m.png", "train", 0, None], ["n.png", "val", 0, None]]}
     write_set(tmp_path / "pretrain64_more", more, {"m.png": 20, "n.png": 90})
-    joined = sets.load_sources(tmp_path, 16)[0]
+    joined = sets.all_objects(tmp_path, 16)
     assert joined.name == "objects"
     assert joined.images.flatten(1)[:, 0].tolist() == [10, 20]
     assert joined.labels.tolist() == [0, 0]
     (tmp_path / "pretrain64_more" / "index.json").write_text(json.dumps({**more, "classes": [{"id": 0, "name": "horse"}]}))
     with pytest.raises(DataError, match="names other classes than pretrain64"):
-        sets.load_sources(tmp_path, 16)
+        sets.all_objects(tmp_path, 16)
 
 
 def test_missing_data_is_one_line_that_says_where(tmp_path):
