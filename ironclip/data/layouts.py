@@ -13,7 +13,7 @@ from itertools import combinations
 from ironclip.core.errors import DataError
 from ironclip.core.shown import number_of
 from ironclip.data.roles import Layout, neutral, roles, wraps
-from ironclip.data.walk import Contents, counted
+from ironclip.data.walk import Contents, by_parts, counted
 
 Row = tuple[str, str, str | None]
 """An image's path, its class folder, its split; None where the split is ours to draw."""
@@ -154,7 +154,7 @@ def _splits(tree: Tree, below: Mapping[str, Tree], known: Mapping[str, str], whe
     every = {classes.get(folded(name), name) for part in parts.values() for name in (*part.inside, *part.empty)}
     if alone:
         every = {name for _, name, _ in rows}
-    return Arranged(tuple(sorted(rows, key=lambda row: row[0].split("/"))), tuple(sorted(every)), tuple(notes))
+    return Arranged(tuple(sorted(rows, key=lambda row: by_parts(row[0]))), tuple(sorted(every)), tuple(notes))
 
 
 def _part(tree: Tree, name: str) -> Tree:
@@ -209,7 +209,7 @@ def _class_splits(tree: Tree, below: Mapping[str, Tree], inner: Mapping[str, str
             raise DataError(f"{where}: {odd[0]} lies in no split folder; expected {name}/<train, val or test>/<image>")
         rows += [(path, name, inner[split]) for split, paths in part.inside.items() for path in paths]
     notes = [f"in no class folder: {number_of(len(tree.loose), 'image')} left out, e.g. {tree.loose[0]}"] if tree.loose else []
-    return Arranged(tuple(sorted(rows, key=lambda row: row[0].split("/"))), tuple(sorted(below)), tuple(notes))
+    return Arranged(tuple(sorted(rows, key=lambda row: by_parts(row[0]))), tuple(sorted(below)), tuple(notes))
 
 
 def _named(tree: Tree, below: Mapping[str, Tree], parts: Mapping[str, str], where: str) -> Arranged:

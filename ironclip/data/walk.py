@@ -72,8 +72,12 @@ def contents(folder: Path) -> Contents:
                 seen.add(_identity(Path(entry.path)))
                 folders.append(name)
                 waiting.append((Path(entry.path), f"{name}/"))
-    order = sorted(found, key=lambda name: name.split("/"))
-    return Contents(tuple(order), tuple(sorted(folders, key=lambda name: name.split("/"))), tuple(sorted(out)))
+    return Contents(tuple(sorted(found, key=by_parts)), tuple(sorted(folders, key=by_parts)), tuple(sorted(out)))
+
+
+def by_parts(path: str) -> str:
+    """A key that sorts paths as their lists of parts: `a/z` before `a-b`. NUL, which no name holds, is below all."""
+    return path.replace("/", "\0")
 
 
 def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
