@@ -48,6 +48,7 @@ def planning(folder: Path) -> str:
 def running(folder: Path) -> str:
     """CPU seconds of cells one after the other against the same cells as a grid with one worker; first one cell to warm up."""
     from ironclip.grid.execute import run_local
+    from ironclip.grid.job import GridJob
     from ironclip.grid.work import run_cell
 
     path = folder / "cells.yaml"
@@ -57,7 +58,7 @@ def running(folder: Path) -> str:
     bare = grid = 0.0
     for turn in range(2):  # in turns, since machines are shared
         bare += spent(lambda turn=turn: [run_cell(cell, folder / f"bare{turn}") for cell in made.cells])[1]  # type: ignore[misc]
-        grid += spent(lambda turn=turn: run_local(path, made, folder / f"grid{turn}"))[1]  # type: ignore[misc]
+        grid += spent(lambda turn=turn: run_local(GridJob(path, made, folder / f"grid{turn}")))[1]  # type: ignore[misc]
     return (
         f"{len(made.cells)} cells of {bare / 2 / len(made.cells):.2f} s of CPU each, twice in turn: as a grid "
         f"{100 * (grid / bare - 1):+.1f} % of CPU time"

@@ -9,6 +9,7 @@ import typer
 
 from ironclip.cli.common import Device, Json, app, clock, emit, pick_device
 from ironclip.cli.terminal import command, say, show_table, table, tell
+from ironclip.core.devices import check_device
 from ironclip.core.errors import UsageError
 from ironclip.core.processes import check_workers
 from ironclip.grid.located import located
@@ -107,16 +108,25 @@ def run_grid(
     check_workers(workers, here=executor == "local")
     if processes is not None and not 1 <= processes <= 1024:
         raise UsageError(f"--processes is a number from 1 to 1024; got {processes}")
-    if not 0 < gpus <= 1024:
-        raise UsageError(f"--gpus-per-cell is more than 0 and at most 1024; got {gpus:g}")
     if hours is not None and not hours > 0:
         raise UsageError(f"--hours is more than 0; got {hours}")
+    check_device(device)
     from ironclip.grid.state import Place
 
     choice = _choice(small, only, first) | {"processes": processes}
     file = located(file)
     made = _plan(file, choice)
     folder = _folder(made, out_folder)
+    if executor == "ray":
+        from ironclip.grid import cluster
+
+        cluster.check(address, gpus, made.grid.processes)
+    elif executor == "slurm":
+        from ironclip.grid import slurm
+
+        asked = slurm.check(batch or [])
+    else:
+        device = pick_device(device)
     if made.grid.processes > 1:
         from ironclip.loops.parallel import check_extra
 
@@ -137,24 +147,24 @@ def run_grid(
             text = f"{done}/{len(made.cells)} {event['cell']}: {event['state']}"
             tell(f"{text} ({event['reason'] or clock(event['seconds'])})")
 
-    options: dict[str, Any] = {"workers": workers, "choice": choice, "callback": heard}
-    options["until"] = None if hours is None else time.time() + 3600 * hours
-    if executor == "ray":
-        from ironclip.grid.cluster import run_ray
+    from ironclip.grid.job import GridJob
 
+    until = None if hours is None else time.time() + 3600 * hours
+    job = GridJob(file, made, folder, workers, device, choice, until, heard)
+    if executor == "ray":
         if not as_json:
             tell("starting Ray" if address is None else f"connecting to Ray at {address}")
-        run_ray(file, made, folder, address=address, gpus=gpus, device=device, **options)
+        cluster.run_ray(job, address=address, gpus=gpus)
     elif executor == "slurm":
-        from ironclip.grid.slurm import run_slurm
-
-        if not as_json:
-            tell(f"an array of {workers} for Slurm; who interrupts this leaves it at work, and the same command goes on watching")
-        run_slurm(file, made, folder, device=device, options=batch or [], **options)
+        tasks = slurm.submit(job, asked)
+        if tasks and not as_json:
+            many = f"an array of {len(tasks)}" if len(tasks) > 1 else "one task"
+            tell(f"{many} for Slurm; who interrupts this leaves it at work, and the same command goes on watching")
+        slurm.watch(job, tasks)
     else:
         from ironclip.grid.execute import run_local
 
-        run_local(file, made, folder, device=pick_device(device), **options)
+        run_local(job)
     failed = _status(made, folder, as_json)
     if not as_json:
         say(f"took {clock(time.monotonic() - start)}; next: {command('report', folder, '--matrix')}")

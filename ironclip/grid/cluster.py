@@ -1,11 +1,13 @@
 """Cells as Ray tasks: one machine for tests, a cluster by address. All machines see the same `out` folder.
 
-Nothing but the path of the file and the number of a cell travels through Ray; results are the run folders.
+The path of the file and the number of a cell travel through Ray, and to a cluster this package; results are the run folders.
 """
 
 import importlib.util
+import logging
 import os
 import platform
+import re
 import signal
 import tempfile
 import threading
@@ -16,39 +18,40 @@ from typing import Any
 from ironclip.core.errors import UsageError
 from ironclip.core.files import disk_errors
 from ironclip.core.signals import leave_if_asked
-from ironclip.grid.execute import Callback
+from ironclip.grid.job import GridJob
 from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import helpers
 
 CARRIED = ("IRONCLIP_DATA", "IRONCLIP_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS", "IRONCLIP_LOCKS")
 """Variables of the driver that say where data and weights lie and how folders are locked; every task gets them."""
-
-
+PACKAGE = Path(__file__).resolve().parents[1]
+LEAST = 0.0001
+"""Ray counts GPUs in ten-thousandths."""
 PAUSE = 1.0
 
 
-def run_ray(
-    path: Path,
-    plan: Plan,
-    out: Path,
-    *,
-    workers: int = 1,
-    choice: Mapping[str, Any] = {},
-    until: float | None = None,
-    device: str = "cpu",
-    address: str | None = None,
-    gpus: float = 1.0,
-    callback: Callback | None = None,
-) -> None:
+def check(address: str | None, gpus: float, many: int = 1) -> None:
+    """Nothing, where this address and share of a GPU can be meant for cells of so many processes; UsageError where not."""
+    if address is not None and re.fullmatch(r"auto|(ray://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}", address) is None:
+        raise UsageError(f"--address is auto, ray://host:port (port 10001) or host:port (port 6379); got {address!r}")
+    share = gpus * many
+    if not LEAST <= gpus <= 1024 or (share > 1 and not share.is_integer()):
+        each = f" by {many} processes" if many > 1 else ""
+        raise UsageError(f"--gpus-per-cell is at least {LEAST}; above one GPU a cell gets whole ones; got {gpus:g}{each}")
+
+
+def carried() -> dict[str, Any]:
+    """What a task on another machine needs and Ray brings there: this package as it is here, and variables of this process."""
+    return {"py_modules": [str(PACKAGE)], "env_vars": {name: os.environ[name] for name in CARRIED if name in os.environ}}
+
+
+def run_ray(job: GridJob, *, address: str | None = None, gpus: float = 1.0) -> None:
     """Do all cells as Ray tasks; a task whose worker or machine dies is started again elsewhere.
 
     Args:
-        workers: processes of an embedded start; a cluster has its own number.
-        choice: keywords with which `plan` was made of `path`. until: no cell is begun after this time (`time.time`).
-        device: chosen where a cell is done ("auto": the best there is), for a head node may have none.
         gpus: of a cell, where the cluster has some and the device is not the CPU; 0.25: four cells share one.
-        address: of a running cluster ("auto", "ray://host:10001"); None: start one here.
+        address: of a running cluster, as `checked` takes it; None: start one here.
 
     Raises:
         Leaving: the process was asked to leave; Ray ends the tasks with it, which lose their batches.
@@ -59,22 +62,20 @@ def run_ray(
     os.environ.setdefault("RAY_AUTH_MODE", "disabled" if address is None else "token")  # Ray reads it when it is imported
     import ray  # type: ignore[import-not-found,unused-ignore]
 
-    carried = {"env_vars": {name: os.environ[name] for name in CARRIED if name in os.environ}}
-    many = plan.grid.processes
-    here: dict[str, Any] = {"num_cpus": workers * many, "include_dashboard": False}  # its tasks have the driver's variables
-    embedded = here if address is None else {"address": address, "runtime_env": carried}
-    _start(ray, embedded, address)
+    many = job.plan.grid.processes
+    here: dict[str, Any] = {"num_cpus": job.workers * many, "include_dashboard": False}  # its tasks have the driver's variables
+    _start(ray, here if address is None else {"address": address, "runtime_env": carried()}, address)
     try:
-        share = 0.0 if device == "cpu" or not ray.cluster_resources().get("GPU") else gpus
+        share = 0.0 if job.device == "cpu" or not ray.cluster_resources().get("GPU") else gpus
         asked: dict[str, Any] = {"num_cpus": many, "num_gpus": share * many, "max_retries": ATTEMPTS, "retry_exceptions": False}
         task = ray.remote(_task).options(**asked)
-        with disk_errors(out):
-            out.mkdir(parents=True, exist_ok=True)  # that it is seen on every node
-        file, folder = str(path.resolve()), str(out.resolve())
+        with disk_errors(job.out):
+            job.out.mkdir(parents=True, exist_ok=True)  # that it is seen on every node
+        file, folder = str(job.file.resolve()), str(job.out.resolve())
         waiting = {
-            task.remote(file, folder, device, number, dict(choice), until): cell
-            for number, cell in enumerate(plan.cells)
-            for _ in range(helpers(cell, plan.grid.shard_above))
+            task.remote(file, folder, job.device, number, dict(job.choice), job.until): cell
+            for number, cell in enumerate(job.plan.cells)
+            for _ in range(helpers(cell, job.plan.grid.shard_above))
         }
         told: set[str] = set()
         while waiting:
@@ -83,17 +84,14 @@ def run_ray(
             if not ready:
                 continue
             cell = waiting.pop(ready[0])
-            place = Place(out, cell)
             try:
                 ray.get(ready[0])
             except ray.exceptions.LocalRayletDiedError as error:  # no fault of the cell
                 raise UsageError("Ray's own process died (memory?); nothing is lost, the same command goes on") from error
             except ray.exceptions.RayError as error:
                 cause = getattr(error, "cause", None) or error  # what the task raised, or what happened to it
-                place.fail(f"ray gave the cell up: {str(cause).strip().splitlines()[0]}")
-            if callback is not None and cell.key not in told and place.settled:
-                told.add(cell.key)
-                callback({"event": "cell", "cell": cell.name, **place.read()})
+                Place(job.out, cell).fail(f"ray gave the cell up: {str(cause).strip().splitlines()[0]}")
+            job.tell(told, [cell])
     finally:
         ray.shutdown()
 
@@ -103,7 +101,7 @@ def _start(ray: Any, options: Mapping[str, Any], address: str | None) -> None:
     before = signal.getsignal(signal.SIGTERM)
     for last in (False, True):
         try:
-            ray.init(ignore_reinit_error=True, log_to_driver=False, **options)
+            ray.init(ignore_reinit_error=True, log_to_driver=False, logging_level=logging.ERROR, **options)
             return
         except Exception as error:  # Ray raises plain exceptions here
             ray.shutdown()

@@ -4,58 +4,40 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
-from typing import Any
 
 from ironclip.core.processes import let_finish, worker_environment
 from ironclip.core.signals import LATER, asked_to_leave, leave_if_asked
-from ironclip.grid.plan import Plan
-from ironclip.grid.state import Place
-
-Callback = Callable[[dict[str, Any]], None]
+from ironclip.grid.job import GridJob
 
 
-def run_local(
-    path: Path,
-    plan: Plan,
-    out: Path,
-    *,
-    workers: int = 1,
-    choice: Mapping[str, Any] = {},
-    until: float | None = None,
-    device: str = "cpu",
-    callback: Callback | None = None,
-) -> None:
-    """Do all cells with this many processes (one: in this process); a worker that dies is replaced.
-
-    Args:
-        choice: keywords with which `plan` was made of `path`. until: no cell is begun after this time (`time.time`).
+def run_local(job: GridJob) -> None:
+    """Do all cells with so many processes (one: in this process); a worker that dies is replaced.
 
     On GPUs each worker sees one of them, or as many as it has processes that train a run together. CPU threads are shared out
     among the workers.
     """
-    if workers == 1:
+    if job.workers == 1:
         from ironclip.grid.work import work
 
-        work(plan, out, device=device, callback=callback, until=until)
+        work(job.plan, job.out, device=job.device, callback=job.callback, until=job.until)
         return
-    arguments = [str(path), str(out), device, json.dumps({"until": until, **choice})]
+    arguments = [str(job.file), str(job.out), job.device, json.dumps({"until": job.until, **job.choice})]
+    processes = job.plan.grid.processes
     running: list[subprocess.Popen[bytes]] = []
-    seen: set[str] = set()
+    told: set[str] = set()
     try:
-        running = [_worker(arguments, number, workers, plan.grid.processes) for number in range(workers)]
-        while not all_settled(plan, out) and any(worker.poll() not in (0, LATER) for worker in running):
+        running = [_worker(arguments, number, job.workers, processes) for number in range(job.workers)]
+        while not job.settled and any(worker.poll() not in (0, LATER) for worker in running):
             for number, worker in enumerate(running):
                 if worker.poll() not in (None, 0, LATER):
-                    running[number] = _worker(arguments, number, workers, plan.grid.processes)
-            tell(plan, out, seen, callback)
+                    running[number] = _worker(arguments, number, job.workers, processes)
+            job.tell(told)
             if asked_to_leave():
                 let_finish(running)
                 leave_if_asked()
             time.sleep(0.5)
-        tell(plan, out, seen, callback)
-        if not all_settled(plan, out):  # a scheduler may have told the workers, and not this process
+        job.tell(told)
+        if not job.settled:  # a scheduler may have told the workers, and not this process
             leave_if_asked(asked_to_leave() or any(worker.poll() == LATER for worker in running))
     finally:
         for worker in running:
@@ -68,18 +50,3 @@ def _worker(arguments: list[str], number: int, workers: int, processes: int) -> 
     command = [sys.executable, "-m", "ironclip.grid.worker", *arguments]
     environment = worker_environment(number, workers, arguments[2], processes)
     return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
-
-
-def all_settled(plan: Plan, out: Path) -> bool:
-    """Whether each cell is done or failed."""
-    return all(Place(out, cell).settled for cell in plan.cells)
-
-
-def tell(plan: Plan, out: Path, seen: set[str], callback: Callback | None) -> None:
-    """Hand each cell that is done or failed to the callback, once: `seen` has the keys of those that were."""
-    for cell in plan.cells:
-        place = Place(out, cell)
-        if cell.key not in seen and place.settled:
-            seen.add(cell.key)
-            if callback is not None:
-                callback({"event": "cell", "cell": cell.name, **place.read()})

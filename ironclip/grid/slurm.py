@@ -5,23 +5,38 @@ order, and a task that comes back takes what is left. submitit keeps what it sen
 """
 
 import importlib.util
+import io
+import re
+import shutil
 import signal
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from ironclip.core.errors import RunError, UsageError
+from ironclip.core.errors import RunError, UsageError, unknown
 from ironclip.core.files import disk_errors, write_json
 from ironclip.core.signals import finishing
 from ironclip.core.texts import json_value, plain_bytes
-from ironclip.grid.execute import Callback, all_settled, tell
+from ironclip.grid.job import GridJob
 from ironclip.grid.plan import Plan
 from ironclip.grid.plan import plan as planned
 from ironclip.grid.work import work
 
 Cluster = Literal["slurm", "local", "debug"]
+NUMBERS = {
+    "time": "minutes", "signal_delay_s": "seconds", "array_parallelism": "tasks at once", "cpus_per_task": "cores",
+    "gpus_per_node": "GPUs", "gpus_per_task": "GPUs", "cpus_per_gpu": "cores",
+}  # fmt: skip
+"""Keys of sbatch, as submitit spells them, whose values are numbers, and what they count. The others are texts."""
+TEXTS = (
+    "job_name", "partition", "qos", "account", "gres", "constraint", "mem", "mem_per_cpu", "mem_per_gpu", "exclude", "nodelist",
+    "dependency", "exclusive", "comment", "wckey", "mail_type", "mail_user",
+)  # fmt: skip
+TIME = 60
+"""Minutes of a task, where nothing else is asked for."""
 TIMEOUTS = 1000
 """How often a task is queued again at its time limit; that a cell gets no further, its own count of attempts finds out."""
 NOTICE = 300
@@ -55,75 +70,98 @@ class Task:
         return submitit.helpers.DelayedSubmission(self)
 
 
-def run_slurm(
-    path: Path,
-    plan: Plan,
-    out: Path,
-    *,
-    workers: int = 1,
-    choice: Mapping[str, Any] = {},
-    until: float | None = None,
-    device: str = "auto",
-    options: Sequence[str] = (),
-    callback: Callback | None = None,
-    cluster: Cluster = "slurm",
-    pause: float = 5.0,
-) -> None:
-    """Do all cells by an array of so many tasks, and wait for them.
-
-    Tasks of an earlier call that are still queued or at work count. Who interrupts this leaves the tasks at work.
-
-    Args:
-        choice: keywords with which `plan` was made of `path`. until: no cell is begun after this time (`time.time`).
-        device: chosen where a task runs.
-        options: "key=value" of sbatch, as submitit spells it, such as partition=gpu, time=600 (minutes), gres=gpu:1.
-        cluster: "local" and "debug" are submitit's stand-ins on this machine.
+def check(options: Sequence[str]) -> dict[str, Any]:
+    """What sbatch is asked for, by key, of texts such as "partition=gpu" or "time=600".
 
     Raises:
-        UsageError: submitit is not installed, there is no Slurm here, or it does not take an option.
-        RunError: all tasks have ended, and cells are left.
+        UsageError: a text, key or value that cannot be right, or submitit or Slurm are not here.
     """
+    given: dict[str, Any] = {}
+    for text in options:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--slurm takes key=value, such as partition=gpu or time=600; got {text!r}")
+        if key not in (*NUMBERS, *TEXTS):
+            raise unknown("key of --slurm", key, (*NUMBERS, *TEXTS))
+        if key in given:
+            raise UsageError(f"--slurm: {key} stands twice, as {str(given[key])!r} and as {value!r}; give it once")
+        if key in NUMBERS and re.fullmatch("[1-9][0-9]{0,6}", value) is None:
+            raise UsageError(f"--slurm: {key} is {NUMBERS[key]}, a whole number of at least 1; got {value!r}")
+        if not value or value != value.strip() or not value.isprintable():
+            raise UsageError(f"--slurm: {key} is a text without line breaks and spaces around it; got {value!r}")
+        given[key] = int(value) if key in NUMBERS else value
+    minutes, notice = given.setdefault("time", TIME), given.setdefault("signal_delay_s", NOTICE)
+    if notice >= 60 * minutes:
+        raise UsageError(
+            f"--slurm: a task of {minutes} minutes that is told to leave {notice} seconds before its end would do nothing; give "
+            "more time (in minutes), or a smaller signal_delay_s"
+        )
     if importlib.util.find_spec("submitit") is None:
         raise UsageError("the executor slurm needs the extra: pip install 'ironclip[slurm]'")
-    import submitit
+    if absent := [name for name in ("srun", "sbatch", "sacct") if shutil.which(name) is None]:
+        raise UsageError(f"Slurm is not here: no {', '.join(absent)}; give the command where jobs are submitted")
+    return given
 
-    folder = out.resolve() / ".slurm"
-    with disk_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    task = Task(str(path.resolve()), str(out.resolve()), device, dict(choice), until)
-    kept = _queued(folder) if cluster == "slurm" else []
-    jobs: list[Any] = [submitit.SlurmJob(folder, job) for job in kept]
-    if (fresh := workers - len(jobs)) > 0:
-        jobs += _executor(folder, plan, options, cluster).submit_array([task] * fresh)
-    write_json(folder / "jobs.json", [job.job_id for job in jobs])
+
+def submit(job: GridJob, given: Mapping[str, Any], cluster: Cluster = "slurm") -> list[Any]:
+    """The tasks of the array, as jobs of submitit; none where all cells are done.
+
+    Tasks that an earlier call has submitted and that Slurm has not ended count.
+
+    Args:
+        given: what `check` returned.
+
+    Raises:
+        UsageError: Slurm refuses the array; nothing is left of it.
+    """
+    import submitit
+    from submitit.core import utils as failed
+
+    if job.settled:
+        return []
+    folder = job.out.resolve() / ".slurm"
+    made = [each for each in (folder, *folder.parents) if not each.exists()]
+    jobs: list[Any] = [submitit.SlurmJob(folder, name) for name in (_queued(folder) if cluster == "slurm" else [])]
+    if (fresh := job.workers - len(jobs)) > 0:
+        with disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        task = Task(str(job.file.resolve()), str(job.out.resolve()), job.device, dict(job.choice), job.until)
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                jobs += _executor(folder, job.plan, given, cluster).submit_array([task] * fresh)
+        except (failed.FailedJobError, failed.FailedSubmissionError, OSError) as error:
+            if made and not isinstance(error, failed.FailedSubmissionError):  # with that one, tasks may be queued
+                shutil.rmtree(folder)
+                for each in made[1:]:
+                    each.rmdir()
+            raise UsageError(f"Slurm refused the array: {' '.join((said.getvalue() or str(error)).split())[:300]}") from error
+    write_json(folder / "jobs.json", [each.job_id for each in jobs])
+    return jobs
+
+
+def watch(job: GridJob, jobs: Sequence[Any], pause: float = 5.0) -> None:
+    """Wait until these tasks have done all cells. Who interrupts this leaves the tasks at work.
+
+    Raises:
+        RunError: all tasks have ended, and cells are left.
+    """
     told: set[str] = set()
-    while not all_settled(plan, out) and not all(job.done() for job in jobs):
-        tell(plan, out, told, callback)
+    while not job.settled and not all(each.done() for each in jobs):
+        job.tell(told)
         time.sleep(pause)
-    tell(plan, out, told, callback)
-    if until is None and not all_settled(plan, out):
+    job.tell(told)
+    if job.until is None and not job.settled:
         why = f"all {len(jobs)} tasks have ended and cells are left ({_reason(jobs)})"
-        raise RunError(f"{why}; see {folder}; the same command goes on")
+        raise RunError(f"{why}; see {job.out.resolve() / '.slurm'}; the same command goes on")
 
 
-def _executor(folder: Path, plan: Plan, options: Sequence[str], cluster: Cluster) -> Any:
+def _executor(folder: Path, plan: Plan, given: Mapping[str, Any], cluster: Cluster) -> Any:
     import submitit
 
-    given = {"job_name": plan.grid.name, "signal_delay_s": NOTICE, **dict(map(_option, options))}
-    try:
-        executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=TIMEOUTS)
-        executor.update_parameters(**{f"slurm_{key}": value for key, value in given.items()})
-    except (NameError, ValueError, TypeError, AssertionError, RuntimeError) as error:
-        raise UsageError(f"Slurm: {str(error).splitlines()[0]}") from error
+    executor = submitit.AutoExecutor(folder, cluster=cluster, slurm_max_num_timeout=TIMEOUTS)
+    executor.update_parameters(**{f"slurm_{key}": value for key, value in {"job_name": plan.grid.name, **given}.items()})
     return executor
-
-
-def _option(text: str) -> tuple[str, Any]:
-    """ "time=600" as ("time", 600)."""
-    key, equals, value = text.partition("=")
-    if not equals or not key.isidentifier():
-        raise UsageError(f"--slurm takes key=value, such as partition=gpu or time=600; got {text!r}")
-    return key, int(value) if value.isdecimal() else value
 
 
 def _queued(folder: Path) -> list[str]:

@@ -5,14 +5,17 @@ import os
 import signal
 import sys
 from importlib.machinery import ModuleSpec
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
 import pytest
 
+import ironclip
 from ironclip.core.errors import UsageError
 from ironclip.core.signals import SOON, Leaving, finishing
 from ironclip.grid import cluster
 from ironclip.grid.cluster import run_ray
+from ironclip.grid.job import GridJob
 from ironclip.grid.plan import plan
 from ironclip.grid.state import Place
 
@@ -86,12 +89,12 @@ def grid(tmp_path):
     return path, plan(path), tmp_path / "runs" / "small"
 
 
-def run(monkeypatch, grid, ray, **options):
+def run(monkeypatch, grid, ray, device="cpu", **options):
     monkeypatch.setitem(sys.modules, "ray", ray)
     path, made, out = grid
     out.parent.mkdir(exist_ok=True)
     events = []
-    run_ray(path, made, out, callback=events.append, **options)
+    run_ray(GridJob(path, made, out, device=device, callback=events.append), **options)
     return events
 
 
@@ -112,7 +115,10 @@ def test_a_cell_is_done_and_told_once_however_many_help(monkeypatch, grid):
     ray = Ray()
     events = run(monkeypatch, grid, ray, address="auto")
     assert [event["state"] for event in events] == ["done"]
-    assert ray.asked["runtime_env"]["env_vars"]["IRONCLIP_DATA"] == "/data"
+    carried = ray.asked["runtime_env"]
+    assert carried["env_vars"]["IRONCLIP_DATA"] == "/data"
+    (package,) = carried["py_modules"]
+    assert Path(package, "__init__.py").samefile(ironclip.__file__), "the package of the driver"
 
 
 def test_a_node_without_the_folder_fails_the_cell_with_the_reason(monkeypatch, grid, tmp_path):
@@ -157,7 +163,7 @@ def test_the_mode_of_tokens_is_said_before_ray_is_imported(monkeypatch, grid):
     monkeypatch.setattr(cluster.importlib.util, "find_spec", lambda name: name)
     path, made, out = grid
     with contextlib.suppress(ImportError, UsageError):
-        run_ray(path, made, out, address="127.0.0.1:1")
+        run_ray(GridJob(path, made, out), address="127.0.0.1:1")
     assert seen[0] == "token"
     monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
 

@@ -7,6 +7,7 @@ import pytest
 
 from ironclip.core.signals import LATER, Leaving
 from ironclip.grid import execute
+from ironclip.grid.job import GridJob
 from ironclip.grid.plan import plan
 
 
@@ -15,4 +16,4 @@ def test_a_grid_whose_workers_were_told_to_leave_is_not_finished(tmp_path, monke
     leaves = [sys.executable, "-c", f"raise SystemExit({LATER})"]
     monkeypatch.setattr(execute, "_worker", lambda *_: subprocess.Popen(leaves))
     with pytest.raises(Leaving):
-        execute.run_local(tmp_path / "g.yaml", plan(tmp_path / "g.yaml"), tmp_path / "out", workers=2)
+        execute.run_local(GridJob(tmp_path / "g.yaml", plan(tmp_path / "g.yaml"), tmp_path / "out", workers=2))

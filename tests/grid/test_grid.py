@@ -12,6 +12,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.files import append_lines, write_json
 from ironclip.grid.cost import estimate
 from ironclip.grid.execute import run_local
+from ironclip.grid.job import GridJob
 from ironclip.grid.plan import plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import helpers, join, run_cell, work
@@ -145,7 +146,7 @@ def test_no_cell_is_begun_after_the_time_given(tmp_path):
 @pytest.mark.slow
 def test_workers_do_the_part_that_was_chosen(tmp_path):
     path, choice = written(tmp_path), {"only": ["method=zero_shot"], "small": False, "first": None}
-    run_local(path, plan(path, **choice), tmp_path / "out", workers=2, choice=choice)
+    run_local(GridJob(path, plan(path, **choice), tmp_path / "out", workers=2, choice=choice))
     assert list(outcomes(tmp_path / "out")) == [plan(path).cells[0].name]
 
 

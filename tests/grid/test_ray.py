@@ -10,6 +10,7 @@ from outcomes import outcomes
 
 from ironclip.core.errors import UsageError
 from ironclip.grid.cluster import run_ray
+from ironclip.grid.job import GridJob
 from ironclip.grid.plan import plan
 from ironclip.grid.state import Place
 from ironclip.grid.work import work
@@ -75,7 +76,8 @@ def test_nodes_killed_at_random_leave_the_records_that_nobody_disturbed(nodes, g
     killer, events = threading.Thread(target=kill), []
     killer.start()
     try:
-        run_ray(path, made, tmp_path / "wild", device="auto", gpus=0.5, address=cluster.address, callback=events.append)
+        job = GridJob(path, made, tmp_path / "wild", device="auto", callback=events.append)
+        run_ray(job, gpus=0.5, address=cluster.address)
     finally:
         over.set()
         killer.join()
@@ -89,13 +91,13 @@ def test_a_path_that_a_node_lacks_and_a_token_that_it_does_not_know(nodes, grid,
     path, made = grid
     cluster, _ = nodes
     path.unlink()
-    run_ray(path, made, tmp_path / "out", address=cluster.address)
+    run_ray(GridJob(path, made, tmp_path / "out"), address=cluster.address)
     for cell in made.cells:
         reason = Place(tmp_path / "out", cell).read()["reason"]
         assert reason.endswith("all nodes of a cluster must see the same folders"), reason
     known(monkeypatch, "b" * 40)
     with pytest.raises(UsageError, match=f"^Ray did not answer at {cluster.address}: "):
-        run_ray(path, made, tmp_path / "out", address=cluster.address)
+        run_ray(GridJob(path, made, tmp_path / "out"), address=cluster.address)
 
 
 def test_a_share_of_a_gpu_is_what_ray_counts(nodes, grid, tmp_path):
@@ -117,7 +119,7 @@ def test_a_share_of_a_gpu_is_what_ray_counts(nodes, grid, tmp_path):
     watcher.start()
     try:
         began = time.monotonic()
-        run_ray(path, made, tmp_path / "out", device="auto", gpus=0.25, address=cluster.address)
+        run_ray(GridJob(path, made, tmp_path / "out", device="auto"), gpus=0.25, address=cluster.address)
     finally:
         over.set()
         watcher.join()

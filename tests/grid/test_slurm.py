@@ -9,8 +9,9 @@ from outcomes import outcomes
 
 from ironclip.core.errors import RunError, UsageError
 from ironclip.grid import slurm
+from ironclip.grid.job import GridJob
 from ironclip.grid.plan import plan
-from ironclip.grid.slurm import NOTICE, Task, run_slurm
+from ironclip.grid.slurm import NOTICE, TIME, Task, check, submit, watch
 from ironclip.grid.state import Place
 from ironclip.grid.work import work
 
@@ -35,7 +36,8 @@ def test_a_task_does_the_grid(grid):
     """By submitit's debug executor, which leaves its own log files open."""
     path, made, out = grid
     events = []
-    run_slurm(path, made, out, cluster="debug", device="cpu", callback=events.append, pause=0)
+    job = GridJob(path, made, out, callback=events.append)
+    watch(job, submit(job, {}, "debug"), pause=0)
     assert [event["state"] for event in events] == ["done"]
 
 
@@ -109,11 +111,11 @@ def test_tasks_that_are_still_queued_are_not_submitted_again(grid, monkeypatch):
     path, made, out = grid
     monkeypatch.setattr(submitit, "AutoExecutor", Array)
     states = {"1_0": "PENDING", "1_1": "CANCELLED by 0", "1_2": "RUNNING"}
+    job = GridJob(path, made, out, workers=3)
+    tasks = submit(job, {"partition": "gpu", "time": 600})
     with pytest.raises(RunError, match=r"all 3 tasks have ended and cells are left \(slurmstepd: error: out of memory\)"):
-        run_slurm(path, made, out, workers=3, options=["partition=gpu", "time=600"], pause=0)
-    assert Array.last.asked == [
-        {"slurm_job_name": "array", "slurm_signal_delay_s": NOTICE, "slurm_partition": "gpu", "slurm_time": 600}
-    ]
+        watch(job, tasks, pause=0)
+    assert Array.last.asked == [{"slurm_job_name": "array", "slurm_partition": "gpu", "slurm_time": 600}]
 
     class Known(Job):
         def __init__(self, folder, job_id):
@@ -121,42 +123,62 @@ def test_tasks_that_are_still_queued_are_not_submitted_again(grid, monkeypatch):
             self.state = states[job_id]
 
     monkeypatch.setattr(submitit, "SlurmJob", Known)
-    with pytest.raises(RunError, match="all 3 tasks"):
-        run_slurm(path, made, out, workers=3, pause=0)
+    assert len(submit(job, {})) == 3
     assert len(Array.last.tasks) == 1
 
 
-def test_an_array_is_what_sbatch_is_asked_for(grid, monkeypatch, tmp_path):
-    """Slurm itself is not here: stand-ins for its commands keep what they were given."""
+@pytest.fixture
+def commands(monkeypatch, tmp_path):
+    """Stand-ins for the commands of Slurm, which is not here; they are given what sbatch says and does."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def write(sbatch: str) -> None:
+        for name, body in (("srun", ""), ("sacct", ""), ("sbatch", sbatch)):
+            (folder / name).write_text(f"#!/bin/sh\n{body}\n")
+            (folder / name).chmod(0o755)
+
+    return write
+
+
+def test_an_array_is_what_sbatch_is_asked_for(grid, commands, tmp_path):
     path, made, out = grid
-    commands = tmp_path / "bin"
-    commands.mkdir()
-    for name, body in (("srun", ""), ("sacct", ""), ("sbatch", f'cp "$1" {tmp_path}/asked.sh; echo "Submitted batch job 12"')):
-        (commands / name).write_text(f"#!/bin/sh\n{body}\n")
-        (commands / name).chmod(0o755)
-    monkeypatch.setenv("PATH", f"{commands}{os.pathsep}{os.environ['PATH']}")
-    executor = slurm._executor(tmp_path / "jobs", made, ["gres=gpu:1", "time=600"], "slurm")
-    jobs = executor.submit_array([Task(str(path), str(out), "auto")] * 3)
+    commands(f'cp "$1" {tmp_path}/asked.sh; echo "Submitted batch job 12"')
+    jobs = submit(GridJob(path, made, out, workers=3), check(["gres=gpu:1", "time=600"]))
     assert [job.job_id for job in jobs] == ["12_0", "12_1", "12_2"]
     lines = (tmp_path / "asked.sh").read_text().splitlines()
     for line in ("array=0-2%3", "gres=gpu:1", "time=600", f"signal=USR2@{NOTICE}", "open-mode=append", "job-name=array"):
         assert f"#SBATCH --{line}" in lines
-    with pytest.raises(UsageError, match=r"^Slurm: Unknown argument 'partitoin'"):
-        slurm._executor(tmp_path / "jobs", made, ["partitoin=gpu"], "slurm")
 
 
-@pytest.mark.parametrize("option", ["partition", "=gpu", "a b=c"])
-def test_an_option_that_is_none_is_refused(grid, option):
+def test_what_sbatch_refuses_is_one_line_and_leaves_nothing(grid, commands, capfd):
     path, made, out = grid
-    with pytest.raises(UsageError, match="--slurm takes key=value"):
-        run_slurm(path, made, out, options=[option])
+    commands("echo 'sbatch: error: invalid partition specified: x' >&2; echo 'sbatch: error: failed' >&2; exit 1")
+    said = "^Slurm refused the array: sbatch: error: invalid partition specified: x sbatch: error: failed$"
+    with pytest.raises(UsageError, match=said):
+        submit(GridJob(path, made, out / "deep", workers=2), check(["partition=x"]))
+    assert capfd.readouterr().err == ""
+    assert not out.exists()
 
 
-def test_without_slurm_it_is_one_line(grid, monkeypatch, tmp_path):
+def test_every_key_is_one_that_submitit_knows(commands, grid, tmp_path):
+    commands("exit 1")
+    given = {**dict.fromkeys(slurm.NUMBERS, 400), **dict.fromkeys(slurm.TEXTS, "x"), "gpus_per_task": 1}
+    asked = slurm._executor(tmp_path, grid[1], given, "slurm")._executor.parameters
+    assert set(given) <= set(asked)
+
+
+def test_without_a_time_a_task_has_more_than_it_is_told_before_its_end():
+    """Its own default, five minutes, is what a task is told before its end."""
+    assert TIME * 60 > NOTICE
+
+
+def test_cells_that_are_all_done_need_no_task(grid, commands):
     path, made, out = grid
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(UsageError, match='Slurm: Could not detect "srun"'):
-        run_slurm(path, made, out)
+    commands("exit 1")
+    work(made, out)
+    assert submit(GridJob(path, made, out), check([])) == []
 
 
 @pytest.mark.slow
@@ -164,6 +186,7 @@ def test_without_slurm_it_is_one_line(grid, monkeypatch, tmp_path):
 def test_two_processes_of_the_local_executor_do_a_grid_as_one_does(grid, tmp_path, monkeypatch):
     path, made, out = grid
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(each for each in sys.path if each))
-    run_slurm(path, made, out, workers=2, cluster="local", device="cpu", pause=0.2)
+    job = GridJob(path, made, out, workers=2)
+    watch(job, submit(job, {}, "local"), pause=0.2)
     work(made, tmp_path / "calm")
     assert outcomes(out) == outcomes(tmp_path / "calm")
