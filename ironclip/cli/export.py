@@ -37,7 +37,7 @@ def export(
         )
         return
     say(str(made))
-    say(f"next: {command('classify', 'PICTURES', '--model', made.path)}")
+    say(f"next: {command('classify', 'IMAGES', '--model', made.path)}")
 
 
 @app.command()
