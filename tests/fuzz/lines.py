@@ -116,6 +116,7 @@ def end_of(arguments: list[str], seconds: float) -> tuple[int, str]:
         signal.raise_signal(signal.SIGINT)
 
     signal.signal(signal.SIGALRM, alarm)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a job in the background may have been told to ignore it
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
