@@ -134,7 +134,8 @@ def _numbers(place: EvaluationFolder) -> list[tuple[int, int]]:
         RunError: folders of two divisions.
     """
     names = [path.parent.name for path in place.path.glob("shards/*/settings.json")]
-    found = sorted((int(m[1]), int(m[2])) for name in names if (m := re.fullmatch(r"(\d{1,6})-of-(\d{1,6})", name)))
+    pairs = [(int(m[1]), int(m[2])) for name in names if (m := re.fullmatch("([1-9][0-9]{0,5})-of-([1-9][0-9]{0,5})", name))]
+    found = sorted(pair for pair in pairs if pair[0] <= pair[1])
     if len(of := sorted({of for _, of in found})) > 1:
         raise RunError(f"{place.path / 'shards'} holds shards of {of[0]} and of {of[1]}; remove those that are not wanted")
     return found

@@ -152,6 +152,22 @@ def test_a_shard_beside_those_of_another_checkpoint_is_refused_before_it_begins(
     assert files(run.path) == before
 
 
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A run whose shards are all done and not merged."""
+    folder = tmp_path_factory.mktemp("finished")
+    run, place = begun(folder)
+    do(run, place, f"any/{OF}")
+    return run.path
+
+
+@pytest.fixture
+def parts(finished, tmp_path):
+    """The same in a folder of its own, with its evaluation."""
+    shutil.copytree(finished, tmp_path / "run")
+    return begun(tmp_path)
+
+
 def other(place, number: int, edit) -> None:
     """The settings of a shard, edited as if it had been done elsewhere."""
     path = place.path / "shards" / f"{number}-of-{OF}" / "settings.json"
@@ -165,6 +181,22 @@ def other(place, number: int, edit) -> None:
     [
         (lambda value: value["shard"]["versions"].update(ironclip="0.0.1"), "by another version: its ironclip is '0.0.1'"),
         (lambda value: value["shard"]["versions"].update(torch="1.0"), "by another version: its torch is '1.0'"),
+        (lambda value: value["shard"]["versions"].update(code="0a"), "by another version: its code is '0a', not "),
+        (lambda value: value["shard"]["setup"].update(learned_sha256="f0"), "on another checkpoint: its learned_sha256 is 'f0'"),
+        (lambda value: value["shard"]["setup"].update(config_hash="f1"), "on another checkpoint: its config_hash is 'f1'"),
+        (
+            lambda value: value["shard"]["setup"]["backbone"].update(sha256="f2"),
+            "on another checkpoint: its backbone.sha256 is 'f2'",
+        ),
+        (lambda value: value["shard"]["setup"].update(options={"length": 4}), "under other settings: its options.length is 4"),
+        (lambda value: value["shard"]["setup"].update(trained_on="other"), "under other settings: its trained_on is 'other'"),
+        (lambda value: value["shard"].update(keep_examples=9), "under other settings: its keep_examples is 9"),
+        (lambda value: value.update(precision="bf16"), "under other settings: its precision is 'bf16', not 'float32'"),
+        (lambda value: value.update(quantise="round"), "under other settings: its quantise is 'round', not 'none'"),
+        (lambda value: value.update(images=21), "under other settings: its images is 21, not 20"),
+        (lambda value: value["threat"].update(knowledge="static"), "under other settings: its threat.knowledge is 'static'"),
+        (lambda value: value["data"].update(classes=["a", "b"]), "under other settings: its data.classes is "),
+        (lambda value: value["data"].update(preprocessing="x"), "under other settings: its data.preprocessing is 'x'"),
         (lambda value: value["attacks"]["fgsm"].update(eps=0.5), "under other settings: its attacks.fgsm.eps is 0.5"),
         (lambda value: value["data"].update(split_hash="x"), "under other settings: its data.split_hash is 'x'"),
         (lambda value: value["shard"].update(batch_size=4), "under other settings: its batch_size is 4, not 3"),
@@ -172,9 +204,8 @@ def other(place, number: int, edit) -> None:
     ],
 )
 @pytest.mark.parametrize("number", [1, 3])
-def test_the_foreign_shard_among_several_is_the_one_named(tmp_path, number, edit, said):
-    run, place = begun(tmp_path)
-    do(run, place, f"any/{OF}")
+def test_the_foreign_shard_among_several_is_the_one_named(parts, number, edit, said):
+    run, place = parts
     other(place, number, edit)
     before = files(run.path)
     with pytest.raises(RunError, match=rf"shards/{number}-of-3 was measured {said}"):
@@ -199,6 +230,52 @@ def test_shards_that_were_copied_cut_or_are_of_two_divisions_are_refused(tmp_pat
     shutil.copytree(tmp_path / "kept", shards / "1-of-7")
     with pytest.raises(RunError, match=r"holds shards of 3 and of 7"):
         merge(run, place)
+    assert not (place.path / "record.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("moves", "said"),
+    [
+        ([("2-of-3", "4-of-3")], "shard 2/3 is missing"),
+        ([("2-of-3", "0-of-3")], "shard 2/3 is missing"),
+        ([("2-of-3", "02-of-3")], "shard 2/3 is missing"),
+        ([("2-of-3", "\N{ARABIC-INDIC DIGIT TWO}-of-3")], "shard 2/3 is missing"),
+        ([("1-of-3", "kept"), ("2-of-3", "1-of-3")], "shard 2/3 is missing"),
+        ([("2-of-3", "2-of-4")], "holds shards of 3 and of 4"),
+        ([("1-of-3", "kept"), ("2-of-3", "1-of-3"), ("kept", "2-of-3")], None),
+    ],
+    ids=["beyond the last", "before the first", "a zero before", "other digits", "over another", "another division", "swapped"],
+)
+def test_a_shard_under_another_name_is_missed_or_does_no_harm(parts, whole, moves, said):
+    run, place = parts
+    for old, new in moves:
+        (place.path / "shards" / old).rename(place.path / "shards" / new)
+    if said is None:
+        assert merge(run, place).outcome() == whole.record().outcome()
+        return
+    before = files(run.path)
+    with pytest.raises(RunError, match=said):
+        merge(run, place)
+    assert files(run.path) == before
+
+
+@pytest.mark.parametrize("name", ["02-of-3", "\N{ARABIC-INDIC DIGIT TWO}-of-3", "4-of-3", "2-of-3.bak"])
+def test_a_copy_beside_the_shards_counts_once(parts, whole, name):
+    run, place = parts
+    shutil.copytree(place.path / "shards" / "2-of-3", place.path / "shards" / name)
+    assert merge(run, place).outcome() == whole.record().outcome()
+
+
+def test_an_unfinished_shard_under_another_number_is_named_and_no_record_is_written(tmp_path):
+    run, place = begun(tmp_path)
+    do(run, place, f"2/{OF}")
+    shards = place.path / "shards"
+    (shards / "2-of-3" / "record.json").unlink()
+    lines = (shards / "2-of-3" / "samples.jsonl").read_text().splitlines(keepends=True)
+    (shards / "2-of-3" / "samples.jsonl").write_text("".join(lines[:3]))
+    (shards / "2-of-3").rename(shards / "1-of-3")
+    with pytest.raises(RunError, match=r"shards/1-of-3"):
+        do(run, place, f"any/{OF}"), merge(run, place)
     assert not (place.path / "record.json").exists()
 
 
