@@ -23,6 +23,7 @@ from ironclip.data.budget import MEMORY, SMALL, cost
 from ironclip.data.kinds import HEAD, has_heif, what_it_is
 from ironclip.data.records import FileSource, Source, ZipSource
 from ironclip.data.salvage import without_metadata
+from ironclip.data.tars import TarSource
 
 T = TypeVar("T")
 MAX_PIXELS = 100_000_000
@@ -38,6 +39,8 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 Preprocess = Literal["crop", "squash"]
+STORED = (FileSource, ZipSource, TarSource)
+"""Sources that know their bytes."""
 _header_lock = threading.Lock()
 
 # What Pillow logs about damaged images stands in our reason; without a handler Python would print it, too.
@@ -134,7 +137,7 @@ def _read(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
 def _bare(source: Source, max_pixels: int, held: int) -> Image.Image | _Larger:
     """The image opened again without its metadata, which may be damaged."""
     bare = None
-    if isinstance(source, FileSource | ZipSource) and source.size() <= BARE_BYTES:
+    if isinstance(source, STORED) and source.size() <= BARE_BYTES:
         bare = without_metadata(source.content(BARE_BYTES))
     if bare is None:
         raise ValueError("the same bytes would fail again")
@@ -161,7 +164,7 @@ def _upright(image: Image.Image, source: Source, max_pixels: int, held: int) -> 
 def stored_bytes(source: Source) -> int:
     """The size of an image as it is stored, as far as that is known without opening it."""
     try:
-        return source.size() if isinstance(source, FileSource | ZipSource) else 0
+        return source.size() if isinstance(source, STORED) else 0
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return 0  # opening it says what is wrong
 
@@ -199,7 +202,7 @@ def _opened(opener: Callable[[], Image.Image]) -> Image.Image:
 def _reason(problem: Exception, source: Source) -> str:
     text = " ".join(str(problem).split()) or type(problem).__name__
     if "cannot identify" in text or isinstance(problem, EOFError):
-        head = source.content(HEAD) if isinstance(source, FileSource | ZipSource) else b"?"
+        head = source.content(HEAD) if isinstance(source, STORED) else b"?"
         return what_it_is(head) or "not an image, or of an unknown format"
     return f"damaged: {text}" if "truncated" in text or "broken" in text else f"unreadable: {text}"
 

@@ -14,6 +14,7 @@ from ironclip.data.given import given_split, labelled_table
 from ironclip.data.records import Dataset
 from ironclip.data.remarks import remarks
 from ironclip.data.roles import Layout, parse_layout
+from ironclip.data.shards import open_shards, shard_files
 from ironclip.data.tables import open_table
 
 Root = Path | str | Sequence[Path | str] | None
@@ -57,7 +58,8 @@ def open_dataset(
     Names: those of `catalogue()`; `shapes:sketch`; `imagenet_a:1000` (scored over all of ImageNet's classes);
     `torchvision:dtd` (torchvision's split instead of CoOp's); `hf:owner/name`; a folder below a data root. Paths: a folder
     for each class (with split folders or without), a CSV table, CoOp's lists (JSON), a folder with `images.zip` and
-    `index.json`, a folder in CoOp's layout. What a user should know about the set stands in its `notes`.
+    `index.json`, a folder in CoOp's layout, WebDataset shards (`.tar`). What a user should know about the
+    set stands in its `notes`.
 
     Args:
         root: where sets are looked for by name; default IRONCLIP_DATA, else ./data.
@@ -179,13 +181,17 @@ def _open_path(
 ) -> Dataset:
     chosen = choose_templates(path.stem if path.is_file() else path.name, templates)
     own = {"classes_file": classes_file, "templates": chosen, "seed": seed, "fractions": fractions, "layout": layout}
+    if shards := shard_files(path):
+        if layout.kind != "auto":
+            raise UsageError(f"a layout says what folders mean; {path} holds shards")
+        return open_shards(path, shards, chosen, classes_file=classes_file, seed=seed, fractions=fractions)
     if not path.is_dir():
         if path.name.lower().endswith((".json", ".json.gz")):
             return _named(open_lists(path, chosen, roots), classes_file)
         if path.suffix.lower() not in (".csv", ".tsv"):
             raise DataError(
                 f"{path}: expected a folder of images or a table (.csv); got a {path.suffix or 'file'}"
-                + ("; unpack it first" if path.suffix.lower() in (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar") else "")
+                + ("; unpack it first" if path.suffix.lower() in (".zip", ".gz", ".tgz", ".7z", ".rar") else "")
             )
         return open_table(path, roots=roots, **own)  # type: ignore[arg-type]
     if is_archive(path):

@@ -62,7 +62,7 @@ class FileSource:
         status = self.path.stat()
         if not stat.S_ISREG(status.st_mode):
             raise OSError("no regular file, but a folder, a pipe or a device")
-        return _bounded(status.st_size)
+        return bounded(status.st_size)
 
     def content(self, limit: int) -> bytes:
         """The first bytes of the file."""
@@ -97,7 +97,7 @@ class ZipSource:
 
     def size(self) -> int:
         """Bytes of the image unpacked, as the archive says; no more are ever unpacked."""
-        return _bounded(self._opened().getinfo(self.name).file_size)
+        return bounded(self._opened().getinfo(self.name).file_size)
 
     def content(self, limit: int) -> bytes:
         """The first bytes of the image."""
@@ -115,7 +115,8 @@ class ZipSource:
         return _archive(self.archive, status.st_size, status.st_mtime_ns, os.getpid())
 
 
-def _bounded(size: int) -> int:
+def bounded(size: int) -> int:
+    """The size of an image's file in bytes; OSError above the limit."""
     if size > MAX_PICTURE:
         raise OSError(f"{size / 1e6:.0f} million bytes are more than the limit of {MAX_PICTURE / 1e6:g} million")
     return size

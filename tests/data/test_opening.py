@@ -31,7 +31,7 @@ def test_an_empty_name_is_not_the_current_folder(name):
 
 
 def test_a_list_that_is_a_pipe_is_refused_in_one_short_line(tmp_path):
-    for name in ("a.csv", "a.json"):
+    for name in ("a.csv", "a.json", "a.tar"):
         os.mkfifo(tmp_path / name)
         with pytest.raises(DataError, match=r"^cannot read the [a-z ]+ \S+: it is no regular file$"):
             open_dataset(tmp_path / name)
