@@ -23,7 +23,10 @@ from ironclip.grid.plan import Plan
 from ironclip.grid.state import ATTEMPTS, Place
 from ironclip.grid.work import helpers
 
-CARRIED = ("IRONCLIP_DATA", "IRONCLIP_CACHE", "HF_HOME", "HF_HUB_OFFLINE", "TORCH_HOME", "OMP_NUM_THREADS", "IRONCLIP_LOCKS")
+CARRIED = (
+    "IRONCLIP_DATA", "IRONCLIP_WEIGHTS", "IRONCLIP_CACHE", "IRONCLIP_LOCKS", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE",
+    "TORCH_HOME", "XDG_CACHE_HOME", "OMP_NUM_THREADS",
+)  # fmt: skip
 """Variables of the driver that say where data and weights lie and how folders are locked; every task gets them."""
 PACKAGE = Path(__file__).resolve().parents[1]
 LEAST = 0.0001

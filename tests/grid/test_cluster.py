@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import signal
 import sys
 from importlib.machinery import ModuleSpec
@@ -119,6 +120,17 @@ def test_a_cell_is_done_and_told_once_however_many_help(monkeypatch, grid):
     assert carried["env_vars"]["IRONCLIP_DATA"] == "/data"
     (package,) = carried["py_modules"]
     assert Path(package, "__init__.py").samefile(ironclip.__file__), "the package of the driver"
+
+
+def test_every_variable_that_the_package_reads_goes_with_a_task(monkeypatch):
+    """But for the secret of the service."""
+    files = Path(ironclip.__file__).parent.rglob("*.py")
+    read = {name for file in files for name in re.findall('"(IRONCLIP_[A-Z]+)"', file.read_text(encoding="utf-8"))}
+    for name in read:
+        monkeypatch.setenv(name, "x")
+    assert "IRONCLIP_WEIGHTS" in read
+    assert cluster.carried()["env_vars"].keys() >= read - {"IRONCLIP_TOKEN"}
+    assert "IRONCLIP_TOKEN" not in cluster.carried()["env_vars"]
 
 
 def test_a_node_without_the_folder_fails_the_cell_with_the_reason(monkeypatch, grid, tmp_path):

@@ -9,11 +9,12 @@ import pytest
 from outcomes import outcomes
 
 from ironclip.core.errors import UsageError
-from ironclip.grid.cluster import run_ray
+from ironclip.grid.cluster import carried, run_ray
 from ironclip.grid.job import GridJob
 from ironclip.grid.plan import plan
 from ironclip.grid.state import Place
 from ironclip.grid.work import work
+from ironclip.records.environment import code
 
 pytest.importorskip("ray", reason="needs the extra cluster")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]  # Ray's own warnings are Ray's
@@ -46,6 +47,8 @@ def nodes(monkeypatch):
 
     known(monkeypatch, "a" * 40)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's own 15 lets a busy machine starve them
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # so that no node finds this package but by what it is sent
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
     try:
         yield cluster, [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
@@ -85,6 +88,26 @@ def test_nodes_killed_at_random_leave_the_records_that_nobody_disturbed(nodes, g
     assert killed
     assert sorted(event["state"] for event in events) == ["done"] * 3, events
     assert outcomes(tmp_path / "wild") == outcomes(tmp_path / "calm")
+
+
+def test_a_node_gets_the_package_and_the_variables_of_the_driver(nodes, monkeypatch):
+    import ray
+
+    monkeypatch.setenv("IRONCLIP_DATA", "/data")
+
+    def there():
+        import ironclip
+        from ironclip.records.environment import code
+
+        return ironclip.__file__, code(), os.environ["IRONCLIP_DATA"]
+
+    ray.init(address=nodes[0].address, runtime_env=carried(), log_to_driver=False)
+    try:
+        file, hashed, data = ray.get(ray.remote(num_cpus=1)(there).remote())
+    finally:
+        ray.shutdown()
+    assert "runtime_resources" in file, "as it was sent, not as it may be installed there"
+    assert (hashed, data) == (code(), "/data")
 
 
 def test_a_path_that_a_node_lacks_and_a_token_that_it_does_not_know(nodes, grid, tmp_path, monkeypatch):
