@@ -10,8 +10,8 @@ from reference import reference_backbone
 
 from ironclip.backbones import assemble
 from ironclip.core.types import Adaptation
-from ironclip.testtime import build
-from ironclip.testtime.clipure import Blank, denoising_slope, kept, towards, turned
+from ironclip.testtime import build, clipure
+from ironclip.testtime.clipure import Blank, kept, towards, turned
 
 VARIANTS = tuple(notes_of("clipure")["constants"].get("variants", ()))
 
@@ -69,7 +69,7 @@ def test_the_gradient_at_the_encoder(world, variant):
         assert_matches(case, f"{variant}.gradient", slope)
 
 
-def test_the_generative_loop_with_a_given_prior(world):
+def test_the_generative_loop_with_a_given_prior(world, monkeypatch):
     base, case = world
     tensors, sizes = case[0], case[1]["constants"]["generative"]
     times = torch.tensor(sizes["times"])
@@ -79,8 +79,8 @@ def test_the_generative_loop_with_a_given_prior(world):
     def prior(noisy, time):
         return noisy @ tensors["denoiser_weight"].T + tensors["denoiser_bias"] + tensors["denoiser_time"] * time[:, None] / 1000
 
-    def direction(at, number):
-        return -denoising_slope(at, prior, times[number].expand(len(at)), tensors["denoiser_noise"][number])
-
     given = F.normalize(tensors["given_embeddings"], dim=-1)
-    assert_matches(case, "generative.single", turned(given, direction, sizes["iterations"], sizes["step"]))
+    drawn = times.expand(len(given), -1), tensors["denoiser_noise"].transpose(0, 1)
+    monkeypatch.setattr(clipure, "draws_of", lambda keys, steps, like: drawn)
+    method = build("clipure", {"variant": "generative", "prior": prior, "steps": sizes["iterations"], "step": sizes["step"]})
+    assert_matches(case, "generative.single", method.purified(base, given, ()))
