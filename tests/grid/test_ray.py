@@ -41,14 +41,15 @@ def known(monkeypatch, token, mode="token"):
 
 
 @pytest.fixture
-def nodes(monkeypatch):
+def nodes(monkeypatch, tmp_path):
     """A head that does no cell, and two nodes of one CPU and one GPU each; all of them ask for a token."""
     from ray.cluster_utils import Cluster
 
     known(monkeypatch, "a" * 40)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setenv("RAY_worker_niceness", "0")  # Ray's own 15 lets a busy machine starve them
-    monkeypatch.delenv("PYTHONPATH", raising=False)  # so that no node finds this package but by what it is sent
+    monkeypatch.delenv("PYTHONPATH", raising=False)  # so that no node finds this package but by what it is sent:
+    monkeypatch.chdir(tmp_path)  # Ray gives the current folder to the nodes as a place for modules
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "num_gpus": 0, "include_dashboard": False})
     try:
         yield cluster, [cluster.add_node(num_cpus=1, num_gpus=1) for _ in range(2)]
