@@ -84,8 +84,9 @@ def test_what_a_killed_writer_left_is_removed_and_a_living_writer_is_left_alone(
     seen = []
 
     def write(temporary):
+        seen.append(left.exists())
         sweep(tmp_path)  # as another process does that starts just now
-        seen.extend((left.exists(), temporary.exists()))
+        seen.append(temporary.exists())
         temporary.write_text("whole")
 
     write_whole(tmp_path / "other.onnx", write)

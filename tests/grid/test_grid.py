@@ -228,6 +228,8 @@ def test_a_cell_whose_process_dies_is_given_up_only_where_nothing_is_kept(tmp_pa
         if kept is not None:
             append_lines(place.run / kept, ["{}"])
     assert begun == ([True] * 3 * ATTEMPTS if kept else [True] * ATTEMPTS + [False] * 2 * ATTEMPTS)
+    if kept is not None:  # what was kept long ago is no progress
+        assert [place.begin() for _ in range(ATTEMPTS + 1)] == [True] * ATTEMPTS + [False]
 
 
 def test_a_removed_run_is_done_again(tmp_path):

@@ -111,6 +111,8 @@ def test_the_checkpoint_is_the_truth_about_the_log_and_damage_to_it_is_one_line(
     if damage.startswith("log"):
         text = log.read_text()
         log.write_text({"torn": text[:-9], "behind": text.splitlines()[0] + "\n", "gone": ""}[damage[4:]])
+        recipe.train(tiny(steps=9), tiny_sources(), [], tmp_path, stop_after=6)  # where nothing new is learned
+        assert [json.loads(line) for line in log.read_text().splitlines()] == rows
         recipe.train(tiny(steps=9), tiny_sources(), [], tmp_path, rows.append)
         assert [json.loads(line) for line in log.read_text().splitlines()] == rows
         assert [row["step"] for row in rows] == [3, 6, 9]

@@ -70,6 +70,7 @@ def test_a_run_finds_its_files_again_by_hash(place, monkeypatch, given):
     (place / "files").rename(elsewhere)
     for k, file in enumerate(elsewhere.iterdir()):
         file.rename(file.with_name(f"renamed{k}{file.suffix}"))
+        file.with_name(f"another{file.suffix}").write_bytes(b"no weights of this run")
     with pytest.raises(CheckpointError, match=r"of this run \(sha256 .*\) are no longer at .* put them into .*IRONCLIP_WEIGHTS"):
         open_run(run.path)
     monkeypatch.setenv("IRONCLIP_WEIGHTS", str(elsewhere))
