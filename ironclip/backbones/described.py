@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -112,10 +112,10 @@ def read_description(
     return config, act, (_numbers(seen, "image_mean", usual[0]), _numbers(seen, "image_std", usual[1])), named
 
 
-def agrees(config: Mapping[str, Any], architecture: str, path: Path) -> None:
-    """CheckpointError where a folder describes another model than the architecture that the caller named."""
+def agrees(config: Mapping[str, Any], architecture: str, path: Path, parts: Sequence[str] = ("vision_cfg", "text_cfg")) -> None:
+    """CheckpointError where a folder or a base describes other towers than the architecture that the caller named."""
     named = open_clip.get_model_config(architecture)
-    for part in ("vision_cfg", "text_cfg"):
+    for part in parts:
         for key, value in named[part].items():
             other = config[part].get(key, value)
             if isinstance(value, int | str) and not isinstance(value, bool) and other != value and key != "hf_tokenizer_name":

@@ -148,9 +148,12 @@ def _file(name: str, architecture: str, path: Path, base: str | None, activation
             raise CheckpointError(
                 f"{path} holds an image tower alone and needs the text tower of {base}: {error}; or say --base (in Python base=)"
             ) from None
+        agrees(other.config, architecture, Path(base), ("text_cfg",))  # heads change what it says, and no shape
         settled = settle(str(path), other.activation, f"as its base {base}", activation)
         if said and said != settled:
             raise CheckpointError(f"{path} was trained with {said} ({by}), its base {base} with {settled}; say --base to match")
+        if note is None:
+            mean, std = other.mean, other.std
         return replace(
             other,
             name=name,
@@ -158,6 +161,8 @@ def _file(name: str, architecture: str, path: Path, base: str | None, activation
             tokenizer=tokenizer,
             visual=checkpoint.state,
             visual_path=checkpoint.path,
+            mean=mean,
+            std=std,
             activation=settled,
             probe=None,
             form=checkpoint.form,

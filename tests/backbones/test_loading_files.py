@@ -127,6 +127,16 @@ def test_fare_files_are_a_bare_image_tower_with_or_without_a_prefix(model, tmp_p
         load("Tiny", weights=path, base=f"Tiny@{base}", activation="quick_gelu")
 
 
+def test_a_base_with_another_text_tower_is_refused_and_images_are_normalised_as_there(model, tmp_path):
+    """The number of heads changes what a tower says and no shape."""
+    path, state = write(tmp_path / "fare_eps_4.pt", model.visual.state_dict()), model.state_dict()
+    base = base_note(write(tmp_path / "base.safetensors", state), VIT, mean=[0.1, 0.2, 0.3])
+    assert load("Tiny", weights=path, base=str(base)).spec.mean == (0.1, 0.2, 0.3)
+    other = base_note(write(tmp_path / "other.safetensors", state), {**VIT, "text_cfg": {**VIT["text_cfg"], "heads": 2}})
+    with pytest.raises(CheckpointError, match=r"other\.safetensors describes a model with text_cfg\.heads 2; Tiny has 1$"):
+        load("Tiny", weights=path, base=str(other))
+
+
 def test_a_resnet_image_tower_loads_without_batch_counters(resnet, tmp_path):
     base = write(tmp_path / "base.pt", resnet.state_dict())
     tower = {name: tensor for name, tensor in resnet.visual.state_dict().items() if not name.endswith("num_batches_tracked")}
