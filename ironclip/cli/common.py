@@ -28,7 +28,8 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stan
 Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda, cuda:1 or mps.")]
 Data = Annotated[
-    str, typer.Option("--data", help="A data set's name, or a folder with one subfolder per class, a CSV, a CoOp folder.")
+    str,
+    typer.Option("--data", help="A data set's name, or a folder with one subfolder per class, a CSV, a CoOp folder, shards."),
 ]
 Backbone = Annotated[str, typer.Option("--backbone", help="mini, mini-robust, ViT-B-32/openai, hf-hub:..., or a file.")]
 Weights = Annotated[
