@@ -16,6 +16,7 @@ from ironclip.data.lists import parse_json, shown, text_of
 from ironclip.data.records import MOST_CLASSES, SPLITS, Dataset
 from ironclip.data.roles import roles
 from ironclip.data.tars import TarSource, members
+from ironclip.data.walk import subfolders
 
 NAMES = ("classnames.txt", "classes.txt")
 LABELS = ("cls", "json")
@@ -36,7 +37,7 @@ def shard_files(path: Path) -> dict[Path, str | None]:
     """
     if not path.is_dir():
         return {path: None} if path.suffix.lower() == ".tar" else {}
-    folders = [each for each in sorted(path.iterdir()) if each.is_dir() and not is_system_folder(each.name)]
+    folders = subfolders(path)
     if not folders:
         found = _archives(path)
         split_of = roles(each.stem for each in found)

@@ -54,7 +54,7 @@ def run_ray(job: GridJob, *, address: str | None = None, gpus: float = 1.0) -> N
 
     Args:
         gpus: of a cell, where the cluster has some and the device is not the CPU; 0.25: four cells share one.
-        address: of a running cluster, as `checked` takes it; None: start one here.
+        address: of a running cluster, as `check` takes it; None: start one here.
 
     Raises:
         Leaving: the process was asked to leave; Ray ends the tasks with it, which lose their batches.
