@@ -17,6 +17,11 @@ VIT = {
     "vision_cfg": {"image_size": 32, "layers": 2, "width": 64, "patch_size": 8, "head_width": 32},
     "text_cfg": {"context_length": 16, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 1},
 }
+TINY = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8},
+    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
+}
 NOTE = {
     "model_type": "clip",
     "projection_dim": 16,
@@ -38,6 +43,14 @@ def tiny_clip() -> nn.Module:
     for parameter in model.parameters():
         parameter += 0.02 * torch.randn_like(parameter)
     return model
+
+
+def tiny_files(folder: Path, stem: str) -> None:
+    """A CLIP of the sizes `TINY`: `stem`.pt, `stem`.safetensors with its activation, and its image tower as tower.pt."""
+    model = build(TINY, "gelu")
+    torch.save({"model": model.state_dict()}, folder / f"{stem}.pt")
+    torch.save(model.visual.state_dict(), folder / "tower.pt")
+    save_file(model.state_dict(), folder / f"{stem}.safetensors", metadata={"activation": "gelu", "architecture": "Tiny"})
 
 
 def openai_archive(model: Any, path: Path) -> Path:

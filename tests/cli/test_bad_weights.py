@@ -9,14 +9,8 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from weight_files import TINY, tiny_files
 
-from ironclip.backbones.wrapping import build
-
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
-}
 NARROW = {**TINY, "text_cfg": {**TINY["text_cfg"], "width": 32}}
 
 
@@ -32,10 +26,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, config in {"Tiny": TINY, "Narrow": NARROW}.items():
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
     monkeypatch.delenv("IRONCLIP_WEIGHTS", raising=False)
-    model = build(TINY, "gelu")
-    torch.save({"model": model.state_dict()}, tmp_path / "whole.pt")
-    torch.save(model.visual.state_dict(), tmp_path / "tower.pt")
-    save_file(model.state_dict(), tmp_path / "whole.safetensors", metadata={"activation": "gelu", "architecture": "Tiny"})
+    tiny_files(tmp_path, "whole")
     for file in ("whole.pt", "whole.safetensors"):
         content = (tmp_path / file).read_bytes()
         (tmp_path / file.replace("whole", "half")).write_bytes(content[: len(content) // 2])

@@ -6,15 +6,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from safetensors.torch import save_file
+from weight_files import TINY, tiny_files
 
-from ironclip.backbones.wrapping import build
-
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
-}
 LARGE = {**TINY, "vision_cfg": {**TINY["vision_cfg"], "image_size": 32}}
 OWN = ("--weights", "clip.pt", "--activation", "gelu")
 
@@ -24,10 +17,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for name, config in {"Tiny": TINY, "Large": LARGE, "Other": {**TINY, "embed_dim": 8}}.items():
         monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, name, config)
     monkeypatch.delenv("IRONCLIP_WEIGHTS", raising=False)
-    model = build(TINY, "gelu")
-    torch.save({"model": model.state_dict()}, tmp_path / "clip.pt")
-    torch.save(model.visual.state_dict(), tmp_path / "tower.pt")
-    save_file(model.state_dict(), tmp_path / "clip.safetensors", metadata={"activation": "gelu", "architecture": "Tiny"})
+    tiny_files(tmp_path, "clip")
     return tmp_path
 
 

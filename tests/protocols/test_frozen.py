@@ -6,18 +6,13 @@ import open_clip
 import pytest
 import torch
 from safetensors.torch import save_file
+from weight_files import TINY
 
 import ironclip
 from ironclip.backbones.wrapping import build
 from ironclip.core.errors import CheckpointError, UsageError
 from ironclip.protocols.few_shot import open_run
 from ironclip.protocols.resolve import open_target, resolve
-
-TINY = {
-    "embed_dim": 16,
-    "vision_cfg": {"image_size": 16, "layers": 1, "width": 64, "patch_size": 8},
-    "text_cfg": {"context_length": 24, "vocab_size": 49408, "width": 64, "heads": 1, "layers": 1},
-}
 
 
 @pytest.fixture(autouse=True)
