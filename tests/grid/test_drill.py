@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from marked import MARK, marked
 from outcomes import outcomes
 
 from ironclip.grid.plan import plan
@@ -26,8 +27,6 @@ runs:
 evaluate:
   - {attacks: [fgsm], eps: 4/255, limit: 3}
 """
-MARK = "IRONCLIP_DRILL"
-"""Set in the environment of the driver, and so in that of all its workers: how the drill finds them."""
 
 
 @pytest.fixture(scope="module")
@@ -44,24 +43,8 @@ def calm(tmp_path_factory):
 
 def processes(mark: str) -> list[int]:
     """Driver and workers of this drill; Ray's own servers, which are not ours to break, are not among them."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            called = (entry / "cmdline").read_bytes().replace(b"\0", b" ")
-            if called.startswith((b"ray::_task", b"ray::IDLE")):  # such a process wrote its title over its environment
-                parent = (entry / "status").read_text().partition("PPid:")[2].split()[0]
-                ours = _marked(Path("/proc") / parent, mark)
-            else:
-                ours = b"ironclip" in called and b"/ray/" not in called and _marked(entry, mark)
-        except OSError:
-            continue
-        if ours:
-            found.append(int(entry.name))
-    return found
-
-
-def _marked(process: Path, mark: str) -> bool:
-    return f"{MARK}={mark}".encode() in (process / "environ").read_bytes().split(b"\0")
+    ours = (b"ray::_task", b"ray::IDLE")
+    return [pid for pid, said in marked(mark) if said.startswith(ours) or (b"ironclip" in said and b"/ray/" not in said)]
 
 
 @pytest.mark.slow

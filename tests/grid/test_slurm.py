@@ -1,10 +1,13 @@
 """Grids as an array job: submitit's stand-ins for Slurm, a task that is told to leave, and what is handed to sbatch."""
 
 import os
+import random
 import signal
 import sys
+import time
 
 import pytest
+from marked import MARK, marked
 from outcomes import outcomes
 
 from ironclip.core.errors import RunError, UsageError
@@ -15,6 +18,7 @@ from ironclip.grid.slurm import NOTICE, TIME, Task, check, submit, watch
 from ironclip.grid.state import Place
 from ironclip.grid.work import work
 
+KILLS = int(os.environ.get("IRONCLIP_KILLS", "5"))
 submitit = pytest.importorskip("submitit", reason="needs the extra slurm")
 GRID = """
 name: array
@@ -190,3 +194,31 @@ def test_two_processes_of_the_local_executor_do_a_grid_as_one_does(grid, tmp_pat
     watch(job, submit(job, {}, "local"), pause=0.2)
     work(made, tmp_path / "calm")
     assert outcomes(out) == outcomes(tmp_path / "calm")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc/self/environ"), reason="finds its processes in /proc")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning", "ignore::ResourceWarning")
+def test_tasks_killed_at_random_leave_the_records_that_nobody_disturbed(tmp_path, monkeypatch):
+    """Tasks and what starts them are killed by submitit's local executor; the command is given again, also while tasks work."""
+    path, chance, killed, turn = tmp_path / "grid.yaml", random.Random(0), 0, 0
+    path.write_text(GRID.replace("runs:", "shard_above: 8\nruns:").replace("limit: 6", "limit: 48").replace("fgsm", "pgd"))
+    work(plan(path), tmp_path / "calm")
+    undisturbed, mark = outcomes(tmp_path / "calm"), f"slurm-{os.getpid()}"
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(each for each in sys.path if each))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv(MARK, mark)
+    while killed < KILLS:
+        turn += 1
+        job = GridJob(path, plan(path), tmp_path / f"wild{turn}", workers=2)
+        tasks = submit(job, {}, "local")
+        while not job.settled:
+            time.sleep(chance.uniform(2, 8))
+            if killed < KILLS and (found := [pid for pid, _ in marked(mark) if pid != os.getpid()]):
+                os.kill(chance.choice(found), signal.SIGKILL)
+                killed += 1
+            if all(each.done() for each in tasks) or (chance.random() < 0.1 and len(tasks) < 4):
+                tasks += submit(job, {}, "local")
+        print(f"turn {turn}: {killed} processes killed", flush=True)
+        assert [Place(job.out, cell).state for cell in job.plan.cells] == ["done"] * len(job.plan.cells)
+        assert outcomes(job.out) == undisturbed
