@@ -40,6 +40,6 @@ class Data:
 
     def _repr_html_(self) -> str:
         splits = ", ".join(f"{len(items)} {split}" for split, items in self.dataset.splits.items())
-        facts = {"classes": listed(self.classes), "pictures": splits, "from": self.dataset.origin}
+        facts = {"classes": listed(self.classes), "images": splits, "from": self.dataset.origin}
         facts |= {"shots": "all" if self.shots is None else str(self.shots), "seed": str(self.seed)}
         return facts_html(f"Data: {self.dataset.name}", facts | {"notes": "; ".join(self.dataset.notes)})

@@ -105,7 +105,7 @@ def classify(
     photos: list[Any] = []
     if to is not None:
         done = label(classifier, found(images, limit), to, top=top, batch_size=size, progress=shown.count)
-        counts = {"file": str(to), "pictures": done.pictures, "unreadable": done.unreadable, "resumed": done.resumed}
+        counts = {"file": str(to), "images": done.pictures, "unreadable": done.unreadable, "resumed": done.resumed}
         emit(counts) if as_json else say(str(done))
         raise typer.Exit(2 if done.unreadable else 0)
     collect = None if report is None else _collector(classifier, photos)

@@ -24,7 +24,7 @@ def listed(names: Sequence[str]) -> str:
 
 def table_html(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     """A plain HTML table of texts."""
-    above = "".join(f"<th>{escape(title)}</th>" for title in head)
+    above = "".join(f'<th style="text-align:left">{escape(title)}</th>' for title in head)
     body = "".join(
         "<tr>" + "".join(f'<td style="text-align:left">{escape(str(cell))}</td>' for cell in row) + "</tr>" for row in rows
     )

@@ -94,7 +94,7 @@ def test_classify_writes_a_table_that_says_what_cannot_be_read(ironclip, photos:
     (photos / "dark" / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 nothing")
     code, said, _ = ironclip("classify", str(photos), "--names", "night,day", "--out", "found.csv", "--json")
     assert code == 2
-    assert json.loads(said) == {"file": "found.csv", "pictures": 20, "unreadable": 1, "resumed": 0}
+    assert json.loads(said) == {"file": "found.csv", "images": 20, "unreadable": 1, "resumed": 0}
     assert (tmp_path / "found.csv").read_text().splitlines()[0] == "image,class,probability,class_2,probability_2,problem"
     code, _, complaint = ironclip("classify", str(photos), "--names", "night,day", "--out", "a.csv", "--report", "a.html")
     assert (code, "give one of the two" in complaint) == (2, True)
