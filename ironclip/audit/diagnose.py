@@ -7,7 +7,8 @@ from pathlib import Path
 from ironclip.audit.diagnostic import Diagnostic
 from ironclip.audit.lab import Lab
 from ironclip.audit.results import Verdict
-from ironclip.core.errors import NonFinite
+from ironclip.core.errors import NonFinite, RunError
+from ironclip.core.memory import out_of_memory, release
 from ironclip.core.signals import leave_if_asked
 
 
@@ -41,9 +42,23 @@ def diagnose(lab: Lab, *, callback: Callable[[int, int], None] = lambda done, to
     verdicts = []
     for done, (name, check) in enumerate(CHECKS.items(), 1):
         try:
-            verdicts.append(check(lab))
+            verdicts.append(_fitting(check, lab))
         except NonFinite as error:  # itself a finding: the attacks of this check cannot be run
             verdicts.append(Verdict(id=name, title="not finite", level="fail", text=str(error)))
         callback(done, len(CHECKS))
         leave_if_asked()
     return tuple(sorted(verdicts, key=lambda verdict: int(verdict.id[1:])))
+
+
+def _fitting(check: Diagnostic, lab: Lab) -> Verdict:
+    """The verdict of a check; where memory runs out, from then on with half as many images at once."""
+    while True:
+        try:
+            return check(lab)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if lab.batch_size == 1:
+                raise RunError(f"one image at once does not fit into the memory of {lab.images.device}") from None
+        lab.batch_size //= 2  # outside the handler, whose traceback keeps the tensors of the failed call
+        release(lab.images.device)

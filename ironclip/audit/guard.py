@@ -19,6 +19,7 @@ from typing import Any
 from unittest import mock
 
 from ironclip.core.errors import IronclipError, UsageError
+from ironclip.core.memory import out_of_memory
 from ironclip.core.signals import LEAVE, Leaving, asked_to_leave
 
 ENDINGS = ("_exit", "abort", "execv", "execve")
@@ -58,6 +59,8 @@ def guarded(doing: str, home: Path | None = None, *, hold: bool = True) -> Itera
         raise
     except BaseException as error:
         if (isinstance(error, KeyboardInterrupt) and asked) or (isinstance(error, Leaving) and asked_to_leave()):
+            raise
+        if out_of_memory(error):
             raise
         raise UsageError(f"{doing}: {reason(error, said.getvalue())}") from None
     if said.getvalue():

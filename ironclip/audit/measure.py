@@ -43,6 +43,9 @@ class Curve:
     samples: tuple[Sample, ...]
 
 
+BATCH = 50
+
+
 @dataclass(frozen=True)
 class Point:
     """One radius of an audit: its set-up, its attacks by name, and the folder of its record."""
@@ -79,6 +82,7 @@ class Scoring:
     surrogates: Sequence[Classifier] = ()
     keep_examples: int = 8
     device: torch.device | str | None = None
+    exact: bool = False
     callback: Callable[[float, dict[str, Any]], None] = lambda eps, event: None
 
     def radii(
@@ -100,6 +104,7 @@ class Scoring:
                 keep_examples=self.keep_examples,
                 total=sum(map(len, rows)),
                 device=self.device,
+                exact=self.exact,
                 probe=point.setup.threat.knowledge != "black-box",
                 callback=partial(self.callback, point.eps),
             )
@@ -117,7 +122,8 @@ def measure(
     radii: Sequence[float],
     *,
     surrogates: Sequence[Classifier] = (),
-    batch_size: int = 50,
+    batch_size: int = BATCH,
+    exact: bool = False,
     keep_examples: int = 8,
     device: torch.device | str | None = None,
     callback: Callable[[float, dict[str, Any]], None] = lambda eps, event: None,
@@ -128,10 +134,11 @@ def measure(
         attacks: radius -> attacks by name.
         setup: its threat is used but for the radius.
         keep_examples: broken images to keep at each radius.
+        exact: as of `evaluation.evaluate`.
         callback: gets the radius and the events of `evaluation.evaluate`.
     """
     found = points(run, setup, attacks, len(pictures), radii, len(surrogates))
-    scoring = Scoring(classifier, pictures, surrogates, keep_examples, device, callback)
+    scoring = Scoring(classifier, pictures, surrogates, keep_examples, device, exact, callback)
     curve, records, examples = [], [], []
     samples: list[Sample] = []
     rows = Shard(1, 1).rows(len(pictures), batch_size)

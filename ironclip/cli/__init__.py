@@ -35,6 +35,11 @@ from ironclip.cli.terminal import forgiving, shortened, tell
 from ironclip.core.errors import IronclipError
 from ironclip.core.signals import LATER, Leaving, finishing, leaving_in_order
 
+FULL = (
+    "the memory is full ({}); take fewer images at once (--batch-size, in training --set batch_size=N), another device or a "
+    "smaller model"
+)
+
 
 def main() -> None:
     """Exit status 0: good; 1: a requirement failed; 2: wrong usage or bad input, said in one line; 130: interrupted;
@@ -60,6 +65,10 @@ def main() -> None:
     except OSError as error:
         code = _refused(arguments, f"{error.filename or 'file system'}: {error.strerror or error}")
     except Exception as error:
+        from ironclip.core.memory import out_of_memory  # imports torch
+
+        if out_of_memory(error):
+            sys.exit(_refused(arguments, FULL.format(str(error).splitlines()[0] if str(error) else "no memory")))
         if not (hasattr(error, "format_message") and hasattr(error, "exit_code")):  # what the parser raises; its class is private
             raise
         code = _misread(arguments, error)

@@ -8,6 +8,7 @@ import typer
 from ironclip.cli.common import (
     Activation,
     Base,
+    BatchSize,
     Classes,
     Device,
     Json,
@@ -20,6 +21,7 @@ from ironclip.cli.common import (
     WorkersOption,
     app,
     emit,
+    images_at_once,
     pick_device,
     print_left,
     print_notes,
@@ -50,15 +52,14 @@ def attack(
     limit: Limit = None,
     changes: Annotated[list[str] | None, typer.Option("--set", help="Options of the attack, e.g. steps=100.")] = None,
     seed: Annotated[int, typer.Option("--seed", help="Seed of the attack's randomness.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 64,
+    batch_size: BatchSize = "auto",
     shard: ShardOption = None,
     workers: WorkersOption = 1,
     device: Device = "auto",
     as_json: Json = False,
 ) -> None:
     """Write adversarial images as lossless PNG, inside the radius after rounding to 8 bits, with a manifest."""
-    if batch_size < 1:
-        raise UsageError(f"--batch-size is a number of images, at least 1; got {batch_size}")
+    at_once = images_at_once(batch_size)
     share = shared_out(shard, workers)
     from ironclip.protocols.adversarial_images import MANIFEST, write_adversarial, write_shards
     from ironclip.protocols.frozen import given
@@ -79,7 +80,7 @@ def attack(
     _, experiment = open_target(taken, data, device=where, classes=classes, layout=layout, frozen=frozen)
     print_notes(experiment.dataset.notes, quiet=as_json)
     shown = Progress(f"attack {name}", quiet=as_json)
-    options: dict[str, Any] = {"split": split, "limit": limit, "batch_size": batch_size, "progress": shown.count}
+    options: dict[str, Any] = {"split": split, "limit": limit, "batch_size": at_once, "progress": shown.count}
     if workers > 1:
         share = Share(None, 1)  # to read what the workers wrote
         with Workers(repeated(target, taken), workers, where) as pool:

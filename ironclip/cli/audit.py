@@ -8,6 +8,7 @@ import typer
 from ironclip.cli.common import (
     Activation,
     Base,
+    BatchSize,
     Classes,
     Device,
     Json,
@@ -20,6 +21,7 @@ from ironclip.cli.common import (
     WorkersOption,
     app,
     emit,
+    images_at_once,
     pick_device,
     print_left,
     print_notes,
@@ -71,7 +73,7 @@ def audit(
         int, typer.Option(help="Image size (pixels per side) for a module:function that does not say it.")
     ] = 224,
     split: Annotated[str, typer.Option(help="test, val or train.")] = "test",
-    batch_size: Annotated[int, typer.Option(help="Images at once.")] = 50,
+    batch_size: BatchSize = "auto",
     html: Annotated[Path | None, typer.Option("--html", help="Write a one-file page.")] = None,
     robustbench: Annotated[Path | None, typer.Option("--robustbench", help="Write RobustBench's model-info JSON.")] = None,
     out_folder: Annotated[Path | None, typer.Option("--out", help="The audit's folder; default: a name in audits/.")] = None,
@@ -86,9 +88,10 @@ def audit(
 
     if limit is not None and limit < 1:
         raise UsageError(f"--limit is a number of images, at least 1; got {limit}")
-    for option, value, least in (("--diagnostics", diagnostics, 0), ("--steps", steps, 1), ("--batch-size", batch_size, 1)):
+    for option, value, least in (("--diagnostics", diagnostics, 0), ("--steps", steps, 1)):
         if value < least:
             raise UsageError(f"{option} is a whole number of at least {least}; got {value}")
+    at_once = images_at_once(batch_size)
     share = shared_out(shard, workers)
     radii = sorted(set(parse_radii(eps, norm, RADII)))
     requirements = [Requirement.parse(text, read_norm(norm)).among(tuple(radii)) for text in require or []]
@@ -114,10 +117,10 @@ def audit(
         line.count(event["done"], event["total"]) if event["event"] == "check" else line(event)
 
     options: dict[str, Any] = {"norm": read_norm(norm), "names": _names(attack), "changes": changes or [], "limit": limit}
-    options |= {"split": split, "seed": seed, "device": where, "out": out_folder, "batch_size": batch_size, "progress": heard}
+    options |= {"split": split, "seed": seed, "device": where, "out": out_folder, "batch_size": at_once, "progress": heard}
     options["command"] = repeat.audit_command(
         target, data, radii, norm=norm, changes=changes or [], limit=limit, attack=attack, split=split, seed=seed,
-        transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=batch_size,
+        transfer=transfer, resolution=resolution, diagnostics=diagnostics, steps=steps, batch_size=at_once,
         classes=classes, layout=layout, **frozen,
     )  # fmt: skip
     if share is not None:

@@ -4,7 +4,8 @@ All random numbers are keyed by image, so another number at once gives the same 
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -13,7 +14,7 @@ from torch import Tensor
 
 from ironclip.core.errors import RunError
 from ironclip.core.shown import number_of
-from ironclip.core.types import Images
+from ironclip.core.types import Batch, Images
 
 T = TypeVar("T")
 SHARE = 0.8  # of the free memory that images may take
@@ -28,11 +29,12 @@ class Parts:
     Args:
         device: where the function computes.
         exact: the user asked for this number of images at once. It is used, or refused in one line.
+        size: images at once to begin with; None: all.
     """
 
-    def __init__(self, device: torch.device | str, *, exact: bool = False) -> None:
+    def __init__(self, device: torch.device | str, *, exact: bool = False, size: int | None = None) -> None:
         self.device, self.exact = torch.device(device), exact
-        self.size: int | None = None
+        self.size = size
         self._cost: int | None = None
 
     def measure(self, function: Images, image: Tensor, count: int) -> None:
@@ -70,7 +72,7 @@ class Parts:
             rows = slice(start, min(count, start + (self.size or count)))
             try:
                 found.append(function(rows))
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
                 if self.exact or rows.stop - rows.start == 1:
@@ -89,6 +91,23 @@ class Parts:
         advice = "say --batch-size auto or a smaller number" if self.exact and count > 1 else "take another device"
         many = number_of(count, "image")
         return RunError(f"{many} at once do not fit into the memory of {self.device} ({room}); {advice}")
+
+
+def over(
+    batches: Iterable[Batch], function: Callable[[Batch], T], device: torch.device | str, *, exact: bool = False
+) -> Iterator[T]:
+    """The function of each batch, in order; a batch that does not fit into memory comes in parts.
+
+    Raises:
+        RunError: as of `Parts`.
+    """
+    parts = Parts(device, exact=exact)
+    for batch in batches:
+        yield from parts(partial(_of_rows, function, batch), len(batch))
+
+
+def _of_rows(function: Callable[[Batch], T], batch: Batch, rows: slice) -> T:
+    return function(batch.rows(rows))
 
 
 def image_bytes(function: Images, image: Tensor) -> int:
@@ -117,7 +136,8 @@ def _kept(function: Images, images: Tensor) -> int:
 def out_of_memory(error: BaseException) -> bool:
     """Whether a device or the system had no memory left."""
     words = ("out of memory", "can't allocate memory", "not enough memory")
-    return isinstance(error, torch.OutOfMemoryError) or any(part in str(error).lower() for part in words)
+    said = str(error).lower()
+    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or any(part in said for part in words)
 
 
 def release(device: torch.device) -> None:

@@ -14,6 +14,7 @@ from PIL import Image
 from ironclip import attacks
 from ironclip.core.errors import UsageError
 from ironclip.core.files import write_json, write_whole
+from ironclip.core.memory import over
 from ironclip.core.permits import check, full
 from ironclip.core.tensors import evaluating, frozen, norm
 from ironclip.core.texts import json_value, plain_bytes
@@ -42,7 +43,7 @@ def write_adversarial(
     *,
     split: str = "test",
     limit: int | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, Any]:
     """The manifest of the images written: file, sha256, label, predictions before and after rounding, distance from the clean
@@ -50,6 +51,7 @@ def write_adversarial(
 
     Args:
         threat: norm and radius, which hold after rounding to 8 bits.
+        batch_size: images at once, taken or refused; None: 64, or as many of them as the memory of the device holds.
 
     Raises:
         UsageError: the folder holds other files, an attack that the threat does not permit, or a radius that 8-bit images
@@ -58,7 +60,7 @@ def write_adversarial(
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not an empty folder; choose another --save")
     writer = _writer(experiment, attack, threat, folder, split, limit, batch_size)
-    rows = Shard(1, 1).rows(len(writer.pictures), batch_size)
+    rows = Shard(1, 1).rows(len(writer.pictures), batch_size or BATCH)
     return writer.manifest(writer.written(rows, progress), folder)
 
 
@@ -71,7 +73,7 @@ def write_shards(
     *,
     split: str = "test",
     limit: int | None = None,
-    batch_size: int = BATCH,
+    batch_size: int | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, Any] | None, tuple[Shard, ...]]:
     """(the manifest of all images where every shard is finished, else None; the shards that are not), after those of this
@@ -87,12 +89,13 @@ def write_shards(
     total = len(writer.pictures)
 
     def write(shard: Shard, folders: Sequence[EvaluationFolder]) -> None:
-        writer.manifest(writer.written(shard.rows(total, batch_size), progress), folders[0].path)
+        writer.manifest(writer.written(shard.rows(total, size), progress), folders[0].path)
 
     hold = partial(locked, folder, WAIT)
     same = {"setup": {"learned_sha256": fingerprint(experiment.defense.learned())}, "versions": versions()}
-    facts = writer.facts | {"pictures": total, "shard": {"batch_size": batch_size, **same}}
-    take(hold, [Part(place, facts)], share, math.ceil(total / batch_size), write, result=MANIFEST)
+    size = batch_size or BATCH
+    facts = writer.facts | {"pictures": total, "shard": {"batch_size": size, **same}}
+    take(hold, [Part(place, facts)], share, math.ceil(total / size), write, result=MANIFEST)
     if left := missing(place, MANIFEST):
         return None, left
     with hold():
@@ -112,19 +115,23 @@ class _Writer:
     folder: Path
     device: torch.device
     facts: dict[str, Any]
+    exact: bool
 
     def written(self, rows: Sequence[range], progress: Callable[[int, int], None]) -> list[dict[str, Any]]:
         """The manifest's entries of these images, each range a batch."""
         listed: list[dict[str, Any]] = []
+        batches = (self.pictures.batch(slice(part.start, part.stop)) for part in rows)
         with frozen(self.classifier), evaluating(self.classifier):
-            for part in rows:
-                batch = self.pictures.batch(slice(part.start, part.stop))
-                with drawn_for(batch.indices.tolist()):
-                    listed += self._batch(batch)
+            for entries in over(batches, self._batch, self.device, exact=self.exact):
+                listed += entries
                 progress(len(listed), sum(map(len, rows)))
         return listed
 
     def _batch(self, batch: Batch) -> list[dict[str, Any]]:
+        with drawn_for(batch.indices.tolist()):
+            return self._drawn(batch)
+
+    def _drawn(self, batch: Batch) -> list[dict[str, Any]]:
         images, labels = batch.images.to(self.device), batch.labels.to(self.device)
         adv = self.attack(self.classifier, images, labels, indices=batch.indices)
         levels = (quantised(adv, images, self.threat, "round") * 255).round().to(torch.uint8)
@@ -159,7 +166,7 @@ class _Writer:
 
 
 def _writer(
-    experiment: Experiment, attack: Attack, threat: Threat, folder: Path, split: str, limit: int | None, batch_size: int
+    experiment: Experiment, attack: Attack, threat: Threat, folder: Path, split: str, limit: int | None, batch_size: int | None
 ) -> _Writer:
     threat = replace(threat, quantised=True)
     check(attack, threat)
@@ -167,7 +174,7 @@ def _writer(
     check_distinct(experiment.backbone, experiment.dataset)
     pictures = EvalSet(experiment.dataset, split, resolution=experiment.backbone.spec.resolution, limit=limit)
     if threat.norm != "linf":
-        _check_rounding(pictures, batch_size, threat)
+        _check_rounding(pictures, threat)
     facts = {
         "attack": attacks.describe(attack),
         "norm": threat.norm,
@@ -178,17 +185,18 @@ def _writer(
         "backbone": {"name": experiment.backbone.spec.name, "sha256": experiment.backbone.spec.sha256},
         "method": experiment.config.method,
     }
-    return _Writer(attack, experiment.classifier, pictures, threat, folder, experiment.backbone.device, facts)
+    device, exact = experiment.backbone.device, batch_size is not None
+    return _Writer(attack, experiment.classifier, pictures, threat, folder, device, facts, exact)
 
 
 def _visible(path: Path) -> bool:
     return not path.name.startswith(".")
 
 
-def _check_rounding(pictures: EvalSet, batch_size: int, threat: Threat) -> None:
+def _check_rounding(pictures: EvalSet, threat: Threat) -> None:
     """UsageError where rounding a clean image, whose pixels lie between grey levels after a resize, leaves the ball."""
     moved = 0.0
-    for batch in pictures.batches(batch_size):
+    for batch in pictures.batches(BATCH):
         moved = max(moved, float(norm((batch.images * 255).round() / 255 - batch.images, threat.norm).max()))
     if moved > threat.eps:
         radius = format_eps(threat.eps, threat.norm)

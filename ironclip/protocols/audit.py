@@ -10,7 +10,7 @@ from torch import Tensor
 from ironclip.attacks.eot import EOT
 from ironclip.audit.diagnose import diagnose
 from ironclip.audit.lab import Lab
-from ironclip.audit.measure import Curve, Pictures, measure
+from ironclip.audit.measure import BATCH, Curve, Pictures, measure
 from ironclip.audit.results import AuditReport, Requirement
 from ironclip.core.errors import DataError
 from ironclip.core.threat import Norm, format_eps
@@ -30,7 +30,7 @@ def audit(
     norm: Norm = "linf",
     requirements: Sequence[Requirement] = (),
     split: str = "test",
-    batch_size: int = 50,
+    batch_size: int | None = None,
     diagnostics: int = 256,
     steps: int = 100,
     diagnostic_eps: float | None = None,
@@ -43,6 +43,7 @@ def audit(
     """The report, the curve behind it, and the folder in which both lie (`audit.json` and records).
 
     Args:
+        batch_size: images at once, taken or refused; None: 50, or as many of them as the memory of the device holds.
         diagnostics: number of images for the diagnostics (at most all); 0: no diagnostics.
         steps: of the strong attack in the diagnostics.
         diagnostic_eps: radius of the diagnostics; default: the largest audited one up to 4/255 (l2: 1), else the smallest.
@@ -56,9 +57,19 @@ def audit(
         with run.lock():
             setup = made.setup.model_copy(update={"environment": run.save_environment(device)})
             curve = measure(
-                run, setup, target.classifier, made.attacks, pictures, radii, surrogates=target.surrogates, batch_size=batch_size,
-                keep_examples=keep_examples, device=device, callback=lambda eps, event: progress(format_eps(eps, norm), event),
-            )  # fmt: skip
+                run,
+                setup,
+                target.classifier,
+                made.attacks,
+                pictures,
+                radii,
+                surrogates=target.surrogates,
+                batch_size=batch_size or BATCH,
+                exact=batch_size is not None,
+                keep_examples=keep_examples,
+                device=device,
+                callback=lambda eps, event: progress(format_eps(eps, norm), event),
+            )
             eps = diagnostic_eps if diagnostic_eps is not None else _diagnostic_radius(radii, norm)
             lab = None
             if diagnostics:
@@ -71,7 +82,7 @@ def audit(
                     eps,
                     steps,
                     seed,
-                    batch_size,
+                    batch_size or BATCH,
                     device,
                     norm,
                     made.knowledge,

@@ -11,6 +11,7 @@ import torch
 
 from ironclip.backbones import ClipBackbone, assemble, load
 from ironclip.core.errors import DataError, UsageError
+from ironclip.core.memory import Parts
 from ironclip.core.types import Classifier, TestTime
 from ironclip.data import Bad, BadPicture, decode, fit
 from ironclip.data.sampling import spread
@@ -104,7 +105,7 @@ def predictions(
 ) -> Iterator[list[Prediction | Bad]]:
     """The same batch by batch, in the order of the files: no more than one batch is in memory."""
     side, device = input_of(classifier)
-    waiting = iter(files)
+    waiting, parts = iter(files), Parts(device)
     while group := list(islice(waiting, batch_size)):
         images: dict[Path, np.ndarray] = {}
         answers: dict[Path, Prediction | Bad] = {}
@@ -116,7 +117,7 @@ def predictions(
         if images:
             batch = torch.from_numpy(np.stack(list(images.values()))).permute(0, 3, 1, 2).float().div(255).to(device)
             with torch.no_grad():
-                probabilities = classifier(batch).softmax(1).cpu()
+                probabilities = torch.cat(parts(lambda rows: classifier(batch[rows]).softmax(1).cpu(), len(batch)))  # noqa: B023
             best = probabilities.topk(min(top, probabilities.shape[1]), dim=1)
             rows = []
             for file, values, labels in zip(images, best.values.tolist(), best.indices.tolist(), strict=True):

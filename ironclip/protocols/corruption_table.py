@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ironclip.core.memory import over
 from ironclip.core.tensors import evaluating, frozen
-from ironclip.core.types import Classifier
+from ironclip.core.types import Batch, Classifier
 from ironclip.data import Dataset, EvalSet
 from ironclip.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from ironclip.records.record import Proportion
@@ -50,11 +51,11 @@ def corruption_table(
     pictures = EvalSet(dataset, split, resolution=resolution, limit=limit)
 
     def right(change: Callable[[Tensor, Tensor], Tensor]) -> Proportion:
-        count = 0
-        for batch in pictures.batches(batch_size):
+        def counted(batch: Batch) -> int:
             images = change(batch.images, batch.indices).to(device)
-            count += int((classifier(images).argmax(1) == batch.labels.to(device)).sum())
-        return Proportion.measured(count, len(pictures))
+            return int((classifier(images).argmax(1) == batch.labels.to(device)).sum())
+
+        return Proportion.measured(sum(over(pictures.batches(batch_size), counted, device)), len(pictures))
 
     with torch.no_grad(), evaluating(classifier), frozen(classifier):
         clean, found = right(lambda images, indices: images), dict[str, tuple[Proportion, ...]]()

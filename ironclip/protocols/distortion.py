@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import DataError, UsageError
+from ironclip.core.memory import over
 from ironclip.core.tensors import doubled, evaluating, frozen
 from ironclip.core.types import Attack, Batch, ComparingHead, ImageOutput
 from ironclip.loops.scoring import full_precision
@@ -39,7 +40,6 @@ def distortion(classifier: AdaptedClassifier, attack: Attack, batches: Iterable[
     Raises:
         DataError: no image.
     """
-    rows: list[dict[str, Tensor]] = []
     backbone, head = classifier.backbone, classifier.head
     comparing = head if isinstance(head, ComparingHead) else None
 
@@ -47,15 +47,17 @@ def distortion(classifier: AdaptedClassifier, attack: Attack, batches: Iterable[
         trace = comparing.observer() if comparing else None
         return ImageOutput(classifier.encode_image(images, trace=trace), trace)
 
+    def measured(batch: Batch) -> dict[str, Tensor]:
+        batch = batch.to(backbone.device)
+        adversarial = attack(classifier, batch.images, batch.labels, indices=batch.indices)
+        with torch.no_grad():
+            clean, moved = output(batch.images), output(adversarial)
+            found = measures(clean.features, moved.features, backbone.encode_image(batch.images).float())
+            own = comparing.compared(clean, moved) if comparing else {}
+        return {**dict(zip(NAMES, found.unbind(1))), **own}
+
     with evaluating(classifier), frozen(classifier), full_precision():
-        for batch in batches:
-            batch = batch.to(backbone.device)
-            adversarial = attack(classifier, batch.images, batch.labels, indices=batch.indices)
-            with torch.no_grad():
-                clean, moved = output(batch.images), output(adversarial)
-                found = measures(clean.features, moved.features, backbone.encode_image(batch.images).float())
-                own = comparing.compared(clean, moved) if comparing else {}
-                rows.append({**dict(zip(NAMES, found.unbind(1))), **own})
+        rows = list(over(batches, measured, backbone.device))
     if not rows:
         raise DataError("there is no image to measure the features of; the split is empty")
     return {name: float(torch.cat([row[name] for row in rows]).mean()) for name in rows[0]}

@@ -10,6 +10,7 @@ import torch
 from ironclip import attacks
 from ironclip.backbones.counting import counted
 from ironclip.core.errors import UsageError
+from ironclip.core.memory import Parts
 from ironclip.core.signals import until_asked
 from ironclip.core.tensors import evaluating, frozen
 from ironclip.core.threat import Knowledge, Norm, Threat
@@ -264,7 +265,7 @@ def answer_cost(experiment: Experiment, classifier: Classifier, pictures: EvalSe
         classifier(images[:1])  # what is made once, such as the text graph, is no cost of an image
         with counted(experiment.backbone) as passes:
             start = time.perf_counter()
-            classifier(images).sum().item()  # waits for the device
+            Parts(images.device)(lambda rows: classifier(images[rows]).sum().item(), len(images))  # waits for the device
             seconds = time.perf_counter() - start
     n = len(images)
     return {"forward_passes": passes.forward / n, "backward_passes": passes.backward / n}, seconds / n

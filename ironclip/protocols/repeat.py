@@ -81,7 +81,7 @@ AUDIT = {
     "diagnostics": 256,
     "steps": 100,
     "split": "test",
-    "batch_size": 50,
+    "batch_size": None,
     "seed": 0,
     "limit": None,
     "layout": "auto",

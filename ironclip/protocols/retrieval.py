@@ -17,8 +17,9 @@ from ironclip.attacks.coattack import attack_text, coattack, neighbours
 from ironclip.attacks.pgd import PGD
 from ironclip.backbones.assembly import AdaptedClassifier
 from ironclip.core.errors import DataError, UsageError
+from ironclip.core.memory import over
 from ironclip.core.merging import resolve_weights
-from ironclip.core.types import BackboneSpec, PromptTokens
+from ironclip.core.types import BackboneSpec, Batch, PromptTokens
 from ironclip.data import EvalSet
 from ironclip.data.captions import Captioned
 from ironclip.records.record import Proportion
@@ -104,24 +105,27 @@ def retrieval(
     changed = attack_text(backbone, texts, propose)
     clean_texts, moved_texts = _texts(towers, texts), _texts(towers, changed)
     scale = towers.spec.logit_scale
-    found: dict[str, list[Tensor]] = {"clean": [], "pgd on images": [], "coattack on both": []}
-    for batch in pictures.batches(batch_size):
+    places = {index: number for number, index in enumerate(pictures.indices.tolist())}
+
+    def away(features: Tensor, rows: Tensor) -> Tensor:
+        return _own_entropy(scale * F.normalize(features, dim=1) @ clean_texts.T, relevant[rows])
+
+    pgd = PGD(eps, eps / 4, steps=steps, loss=away, seed=seed)
+
+    def searched(batch: Batch) -> list[Tensor]:
+        """Unit features of these images: as they are, under PGD, and under Co-Attack."""
         images, indices = batch.images.to(towers.device), batch.indices
-        here = relevant[sum(len(part) for part in found["clean"]) :][: len(images)]
-
-        def away(features: Tensor, rows: Tensor, here: Tensor = here) -> Tensor:
-            return _own_entropy(scale * F.normalize(features, dim=1) @ clean_texts.T, here[rows])
-
-        rows = torch.arange(len(images), device=towers.device)
-        pgd = PGD(eps, eps / 4, steps=steps, loss=away, seed=seed)
+        rows = torch.tensor([places[index] for index in indices.tolist()], device=towers.device)
         first = [captioned.texts[index][0] for index in indices.tolist()]
         both = coattack(backbone, images, first, candidates=propose, eps=eps, steps=steps, seed=seed, indices=indices)[0]
         attacked = pgd(towers.encode_image, images, rows, indices=indices)
-        for name, shown in zip(found, (images, attacked, both), strict=True):
-            with torch.no_grad():
-                found[name].append(F.normalize(towers.encode_image(shown), dim=1))
-    compared = {name: moved_texts if "both" in name else clean_texts for name in found}
-    return [Retrieved(name, recalls(torch.cat(parts) @ compared[name].T, relevant)) for name, parts in found.items()]
+        with torch.no_grad():
+            return [F.normalize(towers.encode_image(shown), dim=1) for shown in (images, attacked, both)]
+
+    features = map(torch.cat, zip(*over(pictures.batches(batch_size), searched, towers.device), strict=True))
+    compared = {"clean": clean_texts, "pgd on images": clean_texts, "coattack on both": moved_texts}
+    pairs = zip(compared.items(), features, strict=True)
+    return [Retrieved(name, recalls(images @ texts.T, relevant)) for (name, texts), images in pairs]
 
 
 def recalls(similarity: Tensor, relevant: Tensor) -> dict[str, Proportion]:

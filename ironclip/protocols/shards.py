@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from ironclip.audit.measure import Point, Scoring, points
+from ironclip.audit.measure import BATCH, Point, Scoring, points
 from ironclip.core.threat import format_eps
 from ironclip.core.types import Attack
 from ironclip.protocols.audit import KEPT, Progress
@@ -68,7 +68,7 @@ def audit_shards(
     radii: Sequence[float],
     share: Share,
     *,
-    batch_size: int = 50,
+    batch_size: int | None = None,
     device: str = "cpu",
     progress: Progress = lambda what, event: None,
     **options: Any,
@@ -80,18 +80,19 @@ def audit_shards(
         options: as of `audit.bench`. Errors as of `evaluate_shards`.
     """
     with bench(target, radii, device=device, **options) as made:
-        found, parts = _begun(made, target, radii, batch_size, device)
+        size = batch_size or BATCH
+        found, parts = _begun(made, target, radii, size, device)
         norm = made.setup.threat.norm
         scoring = Scoring(
-            target.classifier, made.pictures, target.surrogates, KEPT, device,
+            target.classifier, made.pictures, target.surrogates, KEPT, device, batch_size is not None,
             lambda eps, event: progress(format_eps(eps, norm), event),
         )  # fmt: skip
 
         def score(shard: Shard, folders: Sequence[EvaluationFolder]) -> None:
-            for _ in scoring.radii(found, folders, shard.rows(len(made.pictures), batch_size)):
+            for _ in scoring.radii(found, folders, shard.rows(len(made.pictures), size)):
                 pass
 
-        take(partial(made.run.lock, wait=WAIT), parts, share, math.ceil(len(made.pictures) / batch_size), score)
+        take(partial(made.run.lock, wait=WAIT), parts, share, math.ceil(len(made.pictures) / size), score)
         left = tuple(dict.fromkeys(shard for point in found for shard in missing(point.folder)))
         if not left:
             for point in found:
@@ -104,14 +105,14 @@ def watch_audit(
     target: AuditTarget,
     radii: Sequence[float],
     *,
-    batch_size: int,
+    batch_size: int | None,
     device: str,
     progress: Progress,
     **options: Any,
 ) -> None:
     """Wait until workers have the records of an audit; arguments as of `audit_shards`, errors as of `Workers.watch`."""
     with bench(target, radii, device=device, **options) as made:
-        found, _ = _begun(made, target, radii, batch_size, device)
+        found, _ = _begun(made, target, radii, batch_size or BATCH, device)
         for point in found:
             name = format_eps(point.eps, made.setup.threat.norm)
             watched(workers, point.folder, len(made.pictures), partial(progress, name))

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ironclip.core.errors import DataError, UsageError
+from ironclip.core.memory import over
 from ironclip.core.options import check_choice
 from ironclip.core.permits import full
 from ironclip.core.tensors import evaluating, frozen, generator
@@ -80,22 +81,25 @@ def success(
         DataError: no image is left. AttackError: an image outside the ball.
     """
     made, seed = aimed(attack), int(getattr(attack, "seed", 0))
-    hit = attacked = 0
+
+    def counted(batch: Batch) -> tuple[int, int]:
+        """How many of these images are answered as their target, and how many were attacked."""
+        batch = batch.to(device)
+        with torch.no_grad():
+            logits = classifier(batch.images).float()
+        wanted = targets(rule, logits, batch.labels, batch.indices, seed)
+        rows = (logits.argmax(1) != wanted).nonzero().flatten()
+        if not len(rows):
+            return 0, 0
+        images, indices = batch.images[rows], batch.indices[rows]
+        adv = made(classifier, images, wanted[rows], indices=indices).detach()
+        check_budget(f"targeted {type(attack).__name__.lower()}", adv, images, indices, threat)
+        with torch.no_grad():
+            return int((classifier(adv).argmax(1) == wanted[rows]).sum()), len(rows)
+
     with evaluating(classifier), frozen(classifier), full_precision():
-        for batch in batches:
-            batch = batch.to(device)
-            with torch.no_grad():
-                logits = classifier(batch.images).float()
-            wanted = targets(rule, logits, batch.labels, batch.indices, seed)
-            rows = (logits.argmax(1) != wanted).nonzero().flatten()
-            if not len(rows):
-                continue
-            images, indices = batch.images[rows], batch.indices[rows]
-            adv = made(classifier, images, wanted[rows], indices=indices).detach()
-            check_budget(f"targeted {type(attack).__name__.lower()}", adv, images, indices, threat)
-            with torch.no_grad():
-                hit += int((classifier(adv).argmax(1) == wanted[rows]).sum())
-            attacked += len(rows)
+        counts = list(over(batches, counted, device))
+    hit, attacked = sum(hit for hit, _ in counts), sum(count for _, count in counts)
     if not attacked:
         raise DataError(f"every image is answered as its target without an attack; take another rule than {rule}")
     return {"success": Proportion.measured(hit, attacked).model_dump(), "attacked": attacked}

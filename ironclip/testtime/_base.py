@@ -15,7 +15,7 @@ from torch.autograd.function import once_differentiable
 
 from ironclip.backbones import AdaptedClassifier, ScaledCosine
 from ironclip.core.errors import UsageError, on_behalf_of
-from ironclip.core.memory import free_bytes
+from ironclip.core.memory import Parts, free_bytes
 from ironclip.core.options import check_whole
 from ironclip.core.tensors import key
 from ironclip.core.types import BackboneSpec, Classifier, Images, TestTime
@@ -139,15 +139,17 @@ class AdaptingClassifier(nn.Module):
             return self.base(images)
         graph = images.requires_grad and torch.is_grad_enabled()
         size = chunk_size(self.backbone.spec, self.passes, graph=graph, device=self.backbone.device)
-        again = graph and len(images) * self.draws > size
-        keys, found = image_keys(images, self.method.seed), []
-        for at, part in zip(range(0, len(keys), size), images.split(size), strict=True):
+        keys = image_keys(images, self.method.seed)
+
+        def answered(rows: slice) -> Tensor:
             total = torch.zeros((), dtype=images.dtype, device=images.device)
+            again = graph and (len(images) * self.draws > size or len(images[rows]) < len(images))
             for draw in range(self.draws):
-                function = partial(self._keyed, [key(k, draw) if draw else k for k in keys[at : at + size]])
-                total = total + (recomputed(function, part) if again else function(part))
-            found.append(total / self.draws)
-        return torch.cat(found)
+                function = partial(self._keyed, [key(k, draw) if draw else k for k in keys[rows]])
+                total = total + (recomputed(function, images[rows]) if again else function(images[rows]))
+            return total / self.draws
+
+        return torch.cat(Parts(images.device, size=size)(answered, len(images)))
 
     def observed(self, images: Tensor) -> Observed | None:
         """The views of these images and their weights, or None; for a few images at a time."""
@@ -236,11 +238,13 @@ def features_of(base: AdaptedClassifier, views: Tensor) -> Tensor:
     """[B, V, E] unit features of views [B, V, 3, H, W], in chunks that are recomputed in a backward pass if one is not enough."""
     rows = views.flatten(0, 1)
     graph = rows.requires_grad and torch.is_grad_enabled()
-    parts = rows.split(chunk_size(base.backbone.spec, 1, graph=graph, device=rows.device))
-    if len(parts) > 1 and graph:
-        features = [recomputed(base.encode_image, part) for part in parts]
-    else:
-        features = [base.encode_image(part) for part in parts]
+    size = chunk_size(base.backbone.spec, 1, graph=graph, device=rows.device)
+
+    def encoded(part: slice) -> Tensor:
+        again = graph and len(rows[part]) < len(rows)
+        return recomputed(base.encode_image, rows[part]) if again else base.encode_image(rows[part])
+
+    features = Parts(rows.device, size=size)(encoded, len(rows))
     return F.normalize(torch.cat(features), dim=-1).unflatten(0, views.shape[:2])
 
 
