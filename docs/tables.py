@@ -13,6 +13,8 @@ from functools import cache, partial
 from pathlib import Path
 from statistics import fmean
 
+from ironclip.records.statistics import mcnemar, wilson
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / "docs" / "results"
 PGD = "linf 1/255 {}; pgd (100 steps)"
@@ -63,6 +65,11 @@ def interval(line: Stored, column: str, digits: int = 1) -> str:
     return f"[{per_cent(line, column + '_low', digits)}, {per_cent(line, column + '_high', digits)}]"
 
 
+def share(count: int, of: int, digits: int = 1) -> str:
+    """A count in per cent, with Wilson's interval at 95 %."""
+    return "{} [{}, {}]".format(*[f"{100 * value:.{digits}f}" for value in (count / of, *wilson(count, of))])
+
+
 def table(head: Sequence[str], lines: Iterable[Sequence[str]]) -> str:
     """A Markdown table."""
     above = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
@@ -101,9 +108,9 @@ REFINERS = {
 }
 
 
-def few_shot() -> str:
-    """APT and NAP on three towers; all lines of the file as they stand."""
-    lines = stored("few-shot")
+def as_stored(file: str) -> str:
+    """All lines of a file as they stand, under its own names of columns."""
+    lines = stored(file)
     return table(list(lines[0]), [list(line.values()) for line in lines])
 
 
@@ -146,22 +153,44 @@ def prompts(backbone: str) -> str:
     return table(["Method", *head, "learned", "train s"], lines_out)
 
 
+def capt_ablations() -> str:
+    """CAPT with one thing changed; the base with one seed stands in the file itself, for the other file has its mean of three."""
+    facts = f"backbone mini; 16 shots; {PGD.format('white-box')}"
+    plain = found("prompts", "zero_shot", "eurosat", facts)
+    assert plain is not None
+    lines = []
+    for line in stored("capt-ablations"):
+        figures = found("prompts", line["method"], "eurosat", facts, seeds="1") or line
+        won, lost = int(line["won"]), int(line["lost"])
+        p = mcnemar(won, lost)
+        ratio = f"{won}, {lost} ({round(p, 3 if p < 0.05 else 2):g})"
+        lines.append([line["change"], *[per_cent(figures, what, 0) for what in ("clean", "robust")], ratio])
+    head = f"robust against zero-shot's {per_cent(plain, 'robust', 0)} %: won, lost (p)"
+    return table(["what changes", "clean %", "robust %", head], lines)
+
+
 def threats(file: str, method: str, data: str, backbone: str, shots: str) -> str:
     """ "clean / static / white-box / adaptive ±deviation [interval]"; "=" where the classifier itself is the adaptive attack."""
+    return " / ".join(by_threat(file, method, data, backbone, shots)) or "–"
+
+
+def by_threat(file: str, method: str, data: str, backbone: str, shots: str) -> list[str]:
+    """The four cells that `threats` joins; none where nothing is stored."""
     lines = {}
     for threat in ("static", "white-box", "adaptive"):
         for steps in ("40", "100"):
             facts = f"backbone {backbone}; {shots}; linf 1/255 {threat}; pgd ({steps} steps)"
             lines[threat] = lines.get(threat) or found(file, method, data, facts)
     if lines["white-box"] is None:
-        return "–"
+        return []
     last = lines["adaptive"] or lines["white-box"]
     undefended = lines["static"] or lines["white-box"]  # of zero-shot, which has no other attack
     figures = [per_cent(line, what, 0) for line, what in
                ((lines["white-box"], "clean"), (undefended, "robust"), (lines["white-box"], "robust"))]  # fmt: skip
     figures.append(per_cent(last, "robust", 0) if lines["adaptive"] else "=")
     spread = f" ±{per_cent(last, 'robust_std', 0)}" if last["seeds"] != "1" else ""
-    return f"{' / '.join(figures)}{spread} {interval(last, 'robust', 0)}"
+    figures[-1] += f"{spread} {interval(last, 'robust', 0)}"
+    return figures
 
 
 REPRESENTATIONS = ("zero_shot", "tecoa", "fare", "tga_zsr", "pmg_aft", "advmask", "defeat (official)", "defeat (stable)")
@@ -185,6 +214,29 @@ MASKS = ("advmask", *[f"advmask ({option})" for option in (
 SHIELDS = ("defeat (stable)", *[f"defeat (stable, {option})" for option in (
     "codes=16", "codes=256", "codes=64", "fusion_weight=0, reconstruct=pixels", "fusion_weight=adaptive",
     "reconstruct=class")])  # fmt: skip
+
+
+def defeat_on_thirty() -> str:
+    """How many of 30 images withstand under DEFEAT's two presets and without it."""
+    lines = stored("defeat-30")
+    head = [f"{column.replace(' ', ': ').replace('_', '-')}" for column in list(lines[0])[2:]]
+    return table(["", *head], [[f"{line['backbone']}, {line['data']}", *list(line.values())[2:]] for line in lines])
+
+
+def defeats() -> str:
+    """DEFEAT's presets set by set, beside zero-shot on the 30 images of its adaptive suite."""
+    lines = []
+    for counts in stored("defeat-30"):
+        data, backbone = counts["data"], counts["backbone"]
+        shots = "4 shots" if data == "caltech101" else "16 shots"
+        where = data + (", 4 shots" if shots == "4 shots" else "") + (f", `{backbone}`" if backbone != "mini" else "")
+        for preset in ("official", "stable"):
+            *cells, adaptive = by_threat("representation", f"defeat ({preset})", data, backbone, shots)
+            seeds = ", three seeds" if "±" in adaptive else ""
+            figure, _, bounds = adaptive.partition(" [")
+            plain = f"{100 * int(counts['zero_shot']) / 30:.0f}"
+            lines.append([f"`{preset}`", where + seeds, *cells, f"**{figure}** [{bounds}", plain])
+    return table(["preset", "data", "clean", "static", "white-box", "adaptive", "zero-shot on the 30"], lines)
 
 
 def mask_shots() -> str:
@@ -296,6 +348,75 @@ def fewer_shots() -> str:
     return table(["method", *[f"{data} {shots}" for data in ("eurosat", "flowers5") for shots in (1, 4, 16)]], lines)
 
 
+BEFORE = {"nap": ("adamw", "0.001"), "tecoa": ("adamw", "0.0001"), "advmask": ("adamw", "0.0005")}
+"""Optimiser and rate of a quick preset before the search; SGD at 0.01 where a method is not named."""
+
+
+def presets_chosen() -> str:
+    """What the search chose for each method, and H before and after; the largest H first."""
+    found: list[tuple[Fraction, list[str]]] = []
+    for method in dict.fromkeys(line["method"] for line in stored("preset-search")):
+        tries = {(line["optimizer"], line["lr"]): line for line in stored("preset-search") if line["method"] == method}
+        worth = {key: harmonic([Fraction(int(line[what]), int(line["images"])) for what in ("clean", "robust")])
+                 for key, line in tries.items()}  # fmt: skip
+        before = BEFORE.get(method, ("sgd", "0.01"))
+        best = max(worth, key=worth.__getitem__)  # the first of equals
+        name = {"sgd": "SGD", "adamw": "AdamW"}[best[0]]
+        chosen = f"{name} {best[1]}" + (", unchanged" if best == before else "")
+        counts = f"{tries[best]['clean']}, {tries[best]['robust']}"
+        found.append((worth[best], [method, tenths(worth[before]), tenths(worth[best]), counts, chosen]))
+    head = ["method", "H before", "H chosen", "clean, robust of 80", "chosen"]
+    return table(head, [cells for _, cells in sorted(found, key=lambda entry: -entry[0])])
+
+
+def autoattack() -> str:
+    """AutoAttack at 1/255 on 30 images, with the counts under PGD-100 and under the adaptive suite of the method."""
+    facts = "backbone mini; 16 shots; linf 1/255 white-box; AutoAttack"
+    lines = []
+    for counts in stored("autoattack"):
+        line = (found("generalisation", counts["method"], "eurosat", facts)
+                or found("representation", counts["method"], "eurosat", facts))  # fmt: skip
+        assert line is not None, counts["method"]
+        of = int(line["images"])
+        right, left = (round(of * float(line[what])) for what in ("clean", "robust"))
+        figure, _, bounds = share(left, of, 0).partition(" ")
+        lines.append([counts["method"], str(right), counts["pgd_100"], f"{left}, {figure} % {bounds}", counts["adaptive"] or "="])
+    return table(["method", "right", "after PGD-100", "after AutoAttack, of 30", "adaptive suite"], lines)
+
+
+def standard_fast() -> str:
+    """The default attack against the whole of AutoAttack, and what both cost."""
+    lines = []
+    for line in stored("standard-fast"):
+        of, clean, whole, fast, pgd = (int(line[what]) for what in ("images", "clean", "autoattack", "standard_fast", "pgd_100"))
+        passes = [int(line[f"passes_{attack}"]) for attack in ("autoattack", "standard_fast")]
+        figures = [tenths(Fraction(count, of)) for count in (clean, whole, fast, pgd)]
+        found = f"{line['found']} of {clean - whole}"
+        lines.append([line["run"], *figures, found, *[f"{count:,}" for count in passes], f"{passes[0] / passes[1]:.0f}"])
+    head = ["run", "clean %", "AutoAttack %", "standard-fast %", "PGD-100, cross-entropy %", "found, of what AutoAttack breaks",
+            "passes, AutoAttack", "passes, standard-fast", "ratio"]  # fmt: skip
+    return table(head, lines)
+
+
+def audit_of_500() -> str:
+    """The audit's worst case at three radii."""
+    lines = []
+    for line in stored("audit-500"):
+        right, of = int(line["right"]), int(line["images"])
+        figure, _, bounds = share(right, of).partition(" ")
+        lines.append([line["radius"], f"{right} of {of}, {float(figure):g} % {bounds}", line["broken by"]])
+    return table(["radius", "right under every attack", "broken by"], lines)
+
+
+def demo() -> str:
+    """An older run of the demo, 100 generated images."""
+    lines = [
+        [line["method"], line["backbone"], *[share(int(line[what]), int(line["images"])) for what in ("clean", "2/255")]]
+        for line in stored("demo")
+    ]
+    return table(["method", "backbone", "clean %", "PGD-20 2/255 %, ≤"], lines)
+
+
 README = ("zero_shot", "fap", "apd", "capt", "defeat", "advmask", "nap", "tecoa")
 TABLES: dict[str, Callable[[], str]] = {
     "headline readme": partial(headline, "eurosat", README),
@@ -303,7 +424,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline flowers5": partial(headline, "flowers5"),
     "headline autoattack": partial(headline, "eurosat", attack="AutoAttack"),
     "refiners": partial(headline, "eurosat", file="refiners", shown=REFINERS),
-    "few-shot": few_shot,
+    "few-shot": partial(as_stored, "few-shot"),
     "prompts mini": partial(prompts, "mini"),
     "prompts mini-robust": partial(prompts, "mini-robust"),
     "representations": partial(representations, (*REPRESENTATIONS, *STACKS), ("eurosat", "flowers5", "clothing10"), "mini"),
@@ -319,6 +440,19 @@ TABLES: dict[str, Callable[[], str]] = {
     "held out caltech101": partial(held_out, "caltech101"),
     "other sets": other_sets,
     "fewer shots": fewer_shots,
+    "capt ablations": capt_ablations,
+    "defeat": defeats,
+    "defeat on 30 images": defeat_on_thirty,
+    "presets chosen": presets_chosen,
+    "autoattack": autoattack,
+    "demo": demo,
+    "standard-fast": standard_fast,
+    "search in bfloat16": partial(as_stored, "search-bfloat16"),
+    "other libraries": partial(as_stored, "other-libraries"),
+    "audit of 500 images": audit_of_500,
+    "audit of 50 images": partial(as_stored, "audit-1-255"),
+    "export": partial(as_stored, "export"),
+    "batching": partial(as_stored, "batching"),
 }
 """Name of a table in a page -> the function that writes it."""
 MARK = re.compile(r"^<!-- table: ([\w -]+?) -->$", re.MULTILINE)

@@ -96,3 +96,24 @@ def test_intervals_of_the_few_shot_page_are_those_of_their_counts() -> None:
             assert [share, low, high] == pytest.approx(expected, abs=0.0501), row
             checked += 1
     assert checked > 30
+
+
+def test_the_sentence_on_the_demo_holds_the_counts_of_its_file() -> None:
+    text = " ".join((ROOT / "docs/results.md").read_text(encoding="utf-8").split())
+    said = [
+        f"{method} on `{backbone}` {figures}"
+        for method, backbone, figures in re.findall(r"(\w+) on `([\w-]+)` (\d+, \d+, \d+, \d+) %", text)
+    ]
+    radii = ("1/255", "2/255", "4/255", "8/255")
+    expected = [
+        f"{row['method']} on `{row['backbone']}` " + ", ".join(f"{100 * int(row[eps]) / int(row['images']):.0f}" for eps in radii)
+        for row in rows("demo.csv")
+    ]
+    assert said == expected
+    assert len(said) == 3
+
+
+def test_the_audit_of_fifty_images_says_wilsons_interval() -> None:
+    (row,) = rows("audit-1-255.csv", **{"attacks at 1/255": "and then square"})
+    count, share, low, high = map(int, re.findall(r"\d+", row["right, of 50"]))
+    assert (share, low, high) == tuple(round(100 * value) for value in (count / 50, *wilson(count, 50)))

@@ -27,6 +27,11 @@ def test_every_table_is_asked_for_and_every_mark_has_a_table(tables) -> None:
     assert sorted(asked) == sorted(tables.TABLES)
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_no_mark_is_left_in_a_page(tables, page: Path) -> None:
+    assert "<!-- table:" not in tables.included(page.read_text(encoding="utf-8"))
+
+
 def test_a_page_gets_its_tables_when_the_site_is_built(hooks) -> None:
     page = hooks.on_page_markdown((DOCS / "results/prompts.md").read_text(encoding="utf-8"))
     assert "<!-- table:" not in page
@@ -54,6 +59,48 @@ def test_cells_hold_what_the_files_hold(tables) -> None:
     assert re.findall(r"^\| (\w+) \| [\d,]+ ", eurosat, re.MULTILINE)[:3] == ["tecoa", "nap", "advmask"]  # most robust first
     assert "| none | 3,328 | 60.7 [55.0, 66.0] | 9.3 [6.5, 13.2] |" in tables.TABLES["refiners"]()
     assert "| fap | 100,288 | 60.0 [47.4, 71.4] | 3.3 [0.9, 11.4] |" in tables.TABLES["headline autoattack"]()
+
+
+def test_counts_become_shares_intervals_and_p_values(tables) -> None:
+    capt = tables.TABLES["capt ablations"]()
+    assert "robust against zero-shot's 23 %: won, lost (p) |" in capt
+    assert "| nothing (seed 1) | 67 | 30 | 7, 0 (0.016) |" in capt
+    assert "| without consistency (`lam=0`) | 65 | 22 | 2, 3 (1) |" in capt
+    assert "| coupled prompts (MaPLe) | 67 | 28 | 5, 0 (0.06) |" in capt
+    defeat = tables.TABLES["defeat"]()
+    assert "| `official` | eurosat, three seeds | 68 | 30 | 53 | **20 ±3** [10, 37] | 20 |" in defeat
+    assert "| `stable` | caltech101, 4 shots | 46 | 38 | 40 | **30** [17, 48] | 27 |" in defeat
+    assert "| mini-robust, eurosat | 19 | 19 | 19 | 19 | 16 |" in tables.TABLES["defeat on 30 images"]()
+    assert "| apd | 7.1 | 29.1 | 52, 15 | AdamW 0.01 |" in tables.TABLES["presets chosen"]()
+    assert "| defeat | 18.9 | 18.9 | 47, 9 | SGD 0.01, unchanged |" in tables.TABLES["presets chosen"]()
+    assert "| advmask | 16 | 11 | 11, 37 % [22, 54] | 11 |" in tables.TABLES["autoattack"]()
+    assert "| zero_shot | 21 | 6 | 6, 20 % [10, 37] | = |" in tables.TABLES["autoattack"]()
+    assert "| tecoa | 62.5 | 27.5 | 27.5 | 27.5 | 14 of 14 | 107,182 | 2,568 | 42 |" in tables.TABLES["standard-fast"]()
+    assert "| 64/255 | 0 of 500, 0 % [0.0, 0.8] | pgd the last one |" in tables.TABLES["audit of 500 images"]()
+    assert "| nap | mini | 70.0 [60.4, 78.1] | 33.0 [24.6, 42.7] |" in tables.TABLES["demo"]()
+
+
+def test_defeat_on_thirty_images_agrees_with_the_records_of_one_seed(tables) -> None:
+    compared = 0
+    for line in tables.stored("defeat-30"):
+        shots = "4 shots" if line["data"] == "caltech101" else "16 shots"
+        facts = f"backbone {line['backbone']}; {shots}; linf 1/255 adaptive; pgd (40 steps)"
+        for preset in ("official", "stable"):
+            record = tables.found("representation", f"defeat ({preset})", line["data"], facts)
+            assert record["images"] == "30"
+            if record["seeds"] == "1":
+                assert float(record["robust"]) == pytest.approx(int(line[f"{preset} adaptive"]) / 30, abs=1e-6)
+                compared += 1
+    assert compared == 10
+
+
+TYPED = re.compile(r"^\|(?:[^|]*\|)*[^|]*\d+(?:\.\d+)? ?%? \[\d+(?:\.\d+)?, \d+(?:\.\d+)?\]", re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(DOCS).as_posix())
+def test_no_page_has_a_typed_table_with_intervals(page: Path) -> None:
+    """A share with its interval is a measured figure, so its table is written from a file."""
+    assert not TYPED.findall(page.read_text(encoding="utf-8"))
 
 
 def test_lines_that_disagree_are_refused(tables, monkeypatch) -> None:

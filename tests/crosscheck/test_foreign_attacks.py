@@ -1,6 +1,6 @@
 """A trained classifier is attacked unchanged by foolbox, ART and torchattacks; image by image, ours breaks all that they break.
 
-`make crosscheck` runs it in an environment of its own; the lines that it prints are the tables of docs/attacks.md.
+`make crosscheck` runs it in an environment of its own; the lines that it prints stand in docs/results/other-libraries.csv.
 """
 
 import warnings
