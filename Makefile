@@ -65,7 +65,7 @@ benchmark: $(VENV)/.core  ## docs/benchmarks.md from real images (IRONCLIP_DATA)
 	  $(BIN)/ironclip report runs/$$grid --matrix --html runs/$$grid.html --csv runs/$$grid.csv --figures runs/$$grid-figures; \
 	done
 
-tables: $(VENV)/.core  ## the README's table anew from docs/results; other pages get theirs when the site is built
+tables: $(VENV)/.core  ## tables of the READMEs and of the weights' card anew from docs/results; other pages get theirs when the site is built
 	$(BIN)/python docs/tables.py
 
 docs: $(VENV)/.docs

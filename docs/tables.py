@@ -1,8 +1,8 @@
-"""Tables of the pages and of the README, written from the CSV files of `docs/results`: no figure in them is typed.
+"""Tables of the pages and of the READMEs, written from the CSV files of `docs/results`: no figure in them is typed.
 
-A page asks for a table with the line `<!-- table: NAME -->`; `hooks.py` writes it there when the site is built. The README is
-also read where no site is built, so its table stands between `<!-- table: NAME -->` and `<!-- end -->`;
-`python docs/tables.py` writes it anew, and a test says whether that was done.
+A page asks for a table with the line `<!-- table: NAME -->`; `hooks.py` writes it there when the site is built. The README, that
+of the benchmarks and the card of the weights are read where no site is built, so their tables stand between
+`<!-- table: NAME -->` and `<!-- end -->`; `python docs/tables.py` writes them anew, and a test says whether that was done.
 """
 
 import csv
@@ -108,10 +108,11 @@ REFINERS = {
 }
 
 
-def as_stored(file: str) -> str:
-    """All lines of a file as they stand, under its own names of columns."""
+def as_stored(file: str, bold: str = "") -> str:
+    """All lines of a file as they stand, under its own names of columns; the column `bold` in bold."""
     lines = stored(file)
-    return table(list(lines[0]), [list(line.values()) for line in lines])
+    cells = [[f"**{cell}**" if name == bold else cell for name, cell in line.items()] for line in lines]
+    return table(list(lines[0]), cells)
 
 
 PROMPTS = ("zero_shot", "hep", "adv_vpt", "advmaple", "advpt", "advvlp", "apd", "apt", "avp_pixel", "capt", "fap", "nap", "paft")
@@ -453,8 +454,16 @@ TABLES: dict[str, Callable[[], str]] = {
     "audit of 50 images": partial(as_stored, "audit-1-255"),
     "export": partial(as_stored, "export"),
     "batching": partial(as_stored, "batching"),
+    "speed": partial(as_stored, "speed", bold="plain / ours"),
+    "speed of autoattack": partial(as_stored, "speed-autoattack", bold="plain / ours"),
+    "speed of compaction": partial(as_stored, "speed-compaction"),
+    "grid overhead": partial(as_stored, "grid-overhead"),
+    "mini": partial(as_stored, "mini"),
+    "mini clean": partial(as_stored, "mini-clean"),
 }
 """Name of a table in a page -> the function that writes it."""
+WHOLE = tuple(ROOT / page for page in ("README.md", "benchmarks/README.md", "ironclip/backbones/weights/CARD.md"))
+"""Texts that hold their tables."""
 MARK = re.compile(r"^<!-- table: ([\w -]+?) -->$", re.MULTILINE)
 BLOCK = re.compile(r"^<!-- table: ([\w -]+?) -->\n.*?^<!-- end -->$", re.MULTILINE | re.DOTALL)
 
@@ -470,5 +479,5 @@ def renewed(markdown: str) -> str:
 
 
 if __name__ == "__main__":
-    page = ROOT / "README.md"
-    page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in WHOLE:
+        page.write_text(renewed(page.read_text(encoding="utf-8")), encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Tables of pages and of the README are written from the stored files: their figures, marks and rules."""
+"""Tables of pages and of the READMEs are written from the stored files: their figures, marks and rules."""
 
 import re
 from pathlib import Path
@@ -14,16 +14,16 @@ def tables(hooks):
     return hooks.tables()
 
 
-def test_the_table_of_the_readme_is_up_to_date(tables) -> None:
-    text = (DOCS.parent / "README.md").read_text(encoding="utf-8")
-    assert "<!-- table: headline readme -->\n| method |" in text
-    assert tables.renewed(text) == text, "make tables"
+def test_the_tables_that_stand_in_a_text_are_up_to_date(tables) -> None:
+    for page, first in zip(tables.WHOLE, ("headline readme", "speed", "mini"), strict=True):
+        text = page.read_text(encoding="utf-8")
+        assert re.search(rf"^<!-- table: {first} -->\n\| .* \|\n\|---", text, re.MULTILINE), page
+        assert tables.renewed(text) == text, "make tables"
 
 
 def test_every_table_is_asked_for_and_every_mark_has_a_table(tables) -> None:
-    asked = [
-        name for page in (*PAGES, DOCS.parent / "README.md") for name in re.findall(r"<!-- table: (.+?) -->", page.read_text())
-    ]
+    pages = (*PAGES, *tables.WHOLE)
+    asked = [name for page in pages for name in re.findall(r"<!-- table: (.+?) -->", page.read_text(encoding="utf-8"))]
     assert sorted(asked) == sorted(tables.TABLES)
 
 
