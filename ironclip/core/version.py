@@ -1,8 +1,14 @@
-"""The version of this package."""
+"""Versions of installed packages, and that of this one."""
 
 from importlib.metadata import PackageNotFoundError, version
 
-try:
-    __version__ = version("ironclip")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+unknown"
+
+def installed(package: str) -> str:
+    """The version of a package, by the name under which it is installed; "" where it is not installed."""
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return ""
+
+
+__version__ = installed("ironclip") or "0+unknown"  # unknown where a source tree runs that was never installed

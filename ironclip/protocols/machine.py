@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import subprocess
-from importlib.metadata import PackageNotFoundError, metadata, version
+from importlib.metadata import metadata
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 
 from ironclip.backbones.registry import EMBEDDED, WEIGHTS_FOLDER
 from ironclip.core.memory import free_bytes
+from ironclip.core.version import installed
 from ironclip.data.checking import available
 from ironclip.data.packing import cache_folder
 
@@ -30,7 +31,7 @@ def facts() -> dict[str, Any]:
     """Versions, devices with memory and driver, optional packages and what misses them, caches with sizes, data, weights."""
     packages = optional()
     return {
-        "versions": {package: _version(package) or "not installed" for package in PACKAGES},
+        "versions": {package: installed(package) or "not installed" for package in PACKAGES},
         "devices": devices(),
         "driver": _driver(),
         "cuda": torch.version.cuda or "this torch is built without CUDA",
@@ -64,7 +65,7 @@ def optional() -> list[tuple[str, str, str]]:
         match = re.match(r"([\w.-]+).*extra == ['\"](\w+)['\"]", line)
         if match and match[2] in FOR:
             needed.setdefault(match[1], []).append(f"{FOR[match[2]]} (pip install 'ironclip[{match[2]}]')")
-    return [(package, _version(package), "; ".join(uses)) for package, uses in sorted(needed.items())]
+    return [(package, installed(package), "; ".join(uses)) for package, uses in sorted(needed.items())]
 
 
 def caches() -> dict[str, Path]:
@@ -98,13 +99,6 @@ def _driver() -> str:
     except (OSError, subprocess.TimeoutExpired):
         return "nvidia-smi does not answer"
     return said[0] if said else "nvidia-smi finds no GPU"
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _gigabytes(count: int) -> str:

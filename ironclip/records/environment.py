@@ -4,8 +4,9 @@ import hashlib
 import platform
 import subprocess
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+
+from ironclip.core.version import installed
 
 PACKAGES = ("ironclip", "torch", "torchvision", "open_clip_torch", "timm", "safetensors", "numpy", "pillow")
 OURS = Path(__file__).resolve().parents[1]
@@ -24,14 +25,7 @@ def environment(device: str = "") -> dict[str, str]:
 
 def packages() -> dict[str, str]:
     """Versions of the numerical packages."""
-    return {package: _version(package) for package in PACKAGES}
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "absent"
+    return {package: installed(package) or "absent" for package in PACKAGES}
 
 
 @cache

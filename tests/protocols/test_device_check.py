@@ -64,7 +64,7 @@ def test_every_method_and_every_attack_is_checked():
 
 
 def test_the_machine_says_what_is_missing_for_what(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "_version", lambda package: "" if package == "pillow-heif" else "1.0")
+    monkeypatch.setattr(machine, "installed", lambda package: "" if package == "pillow-heif" else "1.0")
     facts = machine.facts()
     assert facts["missing"] == ["pillow-heif: HEIC photos (pip install 'ironclip[heif]')"]
     assert facts["caches"].keys() == {"pictures", "hub", "open_clip"}

@@ -32,6 +32,13 @@ def test_a_commit_is_not_called_clean_where_git_did_not_say_so(git, status, comm
     assert environment.environment()["commit"] == commit
 
 
+def test_a_package_that_is_not_there_is_absent(git, monkeypatch):
+    monkeypatch.setattr(environment, "PACKAGES", ("torch", "no-such-package"))
+    found = environment.packages()
+    assert found["torch"][0].isdigit()
+    assert found["no-such-package"] == "absent"
+
+
 def test_outside_a_checkout_there_is_no_commit(git):
     git["ls-files"] = None
     assert "commit" not in environment.environment()
