@@ -27,12 +27,23 @@ def computing(precision: str, device: "torch.device | str") -> Iterator[None]:
 
     kind = torch.device(device).type
     check_precision(precision, kind)
+    with tf32(precision == "tf32"), torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16"):
+        yield
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Inside, products of float32 matrices and convolutions use TF32 where the device has it, or never do.
+
+    The caller's settings come back, after an error too.
+    """
+    import torch
+
     before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
     try:
-        with torch.autocast(kind, dtype=torch.bfloat16, enabled=precision == "bf16"):
-            yield
+        yield
     finally:
         torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = convolutions

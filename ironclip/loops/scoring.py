@@ -12,6 +12,7 @@ from ironclip.core import permits
 from ironclip.core.errors import AttackError, DataError, NonFinite, UsageError
 from ironclip.core.losses import cross_entropy_each, margin_each
 from ironclip.core.permits import full
+from ironclip.core.precision import tf32
 from ironclip.core.tensors import norm, per_image, project
 from ironclip.core.threat import PLACES, Threat, format_eps
 from ironclip.core.types import Attack, Batch, Classifier, Images
@@ -110,15 +111,8 @@ class _ScoresOnly(torch.autograd.Function):
 @contextmanager
 def full_precision() -> Iterator[None]:
     """No autocast and no TF32 inside; the caller's settings come back."""
-    before, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
-    torch.set_float32_matmul_precision("highest")
-    torch.backends.cudnn.allow_tf32 = False
-    try:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-        torch.backends.cudnn.allow_tf32 = convolutions
+    with tf32(False), torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
 
 
 def check_budget(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat: Threat) -> Tensor:
