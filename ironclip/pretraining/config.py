@@ -15,10 +15,31 @@ MINI: dict[str, Any] = {
 
 
 class PretrainConfig(BaseModel):
-    """Everything that decides the result, printable; `data` is the folder that holds pretrain64, caltech101 and so on.
+    """Everything that decides the result of a pre-training run. Validated when it is made; it can be printed and stored.
 
     Args:
+        objective: "contrastive" trains both towers from images and captions (`mini`). "adversarial" trains the image tower alone
+            on attacked images (`mini-robust`).
+        data: folder that holds pretrain64, caltech101, eurosat and flowers5.
+        images: a further folder with one folder per class.
+        init: safetensors file with the weights to start from. The adversarial objective needs one.
+        steps: optimiser steps of the whole run.
+        batch: images of a step.
+        learning_rate: largest rate of AdamW; `train.schedule` says how it rises and falls.
+        weight_decay: of AdamW, for weights with two or more dimensions.
+        patch_dropout: share of the patches that are left out in training.
+        whole: share of the steps, the last ones, that see all patches and no mixed images.
+        eps: l-inf radius of the adversarial objective; images are in [0, 1].
+        attack_steps: PGD steps of the adversarial objective.
         average: decay of an exponential average of the weights; the average is what is checked and written. 0: no average.
+        precision: of the towers; losses and optimiser are in float32.
+        device: where the towers compute.
+        seed: of the weights, batches, augmentation and attacks.
+        report_every: steps between two checkpoints; the validation accuracy is measured there.
+        architecture: sizes of both towers, as open_clip's `CLIP` takes them.
+
+    Raises:
+        ValidationError: an unknown option, or a value that an option does not take (pydantic's error).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -51,5 +72,8 @@ SHARES = {
 
 
 def fingerprint(config: PretrainConfig) -> str:
-    """The options that decide the result, as JSON."""
+    """The options that decide the result, as JSON text with sorted keys; a checkpoint is only used where they are equal.
+
+    `data`, `device` and `report_every` are left out, so a run may go on with others.
+    """
     return json.dumps(config.model_dump(mode="json", exclude={"data", "device", "report_every"}), sort_keys=True)

@@ -35,8 +35,16 @@ GENERIC = (
 class Source:
     """One set of training images, already decoded.
 
-    images: [N, 3, S, S] uint8. labels: [N] into every list of `wordings`. A wording is one way to name all labels
-    (class names; or product titles, articles); a batch uses one wording and one template for the whole source.
+    A wording is one way to name all labels: class names, product titles, or articles. A batch uses one wording and one template
+    for the whole source.
+
+    Args:
+        name: of the set; it decides the share of the set in a batch.
+        images: [N, 3, S, S] uint8.
+        labels: [N] int64 positions in every wording.
+        wordings: each has one name for each label.
+        templates: sentences with {} in the place of the name.
+        all_names: whether every batch holds the captions of all labels (class names) or only of its own images (titles).
     """
 
     name: str
@@ -45,11 +53,15 @@ class Source:
     wordings: tuple[tuple[str, ...], ...]
     templates: tuple[str, ...] = GENERIC
     all_names: bool = True
-    """Whether every batch holds the captions of all labels (class names) or only of its own images (titles)."""
     _orders: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def order(self, seed: int, epoch: int) -> Tensor:
-        """The order in which epoch number `epoch` visits the images."""
+        """[N] positions of the images in the order in which an epoch visits them; the last order is kept in memory.
+
+        Args:
+            seed: of the run.
+            epoch: number of the epoch, from 0.
+        """
         key = (seed, epoch)
         if key not in self._orders:
             self._orders.clear()
@@ -60,8 +72,14 @@ class Source:
 
 @dataclass(frozen=True)
 class Batch:
-    """images [B, 3, S, S] uint8, captions U texts without repetition, targets [B] the caption of each image,
-    groups: for each source its images' rows and the captions of its own labels (text columns)."""
+    """Images of all sources with their captions.
+
+    Args:
+        images: [B, 3, S, S] uint8.
+        captions: U texts, none of them twice.
+        targets: [B] int64 position in `captions` of each image's caption.
+        groups: one pair for each source: the rows of its images, and the ascending positions of the captions of its own labels.
+    """
 
     images: Tensor
     captions: list[str]
@@ -70,7 +88,20 @@ class Batch:
 
 
 def make_batch(sources: Sequence[Source], counts: Sequence[int], step: int, seed: int) -> Batch:
-    """Batch number `step`: `counts[i]` images of `sources[i]`, each source without replacement within its epochs."""
+    """The batch of one step, a function of its arguments alone; within an epoch no image of a source is drawn twice.
+
+    Args:
+        sources: the sets to draw from.
+        counts: images of each source, in their order.
+        step: number of the step, from 0.
+        seed: of the run.
+
+    Returns:
+        A batch of sum(counts) images, source after source.
+
+    Raises:
+        ValueError: not one count for each source.
+    """
     generator = torch.Generator().manual_seed(seed * 7_919 + step)
     columns: dict[str, int] = {}
     images, targets, groups, start = [], [], [], 0
@@ -96,7 +127,18 @@ def _randint(below: int, generator: torch.Generator) -> int:
 
 
 def share(total: int, weights: Sequence[float]) -> list[int]:
-    """Split `total` images of a batch in proportion to `weights`, at least one each, exact in sum."""
+    """The images of a batch divided in proportion to `weights`; the largest weight takes what rounding leaves.
+
+    Args:
+        total: images of the batch, many more than there are weights.
+        weights: one positive number for each source.
+
+    Returns:
+        One count of at least 1 for each weight; together they are `total`.
+
+    Raises:
+        ValueError: no weights.
+    """
     counts = [max(1, math.floor(total * w / sum(weights))) for w in weights]
     counts[max(range(len(weights)), key=lambda i: weights[i])] += total - sum(counts)
     return counts

@@ -28,7 +28,22 @@ def save(
     rows: Sequence[Mapping[str, Any]],
     averaged: Mapping[str, Tensor],
 ) -> None:
-    """One file with weights, their average if there is one, both moments of AdamW, the log's rows and the deciding options."""
+    """Write a checkpoint: weights, their average, both moments of AdamW, the rows of the log and the deciding options.
+
+    The file is replaced whole, so a process that is killed leaves the old checkpoint or the new one.
+
+    Args:
+        path: of the checkpoint.
+        model: its whole state is stored.
+        trained: name -> parameter that the optimiser changes.
+        optimizer: AdamW, after its first step.
+        options: `config.fingerprint` of the run.
+        rows: of the log; the last one has the number of steps done.
+        averaged: name -> averaged weights; empty where none are kept.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     moments = {key: {name: optimizer.state[parameter][key] for name, parameter in trained.items()} for key in MOMENTS}
     state = {"options": options, "rows": list(rows), "model": model.state_dict(), "average": dict(averaged), **moments}
     save_state(path, state)
@@ -42,10 +57,16 @@ def restore(
     options: str,
     averaged: Mapping[str, Tensor],
 ) -> list[dict[str, Any]]:
-    """The rows of what `save` wrote, the last of them with the step to go on from; model, optimiser and average are as then.
+    """Bring model, optimiser and average to the state that `save` wrote.
+
+    Args:
+        path, model, trained, optimizer, options, averaged: as in `save`. Model, optimiser and average are changed in place.
+
+    Returns:
+        The rows of the log; the last one has the step to go on from. Empty where there is no such file; then nothing is changed.
 
     Raises:
-        CheckpointError: the file is damaged, or belongs to other options.
+        CheckpointError: the file is damaged, belongs to other options or to another model.
     """
     if not path.exists():
         return []
@@ -65,7 +86,19 @@ def restore(
 
 
 def export(state: Mapping[str, Tensor], path: Path, note: Mapping[str, Any]) -> Path:
-    """Write fp16 weights and, beside them, a JSON description with their sha256."""
+    """Write weights in float16 and, beside them, a JSON description with their sha256.
+
+    Args:
+        state: name -> tensor, of any floating dtype and device.
+        path: of the weights; the description has the same name and ends with `.json`.
+        note: what the description says besides.
+
+    Returns:
+        `path`.
+
+    Raises:
+        OSError: a file cannot be written; `core.files.disk_errors` makes one line of it.
+    """
     half = {key: tensor.detach().cpu().half().contiguous() for key, tensor in state.items()}
     write_whole(path, lambda temporary: save_file(half, temporary))
     write_json(path.with_suffix(".json"), {**note, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()})
@@ -73,7 +106,17 @@ def export(state: Mapping[str, Tensor], path: Path, note: Mapping[str, Any]) -> 
 
 
 def add_probe(path: Path) -> None:
-    """Let the description state logits that loading must reproduce; `mini-robust` joins the packaged `mini`."""
+    """Add logits to the description of weights; whoever loads the weights later must get the same ones.
+
+    The image tower `mini-robust` is loaded with the text tower of the packaged `mini`.
+
+    Args:
+        path: of weights that `export` wrote.
+
+    Raises:
+        CheckpointError: the weights cannot be loaded.
+        OSError: the description cannot be read or written.
+    """
     description = path.with_suffix(".json")
     note = json.loads(description.read_text(encoding="utf-8"))
     write_json(description, note | {"probe": make_probe(load(str(path)))})

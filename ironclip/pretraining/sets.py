@@ -35,7 +35,15 @@ IMAGE_EXTENSIONS = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 
 
 class Check(NamedTuple):
-    """Held-out images for watching a run: [N, 3, S, S] uint8, labels into names."""
+    """Held-out images that show how a run goes.
+
+    Args:
+        name: of the check, a column of the log.
+        images: [N, 3, S, S] uint8.
+        labels: [N] int64 positions in `names`.
+        names: of the classes.
+        template: a sentence with {} in the place of the name.
+    """
 
     name: str
     images: Tensor
@@ -45,10 +53,18 @@ class Check(NamedTuple):
 
 
 def load_sources(data: Path, size: int, images: Path | None = None) -> list[Source]:
-    """The training images of every set below `data`, of `shapes` and of the folder `images` if there is one.
+    """The training images of every set below `data`, of `shapes` and of the folder `images` if it is given.
+
+    Args:
+        data: folder that holds the four sets.
+        size: S, pixels a side.
+        images: a further folder with one folder per class.
+
+    Returns:
+        One source for each set.
 
     Raises:
-        DataError: a set is missing; said before anything is decoded.
+        DataError: a set is missing (noticed before anything is decoded), or `images` holds no images.
     """
     for name in ("pretrain64", "caltech101", "eurosat", "flowers5"):
         read_index(data / name)
@@ -66,7 +82,15 @@ def load_sources(data: Path, size: int, images: Path | None = None) -> list[Sour
 
 
 def load_checks(data: Path, size: int) -> list[Check]:
-    """Validation images (never test ones) and the pairs of `shapes` that training does not show."""
+    """Images of the validation splits, and the pairs of `shapes` that training does not show; no test image among them.
+
+    Args:
+        data: folder that holds the sets.
+        size: S, pixels a side.
+
+    Raises:
+        DataError: a set is missing.
+    """
     checks = []
     for source in (
         objects(data / "pretrain64", size, "val"),
@@ -81,7 +105,11 @@ def load_checks(data: Path, size: int) -> list[Check]:
 
 
 def square(image: Image.Image, size: int) -> np.ndarray:
-    """[3, size, size] uint8: shorter side to `size` (bicubic, anti-aliased), centre crop."""
+    """The centre of an image, whose shorter side becomes `size` pixels long (bicubic with antialiasing).
+
+    Returns:
+        [3, size, size] uint8, RGB.
+    """
     image = image.convert("RGB")
     scale = size / min(image.size)
     width, height = (max(size, round(side * scale)) for side in image.size)
@@ -98,7 +126,11 @@ def _stack(pictures: Iterable[Callable[[], Image.Image]], count: int, size: int)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """`index.json` of an image set, or one line on what is missing."""
+    """The `index.json` of an image set.
+
+    Raises:
+        DataError: `index.json` or `images.zip` is missing.
+    """
     for name in ("index.json", "images.zip"):
         if not (folder / name).is_file():
             raise DataError(f"{folder / name} is missing; pre-training expects images.zip and index.json in {folder}/")
@@ -107,7 +139,20 @@ def read_index(folder: Path) -> dict[str, Any]:
 
 
 def read_images(folder: Path, files: Sequence[str], size: int) -> Tensor:
-    """[N, 3, size, size] uint8 of the named members of the folder's `images.zip`."""
+    """The named members of a folder's `images.zip`, decoded.
+
+    Args:
+        folder: of the set.
+        files: N names of members.
+        size: S, pixels a side.
+
+    Returns:
+        [N, 3, S, S] uint8, in the order of `files`.
+
+    Raises:
+        KeyError: the archive has no such member.
+        OSError: the archive cannot be read, or a member is no image.
+    """
     with zipfile.ZipFile(folder / "images.zip") as archive:
         return _stack(
             (lambda f=f: Image.open(io.BytesIO(archive.read(f))) for f in files),  # type: ignore[misc]
@@ -117,12 +162,25 @@ def read_images(folder: Path, files: Sequence[str], size: int) -> Tensor:
 
 
 def class_names(index: dict[str, Any]) -> tuple[str, ...]:
-    """Names as they are put into prompts: no underscores (CoOp's rule)."""
+    """The class names of an index as they are put into prompts: spaces in the place of underscores.
+
+    Source: CoOp (arXiv 2109.01134), its code.
+    """
     return tuple(entry["name"].replace("_", " ") for entry in index["classes"])
 
 
 def labelled(folder: Path, size: int, templates: tuple[str, ...], split: str = "train") -> Source:
-    """The images of one split of a set with class names."""
+    """The images of one split of a set with class names.
+
+    Args:
+        folder: of the set; the source has its name.
+        size: S, pixels a side.
+        templates: sentences with {} in the place of the name.
+        split: as the index calls it.
+
+    Raises:
+        DataError: the set is missing.
+    """
     index = read_index(folder)
     items = [item for item in index["items"] if item["split"] == split]
     labels = torch.tensor([item["label"] for item in items])
@@ -130,7 +188,16 @@ def labelled(folder: Path, size: int, templates: tuple[str, ...], split: str = "
 
 
 def objects(folder: Path, size: int, split: str = "train") -> Source:
-    """The part of `pretrain64` that has class names."""
+    """The images of `pretrain64` that have class names, in one split.
+
+    Args:
+        folder: of `pretrain64`.
+        size: S, pixels a side.
+        split: as the index calls it.
+
+    Raises:
+        DataError: the set is missing.
+    """
     index = read_index(folder)
     items = [item for item in index["items"] if item[1] == split and item[2] is not None]
     labels = torch.tensor([item[2] for item in items])
@@ -140,8 +207,12 @@ def objects(folder: Path, size: int, split: str = "train") -> Source:
 def all_objects(data: Path, size: int) -> Source:
     """The object photos of `pretrain64`, and those of `pretrain64_more` where that folder is present: one source.
 
+    Args:
+        data: folder that holds both.
+        size: S, pixels a side.
+
     Raises:
-        DataError: the two folders do not name the same classes.
+        DataError: a set is missing, or the two folders do not name the same classes.
     """
     first = objects(data / "pretrain64", size)
     if not (data / "pretrain64_more").is_dir():
@@ -153,7 +224,18 @@ def all_objects(data: Path, size: int) -> Source:
 
 
 def products(folder: Path, size: int, split: str = "train") -> Source:
-    """The part of `pretrain64` that has product titles; each image is a label of its own with three wordings."""
+    """The images of `pretrain64` that have product titles, in one split.
+
+    Each image is a label of its own. Its three wordings are the article, colour and article, and the title.
+
+    Args:
+        folder: of `pretrain64`.
+        size: S, pixels a side.
+        split: as the index calls it.
+
+    Raises:
+        DataError: the set is missing.
+    """
     items = [item for item in read_index(folder)["items"] if item[1] == split and item[3] is not None]
     texts = [item[3] for item in items]
     article = [everyday(text["article"]) for text in texts]
@@ -191,7 +273,12 @@ def everyday(article: str) -> str:
 
 
 def drawn(size: int, count: int = shapes.SPLITS["pretrain"]) -> Source:
-    """Generated shapes of the split that leaves the held-out pairs away."""
+    """Generated shapes of the split `pretrain`, which never shows the held-out pairs of colour and kind.
+
+    Args:
+        size: S, pixels a side.
+        count: N, images from the beginning of the split.
+    """
     pairs = [shapes.draw("pretrain", i, size=size)[:2] for i in range(count)]
     names = tuple(name for name in shapes.CLASSES if name not in shapes.HELD_OUT)
     images = _stack((lambda image=image: image for image, _ in pairs), count, size)  # type: ignore[misc]
@@ -202,6 +289,14 @@ def folder_per_class(folder: Path, size: int) -> Source:
     """Any folder with a folder per class, such as Tiny-ImageNet's `train`: images are found below each class folder.
 
     Names are the folders' names without underscores; WordNet ids are named by `words.txt` beside or in the folder.
+
+    Args:
+        folder: the source has its name.
+        size: S, pixels a side.
+
+    Raises:
+        DataError: there are no images in it.
+        OSError: a file is no image, or cannot be read.
     """
     classes = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     files = [

@@ -16,7 +16,11 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 class KeepPatches(nn.Module):
     """Patch dropout with patches chosen outside, so that an attack and the step that follows it see the same ones.
 
-    Source: FLIP (arXiv 2212.00794). `kept`: [B, M] token indices (class token excluded), or None for all tokens.
+    Source: FLIP (arXiv 2212.00794). It stands in the place of open_clip's `patch_dropout`: tokens [B, 1 + N, D] become
+    [B, 1 + M, D], the class token first.
+
+    Args:
+        kept: an attribute, set before each step: [B, M] positions of patches, class token not counted, or None for all tokens.
     """
 
     kept: Tensor | None = None
@@ -29,7 +33,16 @@ class KeepPatches(nn.Module):
 
 
 def choose_patches(images: int, patches: int, dropout: float, generator: torch.Generator) -> Tensor | None:
-    """[images, M] random patch indices that remain, or None when nothing is dropped."""
+    """Random patches that remain, as many for each image.
+
+    Args:
+        images: B. patches: N, of one image.
+        dropout: share of the patches that are left out.
+        generator: on the CPU.
+
+    Returns:
+        [B, M] int64 positions with M = N (1 - dropout), rounded, at least 1; None where `dropout` is 0 or less.
+    """
     if dropout <= 0:
         return None
     order = torch.rand(images, patches, generator=generator).argsort(1)
@@ -37,7 +50,17 @@ def choose_patches(images: int, patches: int, dropout: float, generator: torch.G
 
 
 def encode_captions(model: CLIP, tokenizer: SimpleTokenizer, captions: Sequence[str]) -> Tensor:
-    """[U, E] unit text features; the tower runs up to the longest caption's end, which changes nothing (causal mask)."""
+    """Text features of unit length.
+
+    The text tower computes the positions up to the end of the longest caption. Later positions cannot change the features,
+    because its mask is causal.
+
+    Args:
+        captions: U texts; the tokenizer cuts those that are longer than the context.
+
+    Returns:
+        [U, E] float32.
+    """
     device = model.text_projection.device
     ids = tokenizer(list(captions)).to(device)
     ends = ids.argmax(1)  # the end token has the largest id
@@ -49,13 +72,27 @@ def encode_captions(model: CLIP, tokenizer: SimpleTokenizer, captions: Sequence[
 
 
 def encode_pixels(model: CLIP, images: Tensor) -> Tensor:
-    """[B, E] unit features of images [B, 3, H, W] in [0, 1]."""
+    """Image features of unit length.
+
+    Args:
+        images: [B, 3, H, W] float32 in [0, 1]; they are normalised here.
+
+    Returns:
+        [B, E] float32.
+    """
     mean, std = (images.new_tensor(v).view(3, 1, 1) for v in (MEAN, STD))
     return F.normalize(model.visual((images - mean) / std).float(), dim=-1)
 
 
 def cosines(features: Tensor, texts: Tensor) -> Tensor:
-    """[B, U] float32 products, also under autocast: bfloat16 logits would round away small differences."""
+    """Products of image and text features in float32, also under autocast: bfloat16 would round away small differences.
+
+    Args:
+        features: [B, E]. texts: [U, E].
+
+    Returns:
+        [B, U] float32; cosines, where both have unit length.
+    """
     with torch.autocast(features.device.type, enabled=False):
         return features.float() @ texts.float().T
 
@@ -90,9 +127,17 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def cutmix(images: Tensor, targets: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Paste one random rectangle of a shuffled batch into every image; targets [B, U] are mixed by area.
+    """Paste one random square of a shuffled batch into every image, and mix the targets in proportion to the area.
 
-    Source: CutMix (arXiv 1905.04899), one rectangle a batch.
+    Source: CutMix (arXiv 1905.04899), with one square for the whole batch.
+
+    Args:
+        images: [B, 3, S, S].
+        targets: [B, U] share of each caption in each image.
+        generator: on the CPU.
+
+    Returns:
+        Mixed images [B, 3, S, S] and targets [B, U]; the arguments are not changed.
     """
     size = images.shape[-1]
     side = math.sqrt(float(torch.rand((), generator=generator)) * 0.5)
@@ -126,7 +171,12 @@ def own_set_loss(logits: Tensor, targets: Tensor, groups: Sequence[tuple[slice, 
     """Summed cross-entropy of every image over the captions of its own set only.
 
     Args:
-        logits: [B, U]; targets: [B] caption of each image; groups: rows of a set and its caption columns, ascending.
+        logits: [B, U] scaled cosines of images and captions.
+        targets: [B] int64 position of each image's caption.
+        groups: for each set the rows of its images and the ascending positions of its captions.
+
+    Returns:
+        Scalar in nats, a sum over the images.
     """
     total = logits.new_zeros(())
     for rows, columns in groups:
@@ -138,7 +188,14 @@ def own_set_loss(logits: Tensor, targets: Tensor, groups: Sequence[tuple[slice, 
 def zero_shot_accuracy(
     model: CLIP, tokenizer: SimpleTokenizer, images: Tensor, labels: Tensor, names: Sequence[str], template: str
 ) -> float:
-    """Fraction of uint8 images [N, 3, S, S] whose nearest class text is the right one."""
+    """Share of the images whose nearest class text is the right one, as a fraction.
+
+    Args:
+        images: [N, 3, S, S] uint8, at least one.
+        labels: [N] int64 positions in `names`.
+        names: of the classes.
+        template: a sentence with {} in the place of the name.
+    """
     device = model.text_projection.device
     right = 0
     with torch.no_grad():

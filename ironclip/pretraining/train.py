@@ -40,10 +40,22 @@ CHECKPOINT, LOG = "checkpoint.safetensors", "log.jsonl"
 
 
 def pretrain(config: PretrainConfig, out: Path, callback: Callable[[dict[str, Any]], None] = lambda row: None) -> Path:
-    """Train as configured, resuming what `out` already holds, and return the written weights (fp16 safetensors).
+    """Train as configured; a run that was interrupted goes on from its checkpoint.
+
+    Args:
+        config: what to train.
+        out: folder for checkpoint, log and weights; it is made.
+        callback: gets each new row of the log: step, loss, images per second, accuracy of each check.
+
+    Returns:
+        The path of the weights, safetensors in float16. A JSON description with a probe lies beside them.
 
     Raises:
+        DataError: a set of images, or the file `init`, is missing.
+        CheckpointError: the checkpoint or `init` is damaged or does not fit; or the adversarial objective has no `init`.
+        NonFinite: the loss is NaN or infinite.
         RunBusy: another process trains into this folder.
+        RunError: the folder cannot be written.
     """
     size = config.architecture["vision_cfg"]["image_size"]
     sources = sets.load_sources(config.data, size, config.images)
@@ -61,7 +73,22 @@ def train(
     callback: Callable[[dict[str, Any]], None] = lambda row: None,
     stop_after: int | None = None,
 ) -> Path:
-    """The loop; `stop_after` ends it early at that step, as an interruption would, leaving the checkpoint."""
+    """The training loop.
+
+    Args:
+        config: what to train.
+        sources: training images.
+        checks: held-out images whose accuracy is written to the log.
+        out: folder for checkpoint, log and weights.
+        callback: gets each new row of the log.
+        stop_after: end before this step, as an interruption would.
+
+    Returns:
+        The path of the weights; that of the checkpoint where `stop_after` ended the loop.
+
+    Raises:
+        CheckpointError, DataError, NonFinite, RunError: as `pretrain`.
+    """
     model = build(config)
     tokenizer = SimpleTokenizer(context_length=config.architecture["text_cfg"]["context_length"])
     trained = {n: p for n, p in model.named_parameters() if p.requires_grad}
@@ -116,7 +143,12 @@ def _lines(rows: Sequence[Mapping[str, Any]]) -> str:
 
 @contextmanager
 def swapped(trained: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> Iterator[None]:
-    """The trained weights hold their averages inside; they come back as they were. Nothing happens without averages."""
+    """Inside, the trained weights hold their averages; afterwards they are as before, after an error too.
+
+    Args:
+        trained: name -> parameter, changed in place.
+        averaged: name -> average of the same shape; where it is empty nothing happens.
+    """
     kept = {name: trained[name].detach().clone() for name in averaged}
     with torch.no_grad():
         for name, average in averaged.items():
@@ -130,13 +162,28 @@ def swapped(trained: Mapping[str, Tensor], averaged: Mapping[str, Tensor]) -> It
 
 
 def schedule(step: int, steps: int) -> float:
-    """Multiplier of the learning rate: linear warm-up over 4 % of the run, then half a cosine down to 0."""
+    """Multiplier of the learning rate in [0, 1]: linear warm-up over 4 % of the run, then half a cosine down to 0.
+
+    Args:
+        step: number of the step, from 0.
+        steps: of the whole run.
+    """
     warm = max(1, steps // 25)
     return min((step + 1) / warm, 0.5 * (1 + math.cos(math.pi * max(0, step - warm) / max(1, steps - warm))))
 
 
 def step_loss(config: PretrainConfig, model: CLIP, tokenizer: SimpleTokenizer, batch: Batch, step: int) -> Tensor:
-    """The loss of one step, differentiable in the trained tower or towers."""
+    """The loss of one step.
+
+    Augmentation, dropped patches, mixing and attack are drawn from a generator whose seed is made of `config.seed` and `step`.
+
+    Args:
+        batch: images in uint8, captions and targets.
+        step: number of the step, from 0.
+
+    Returns:
+        Scalar in nats, a mean over the batch; gradients flow to the trained tower or towers.
+    """
     generator = torch.Generator().manual_seed(config.seed * 104_729 + step)
     whole = step >= config.steps * (1 - config.whole)
     images = steps_of.augment(batch.images.to(config.device), generator)
@@ -168,7 +215,21 @@ def adversarial_loss(
     step: int,
     generator: torch.Generator,
 ) -> Tensor:
-    """Mean cross-entropy on PGD images within eps (grown linearly over the first quarter), same patches in and after it."""
+    """Mean cross-entropy on images attacked by PGD, each over the captions of its own set.
+
+    Source: TeCoA (arXiv 2212.07016). The radius grows linearly to `config.eps` over the first quarter of the run. The attack
+    and the loss after it see the same patches.
+
+    Args:
+        batch: its captions and groups are used.
+        images: [B, 3, S, S] float32 in [0, 1], augmented.
+        targets: [B] int64 position of each image's caption.
+        step: number of the step, from 0.
+        generator: of the random start, on the CPU.
+
+    Returns:
+        Scalar in nats.
+    """
     with torch.no_grad():
         texts = steps_of.encode_captions(model, tokenizer, batch.captions)
     scale = model.logit_scale.exp().detach()
@@ -190,16 +251,25 @@ def adversarial_loss(
 
 
 def autocast(config: PretrainConfig) -> torch.autocast:
+    """A context in which the towers compute in `config.precision` on `config.device`."""
     return torch.autocast(torch.device(config.device).type, torch.bfloat16, enabled=config.precision == "bfloat16")
 
 
 def accuracy(config: PretrainConfig, model: CLIP, tokenizer: SimpleTokenizer, check: Check) -> float:
+    """Zero-shot accuracy on the images of a check, as a fraction."""
     with autocast(config), sdpa_kernel(SDPBackend.MATH):
         return steps_of.zero_shot_accuracy(model, tokenizer, check.images, check.labels, check.names, check.template)
 
 
 def build(config: PretrainConfig) -> CLIP:
-    """The model before its first step: drawn from the seed or read from `init`; the adversarial objective needs `init`."""
+    """The model before its first step, on `config.device`: drawn from the seed, or read from `config.init`.
+
+    The adversarial objective needs `init`, and all but the image tower is frozen. The global random state is not changed.
+
+    Raises:
+        DataError: the file `init` is missing.
+        CheckpointError: it is damaged or holds another architecture; or the adversarial objective has no `init`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         model = CLIP(**config.architecture)
@@ -224,7 +294,19 @@ def build(config: PretrainConfig) -> CLIP:
 
 
 def export(config: PretrainConfig, model: CLIP, out: Path) -> Path:
-    """Write `mini.safetensors` with `mini.json`, or the image tower alone as `mini-robust`."""
+    """Write `mini.safetensors` with `mini.json`; after the adversarial objective the image tower alone, as `mini-robust`.
+
+    Args:
+        config: its objective decides which of the two is written.
+        model: trained.
+        out: folder for both files.
+
+    Returns:
+        The path of the weights.
+
+    Raises:
+        OSError: a file cannot be written.
+    """
     note = {
         "architecture": config.architecture,
         "mean": steps_of.MEAN,
