@@ -15,8 +15,10 @@ from ironclip.report.svg import Series, Tick, alone, chart
 
 
 def traces(folder: Path) -> list[Series]:
-    """Mean alpha by epoch of the runs of CAPT with its quick preset, first seed; one line a data set and backbone. Runs with
-    fewer epochs than the longest are left out."""
+    """Mean alpha by epoch of the runs of CAPT with its quick preset, first seed; one line for each data set and backbone.
+
+    Runs with fewer epochs than the longest are left out.
+    """
     plain = preset("capt/quick")["options"]
     lines = []
     for path in sorted(path for path in folder.iterdir() if (path / "config.yaml").is_file()):

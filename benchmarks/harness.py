@@ -106,7 +106,7 @@ def gflop(path: Path) -> float:
 
 
 def peak_gflops(size: int = 1024) -> float:
-    """Billions of operations a second of a square matrix product, the best of five."""
+    """Billions of operations per second of a square matrix product, the best of five."""
     a, b = torch.rand(size, size), torch.rand(size, size)
     best = min(seconds({"product": lambda: a @ b}, 5)["product"])
     return 2 * size**3 / best / 1e9
@@ -130,7 +130,7 @@ def main(rows: Rows, description: str, argv: Sequence[str] | None = None) -> int
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--json", action="store_true", help="one JSON object with every time instead of the table")
     parser.add_argument("--quick", action="store_true", help="small cases, one round, no lean path")
-    parser.add_argument("--rounds", type=int, default=0, help="timed rounds a case (default 3, quick 1)")
+    parser.add_argument("--rounds", type=int, default=0, help="timed rounds per case (default 3, quick 1)")
     options = parser.parse_args(argv)
     torch.set_num_threads(1)
     console = Console(width=150 if not sys.stdout.isatty() else None)

@@ -58,7 +58,7 @@ COLUMNS = ("method", "data", "optimizer", "lr", "eps", "shots", "batch_size", "e
 
 @dataclass(frozen=True)
 class Size:
-    """What a try costs: shots a class, batch, images measured, radius."""
+    """What a try costs: shots per class, batch, images measured, radius."""
 
     shots: int = 8
     batch_size: int = 16

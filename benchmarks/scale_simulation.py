@@ -30,7 +30,7 @@ class Assumptions:
     """What was not measured.
 
     Args:
-        rate: passes a second of one GPU; 1,000 is a ViT-B/32 at 224 pixels in float32 on a GPU that keeps up 9 TFLOP/s.
+        rate: passes per second of one GPU; 1,000 is a ViT-B/32 at 224 pixels in float32 on a GPU that keeps up 9 TFLOP/s.
         robust: share of the images that withstand.
         above: images of a shard at most (`shard_above`). batch: images at once, of which a failure loses the unfinished ones.
         between: hours between two failures of one worker, on average; a preempted queue has fewer.

@@ -1,8 +1,8 @@
-"""Requests a second of the service on loopback: dynamic batching against one by one, and ten times more than it may take.
+"""Requests per second of the service on loopback: dynamic batching against one by one, and ten times more than it may take.
 
 `python -m benchmarks.serve_load [--rounds R] [--requests N] [--connections C] [--threads T] [--device D] [--json]`. One process
 serves `mini` zero-shot on the classes of `shapes`; this process asks it over keep-alive connections, a bounded number of times,
-one image a request. The answers are compared before a ratio is given. Wall time, because a service is about waiting; the CPU
+one image per request. The answers are compared before a ratio is given. Wall time, because a service is about waiting; the CPU
 time of the service stands beside it. Rounds alternate the two; the median of their ratios comes last.
 """
 
@@ -137,7 +137,7 @@ def main() -> int:
         asked = f"{row['good']} answered, {row['refused']} refused of {row['requests']} over {row['connections']} connections"
         kept = f"accepted {row['accepted']}, answered {row['answered']}; memory +{row['grown_mib']:.0f} MiB"
         cpu = 1e3 * row["server_cpu"] / row["requests"]
-        print(f"{name}: {row['per_second']:.0f} answers/s, {cpu:.1f} ms CPU a request; {asked}; {kept}")
+        print(f"{name}: {row['per_second']:.0f} answers/s, {cpu:.1f} ms CPU per request; {asked}; {kept}")
     each = ", ".join(f"{ratio:.2f}" for ratio in ratios)
     print(f"batched / one by one: {statistics.median(ratios):.2f} (median of {each})")
     return 0

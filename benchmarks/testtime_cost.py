@@ -32,7 +32,7 @@ WORDS = {"views": "views V", "classes": "classes C", "batch": "images at once B"
 
 @dataclass(frozen=True)
 class Point:
-    """Seconds an image, the least of the rounds."""
+    """Seconds per image, the least of the rounds."""
 
     method: str
     varied: str
@@ -77,7 +77,7 @@ def as_csv(points: Sequence[Point]) -> str:
 
 
 def figure(points: Sequence[Point]) -> str:
-    """One SVG of a chart an axis, one below the other; the horizontal axes are logarithmic."""
+    """One SVG of one chart for each axis, one below the other; the horizontal axes are logarithmic."""
     charts = []
     for varied in dict.fromkeys(point.varied for point in points):
         chosen = [point for point in points if point.varied == varied]
@@ -94,8 +94,8 @@ def figure(points: Sequence[Point]) -> str:
             y_ticks=[Tick(top * step / 4, f"{top * step / 4:g}") for step in range(5)],
             x_range=(math.log2(values[0]), math.log2(values[-1])),
             x_label=f"{WORDS[varied]} ({fixed})",
-            y_label="Processor seconds an image",
-            title=f"Seconds an image by {WORDS[varied]}",
+            y_label="Processor seconds per image",
+            title=f"Seconds per image by {WORDS[varied]}",
         )
         charts.append(drawn)
     return alone(charts, MARGIN)

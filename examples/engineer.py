@@ -1,6 +1,6 @@
 """From a folder of photos to one file that runs anywhere: train, measure, export, classify with the file alone.
 
-python examples/engineer.py [folder with one subfolder a class]; without one, a few generated images stand in for photos.
+python examples/engineer.py [folder with one subfolder per class]; without one, a few generated images stand in for photos.
 """
 
 import sys

@@ -108,7 +108,7 @@ def run_audit(
         options: of the attacks, such as steps=100.
         require: such as "robust>=0.4@4/255".
         diagnostics: images that the diagnostics take; 0: none. diagnostic_steps: of their PGD.
-        resolution: pixels a side, for a function that does not say it.
+        resolution: pixels per side, for a function that does not say it.
 
     Raises:
         UsageError: data missing, an option that cannot be right, or a target that is no classifier.

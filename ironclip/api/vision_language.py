@@ -127,7 +127,7 @@ def _prompt(processor: Any, question: str) -> str:
 
 
 def _processed(processor: Any, prompt: str) -> tuple[Sequence[float], Sequence[float], int, Mapping[str, Tensor]]:
-    """(mean, std, pixels a side, the model's inputs without pixels), read off what the processor makes of a test image."""
+    """(mean, std, pixels per side, the model's inputs without pixels), read off what the processor makes of a test image."""
     from PIL import Image
 
     pictures = processor.image_processor

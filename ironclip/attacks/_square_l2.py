@@ -2,7 +2,7 @@
 
 Source: Andriushchenko et al. 2020 (arXiv 1912.00049), constants [code: fra31/auto-attack]. Deviations: as in `square`, every
 image has its own draws, and windows reach the last row and column; windows and tiles are made smaller
-for images below five pixels a side.
+for images below five pixels per side.
 """
 
 from dataclasses import dataclass

@@ -63,7 +63,7 @@ def coattack(
     check_number("alpha", alpha, 0)
     images, positions = inputs.check_images(images), inputs.check_indices(indices, images)
     if len(captions) != len(images):
-        raise DataError(f"expected one caption an image; got {len(captions)} captions for {len(images)} images")
+        raise DataError(f"expected one caption for each image; got {len(captions)} captions for {len(images)} images")
     if not len(images):
         return images, ()
     changed = attack_text(backbone, captions, candidates, words=words)

@@ -80,10 +80,11 @@ def _slope(classifier: Any, images: Tensor, labels: Tensor) -> Tensor | None:
 
 def _check_logits(logits: Tensor, images: Tensor, classes: Sequence[str]) -> None:
     if logits.ndim == 2 and logits.shape[1] == 1:
-        raise UsageError("the target returns one logit an image (K = 1); expected one for each class, two for a yes or no")
+        raise UsageError("the target returns one logit per image (K = 1); expected one for each class, two for a yes or no")
     if logits.shape != (len(images), len(classes)):
         raise UsageError(
-            f"the target returns shape {list(logits.shape)}; expected logits [{len(images)}, {len(classes)}], a column a class"
+            f"the target returns shape {list(logits.shape)}; expected logits [{len(images)}, {len(classes)}], "
+            "one column per class"
         )
     if logits.device != images.device:
         raise UsageError(f"the target returns logits on {logits.device} for images on {images.device}; keep them on one device")

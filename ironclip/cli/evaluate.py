@@ -262,5 +262,5 @@ def side_by_side(records: list[Any]) -> Any:
         measured = [passes, f"{seconds:.3g}"] if first.cost.forward_passes else ["not measured"] * 2
         static = cells.get("static", "not measured")
         rows.append([first.threat.radius, str(first.clean), static, adaptive, *measured, attacked])
-    heads = ["eps", "clean", "robust, static", "robust, adaptive", "passes", "seconds an answer", "seconds an image, attacked"]
+    heads = ["eps", "clean", "robust, static", "robust, adaptive", "passes", "seconds per answer", "seconds per image, attacked"]
     return table("Passes of the image encoder for an answer: forward + backward", heads, rows)

@@ -1,7 +1,7 @@
 """The nouns of the library as interfaces: backbone, adaptation, classifier, attack, defence, test-time method.
 
 Shape letters, the same everywhere: B images, K classes, V views, L layers, N tokens, P prompt tokens, D token width,
-E joint width, G patches a side, T text length.
+E joint width, G patches per side, T text length.
 """
 
 from abc import ABC, abstractmethod

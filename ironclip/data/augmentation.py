@@ -11,7 +11,7 @@ AREA, RATIO = 0.08, (3 / 4, 4 / 3)
 
 
 def random_resized_crop_flip(image: Image.Image, resolution: int, rng: torch.Generator, area: float = AREA) -> Image.Image:
-    """A random part of the image, `resolution` pixels a side (bicubic, antialiased), mirrored half of the time.
+    """A random part of the image, `resolution` pixels per side (bicubic, antialiased), mirrored half of the time.
 
     Source: torchvision's `RandomResizedCrop` (8 to 100 % of the area, ratio 3/4 to 4/3) and `RandomHorizontalFlip`: ten
     tries for a part that fits, then the largest central one; drawn from `rng` alone.

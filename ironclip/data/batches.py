@@ -239,7 +239,7 @@ class TrainSet:
             augment: `rrc_flip`: random resized crop (area 8 to 100 %, bicubic, antialiased) and horizontal flip; `none`:
                 the test crop; `squash`: both sides resized (FAP).
             crop_area: smallest share of the image that a random crop covers.
-            resolution: pixels a side; default that of the set.
+            resolution: pixels per side; default that of the set.
             start: batches to skip.
             drop_last: leave out an incomplete last batch unless it is the only one, as CoOp does.
         """

@@ -22,7 +22,7 @@ Picture = np.ndarray[Any, np.dtype[np.float64]]
 Draw = np.random.Generator
 Corruption = Callable[[Picture, int, Draw], Picture]
 SEVERITIES = (1, 2, 3, 4, 5)
-SIDE = 224  # pixels a side for which the constants were chosen
+SIDE = 224  # pixels per side for which the constants were chosen
 
 
 def _scale(picture: Picture) -> float:
@@ -182,7 +182,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 
 
 def corrupted(picture: Picture, kind: str, severity: int, *, index: int, seed: int = 0) -> Picture:
-    """The image [H, W, 3] in [0, 1] with this corruption, in 8 bits a pixel.
+    """The image [H, W, 3] in [0, 1] with this corruption, in 8 bits per channel.
 
     Args:
         kind: a name in `CORRUPTIONS`. severity: 1 to 5. index: position in the data set; with seed, kind and severity the key.

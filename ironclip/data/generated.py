@@ -1,4 +1,4 @@
-"""The generated set `shapes` as a data set: `shapes`, `shapes:sketch`, `shapes:night:224` (style and pixels a side)."""
+"""The generated set `shapes` as a data set: `shapes`, `shapes:sketch`, `shapes:night:224` (style and pixels per side)."""
 
 from dataclasses import dataclass
 from functools import lru_cache
@@ -36,7 +36,7 @@ class ShapeSource:
 
 @lru_cache(maxsize=8)
 def open_shapes(variant: str, templates: tuple[str, ...]) -> Dataset:
-    """The set in one style, drawn at 64 or the given pixels a side.
+    """The set in one style, drawn at 64 or the given pixels per side.
 
     Raises:
         UsageError: no such style.

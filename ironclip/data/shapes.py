@@ -48,7 +48,7 @@ def draw(split: str, index: int, *, style: str = "plain", size: int = 64, seed: 
     size, turn) in every style and at every resolution.
 
     Args:
-        size: pixels a side.
+        size: pixels per side.
 
     Returns:
         RGB image, index into `CLASSES`, caption.

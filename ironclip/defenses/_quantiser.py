@@ -22,7 +22,7 @@ class Quantiser(nn.Module):
         codes: K, drawn from U(-1/K, 1/K) until `start` puts latents in their place.
         decay: of the moving averages; 0: the codes are learned by gradient, and no usage is kept.
 
-    `codebook` [K, d] and `usage` [K], the moving count of positions a batch, are both saved. Averages move only in `update`:
+    `codebook` [K, d] and `usage` [K], the moving count of positions per batch, are both saved. Averages move only in `update`:
     a forward pass never changes a code, so an attack meets the classifier that is scored.
     """
 

@@ -79,7 +79,7 @@ class Shield(nn.Module):
 
 
 class PatchPool(nn.Module):
-    """[B, D] features of a grid [B, N, D]: one learned weight a position and one bias for all of them [code]."""
+    """[B, D] features of a grid [B, N, D]: one learned weight per position and one bias for all of them [code]."""
 
     def __init__(self, positions: int, generator: torch.Generator | None = None) -> None:
         super().__init__()

@@ -104,7 +104,7 @@ class GridFile(BaseModel):
 
     Args:
         shard_above: measures of more images are divided into shards of at most so many, so that several workers do one cell.
-        processes: that train one run together, on GPUs one a device; a method that looks across a batch is trained by one.
+        processes: that train one run together, on GPUs one per device; a method that looks across a batch is trained by one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,7 +118,7 @@ class GridFile(BaseModel):
     evaluate: list[Measure] = []
 
     def settings(self) -> list[dict[str, Any]]:
-        """One mapping a cell, in the order of the file: keys of `RunConfig`, and `set`, `preset`, `variant` (its name)."""
+        """One mapping per cell, in the order of the file: keys of `RunConfig`, and `set`, `preset`, `variant` (its name)."""
         return [cell for block in self.runs for cell in _product(merged(self.defaults, block))]
 
 

@@ -85,7 +85,7 @@ def plan(
 
 
 def miniature(whole: Plan) -> Plan:
-    """The same grid on embedded defaults, in seconds a cell: `mini`, generated images, one shot, one seed, one epoch, one
+    """The same grid on embedded defaults, in seconds per cell: `mini`, generated images, one shot, one seed, one epoch, one
     step, four images. Shows that every cell runs; the numbers mean nothing."""
     cells: dict[str, Cell] = {}
     for cell in whole.cells:

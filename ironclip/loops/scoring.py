@@ -143,7 +143,7 @@ def check_budget(name: str, adv: Tensor, images: Tensor, indices: Tensor, threat
 
 
 def quantised(adv: Tensor, images: Tensor, threat: Threat, how: Quantise) -> Tensor:
-    """Images with 8 bits a pixel, inside the ball.
+    """Images with 8 bits per channel, inside the ball.
 
     "round" goes to the nearest grey level, "floor" to the one below, as a conversion to bytes does. Where that leaves the
     ball (l-infinity: this pixel; l2: this image) the level next to it on the side of the clean image is taken; where the

@@ -57,7 +57,7 @@ def load_sources(data: Path, size: int, images: Path | None = None) -> list[Sour
 
     Args:
         data: folder that holds the four sets.
-        size: S, pixels a side.
+        size: S, pixels per side.
         images: a further folder with one folder per class.
 
     Returns:
@@ -86,7 +86,7 @@ def load_checks(data: Path, size: int) -> list[Check]:
 
     Args:
         data: folder that holds the sets.
-        size: S, pixels a side.
+        size: S, pixels per side.
 
     Raises:
         DataError: a set is missing.
@@ -144,7 +144,7 @@ def read_images(folder: Path, files: Sequence[str], size: int) -> Tensor:
     Args:
         folder: of the set.
         files: N names of members.
-        size: S, pixels a side.
+        size: S, pixels per side.
 
     Returns:
         [N, 3, S, S] uint8, in the order of `files`.
@@ -174,7 +174,7 @@ def labelled(folder: Path, size: int, templates: tuple[str, ...], split: str = "
 
     Args:
         folder: of the set; the source has its name.
-        size: S, pixels a side.
+        size: S, pixels per side.
         templates: sentences with {} in the place of the name.
         split: as the index calls it.
 
@@ -192,7 +192,7 @@ def objects(folder: Path, size: int, split: str = "train") -> Source:
 
     Args:
         folder: of `pretrain64`.
-        size: S, pixels a side.
+        size: S, pixels per side.
         split: as the index calls it.
 
     Raises:
@@ -209,7 +209,7 @@ def all_objects(data: Path, size: int) -> Source:
 
     Args:
         data: folder that holds both.
-        size: S, pixels a side.
+        size: S, pixels per side.
 
     Raises:
         DataError: a set is missing, or the two folders do not name the same classes.
@@ -230,7 +230,7 @@ def products(folder: Path, size: int, split: str = "train") -> Source:
 
     Args:
         folder: of `pretrain64`.
-        size: S, pixels a side.
+        size: S, pixels per side.
         split: as the index calls it.
 
     Raises:
@@ -276,7 +276,7 @@ def drawn(size: int, count: int = shapes.SPLITS["pretrain"]) -> Source:
     """Generated shapes of the split `pretrain`, which never shows the held-out pairs of colour and kind.
 
     Args:
-        size: S, pixels a side.
+        size: S, pixels per side.
         count: N, images from the beginning of the split.
     """
     pairs = [shapes.draw("pretrain", i, size=size)[:2] for i in range(count)]
@@ -292,7 +292,7 @@ def folder_per_class(folder: Path, size: int) -> Source:
 
     Args:
         folder: the source has its name.
-        size: S, pixels a side.
+        size: S, pixels per side.
 
     Raises:
         DataError: there are no images in it.

@@ -45,7 +45,7 @@ def standard(
     Args:
         gradients: False: the target gives scores only, so Square alone.
         borrowed: images made on a surrogate are scored by another model, so no attack stops early.
-        draws: of a random classifier: PGD on their mean, then the version "rand", which averages 20 gradients a step.
+        draws: of a random classifier: PGD on their mean, then the version "rand", which averages 20 gradients per step.
     """
     mode = "full" if borrowed or draws > 1 else "compact"
     if not gradients:

@@ -3,7 +3,7 @@
 The function behind `module:function` (or `file.py:function`) is called once with the class names of the data, a tuple of
 strings (or with nothing, if it takes nothing), and returns a callable: images [B, 3, H, W] float32 in [0, 1] -> logits
 [B, K]. A module may be named in its place. Attributes of the callable are honoured where they are there: `resolution`
-(pixels a side, else --resolution), `surrogates` (callables that an adaptive attacker would differentiate instead) and
+(pixels per side, else --resolution), `surrogates` (callables that an adaptive attacker would differentiate instead) and
 `base` (what a test-time method stands on). Its code can import the files beside it (of a module: those of the current folder);
 its errors become one line, and it cannot end the process (`audit.guard`).
 """
@@ -78,7 +78,7 @@ def open_target(
     """The target of this name.
 
     Args:
-        resolution: pixels a side for a foreign classifier that does not say its own.
+        resolution: pixels per side for a foreign classifier that does not say its own.
         classes: file with the class names of the data. layout: what their folders mean.
         frozen: weights, base and activation of a backbone; for a run the weights where its file was moved.
         transfer: backbones on which transfer images are made besides.

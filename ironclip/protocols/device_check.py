@@ -229,8 +229,8 @@ def _speeds(device: str, quick: bool) -> list[dict[str, Any]]:
                         "images_per_second": len(batch) / spent,
                         "flops_per_second": rate,
                         "share": rate / best,
-                        "text": f"{len(batch) / spent:.4g} images a second, {rate / 1e12:.3g} TFLOP/s, {rate / best:.0%} of one "
-                        f"large product ({best / 1e12:.3g} TFLOP/s)",
+                        "text": f"{len(batch) / spent:.4g} images per second, {rate / 1e12:.3g} TFLOP/s, {rate / best:.0%} of "
+                        f"one large product ({best / 1e12:.3g} TFLOP/s)",
                     }
                 )
     return rows

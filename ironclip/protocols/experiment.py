@@ -59,7 +59,7 @@ class Experiment:
         return self.test_time(base)
 
     def source_batches(self) -> Iterator[Batch]:
-        """Training images as they are, of the data the defence was trained on: the shots it was trained on, 16 a class where
+        """Training images as they are, of the data the defence was trained on: the shots it was trained on, 16 per class where
         it was trained on all or nothing was trained; always the same. Nothing is read before the first batch is asked for."""
         data, shots = self.source or self.dataset, self.config.shots or SOURCE_SHOTS
         chosen = few_shot(data, shots, self.config.split_seed, strict=False)

@@ -57,7 +57,7 @@ def over_shots(tables: Sequence[Matrix]) -> list[Figure]:
                 for label, scores in methods.items()
             ]
             facts = (setting.facts[0], *setting.facts[2:])
-            drawn.append(_chart(lines, "Shots a class", ticks, (0.0, place[numbers[-1]]), f"{name}, {', '.join(facts)}"))
+            drawn.append(_chart(lines, "Shots per class", ticks, (0.0, place[numbers[-1]]), f"{name}, {', '.join(facts)}"))
     return drawn
 
 

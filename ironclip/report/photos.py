@@ -72,7 +72,7 @@ def spotlight(picture: Any, attention: Any) -> Any:
 
 
 def shrunk(picture: Any) -> Any:
-    """The image [3, S, S], at most `THUMBNAIL` pixels a side."""
+    """The image [3, S, S], at most `THUMBNAIL` pixels per side."""
     from PIL import Image
 
     if side(picture) <= THUMBNAIL:

@@ -10,7 +10,7 @@ GAINS = (500, 200, 100, 50, 30, 20, 10, 5, 2)
 
 
 def data_uri(image: Any) -> str:
-    """An image [3, H, W] in [0, 1] as a PNG data URI with 8 bits a channel."""
+    """An image [3, H, W] in [0, 1] as a PNG data URI with 8 bits per channel."""
     from PIL import Image
 
     pixels = np.nan_to_num(np.asarray(image, dtype=np.float64)).clip(0, 1)

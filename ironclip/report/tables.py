@@ -161,7 +161,7 @@ def answer_words(record: Record) -> str:
     if not forward:
         return ""
     seconds = record.timing.answer_seconds
-    return f"{forward:g} forward and {backward:g} backward passes of the image encoder, {seconds:.3g} s an image"
+    return f"{forward:g} forward and {backward:g} backward passes of the image encoder, {seconds:.3g} s per image"
 
 
 def targeted_words(record: Record) -> str:

@@ -2,7 +2,7 @@
 
 Started by `ironclip.serve.decoding` as `python -m ironclip.serve.decoder RESOLUTION MAX_PIXELS NICE`. It says "ready". On
 its standard input come lines of JSON: {"files": [[name, bytes], ...]}, followed by the bytes, is answered with {"pixels":
-[one number a file]}; {"decode": k} with {"bytes": n} and the n bytes [R, R, 3] of that file, or with {"refused": [status,
+[one number for each file]}; {"decode": k} with {"bytes": n} and the n bytes [R, R, 3] of that file, or with {"refused": [status,
 text]}. Imports no torch.
 """
 
@@ -81,7 +81,7 @@ def _confine(max_pixels: int, nice: int) -> None:
     except ImportError:
         return
     os.nice(nice)
-    memory = 2**30 + 40 * max_pixels  # 16-bit images take most: some 30 bytes a pixel
+    memory = 2**30 + 40 * max_pixels  # 16-bit images take most: some 30 bytes per pixel
     for what, most in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_CORE, 0)):
         resource.setrlimit(what, (most, most))
 

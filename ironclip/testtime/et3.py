@@ -121,10 +121,10 @@ def labels_of(file: str) -> tuple[str, ...]:
     try:
         lines = Path(file).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"proxy names a text file with one label a line; cannot read {file!r}: {error}") from None
+        raise UsageError(f"proxy names a text file with one label per line; cannot read {file!r}: {error}") from None
     labels = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
     if len(labels) < 2:
-        raise UsageError(f"proxy names a text file with one label a line, at least two; {file!r} has {len(labels)}")
+        raise UsageError(f"proxy names a text file with one label per line, at least two; {file!r} has {len(labels)}")
     return labels
 
 

@@ -87,7 +87,7 @@ def test_pairs_move_apart_inside_the_ball(backbone, images):
 
 
 def test_bad_input(backbone, images):
-    with pytest.raises(DataError, match="one caption an image"):
+    with pytest.raises(DataError, match="one caption for each image"):
         coattack(backbone, images, CAPTIONS[:2], candidates=neighbours(CAPTIONS))
     with pytest.raises(UsageError, match="steps"):
         coattack(backbone, images, CAPTIONS, candidates=neighbours(CAPTIONS), steps=0)

@@ -145,7 +145,7 @@ def test_a_masked_classifier_is_flagged(audit) -> None:
         ("nan", "NaN or infinity for 8 of 8 images"),
         ("drifting", "changes its own weights in a call"),
         ("elsewhere", "logits on meta for images on cpu"),
-        ("one", "one logit an image (K = 1)"),
+        ("one", "one logit per image (K = 1)"),
         ("three", "expected logits [8, 2]"),
         ("number", "returns int; expected a callable"),
         ("crash", "fails: KeyError: 'weights'"),

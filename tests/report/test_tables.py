@@ -190,7 +190,7 @@ def test_the_cost_of_an_answer_is_shown_where_a_test_time_method_was_measured():
     line = next(csv.DictReader(io.StringIO(as_csv(rows([adapting])))))
     assert (line["forward_passes"], line["backward_passes"], line["answer_seconds"]) == ("35.0", "19.0", "0.25")
     shown = page([RunView(adapting)])
-    assert "35 forward and 19 backward passes of the image encoder, 0.25 s an image" in shown
+    assert "35 forward and 19 backward passes of the image encoder, 0.25 s per image" in shown
     assert "forward and" not in page([RunView(plain)])
 
 

@@ -33,7 +33,7 @@ def radius_sweep(lab: Lab) -> Finding:
         text = f"falls with the radius, to {last:.1%} at {format_eps(max(radii), lab.norm)}"
     return Finding(
         level="fail" if bad else "pass", value=last, text=text,
-        threshold=f"rises by > 1 point (and one image), or > {floor:.1%} left at 32/255 a pixel or 8 eps",
+        threshold=f"rises by > 1 point (and one image), or > {floor:.1%} left at 32/255 per pixel or 8 eps",
         numbers={f"robust at {format_eps(eps, lab.norm)}": value for eps, value in accuracy.items()},
     )  # fmt: skip
 
