@@ -30,6 +30,7 @@ from ironclip.protocols.machine import facts
 CLASSES = ("cat", "golden retriever", "school bus", "tram")
 EPS = 4 / 255
 HALF = 0.5 / 255  # at which some of the random images keep their label and some do not
+SHARES = {"patch": 0.1, "text": 0.3}  # of the area, for attacks with no other norm
 TOWERS = ("ViT-B-32", "RN50", "ViT-B-16-SigLIP")
 CLOSE = 1e-3  # of the largest feature: float32 on both sides
 SAME_LOSS = 0.05  # of a training step's loss, whose inner attack may take another sign
@@ -187,7 +188,8 @@ def _same_outcomes(name: str, here: ClipBackbone, there: ClipBackbone, batch: Ba
     right: list[list[bool]] = []
     for backbone in (here, there):
         classifier, place = assemble(backbone, CLASSES), backbone.device
-        attack = attacks.build(name, eps=HALF, **short)
+        norm = getattr(attacks.kind(name), "norms", ("linf",))[0] if name not in attacks.FIXED else "linf"
+        attack = attacks.build(name, eps=SHARES.get(norm, HALF), norm=norm, **short)
         adv = attack(classifier, batch.images.to(place), labels.to(place), indices=batch.indices)
         right.append((classifier(adv).argmax(1).cpu() == labels).tolist())
     same = sum(a == b for a, b in zip(*right, strict=True)) / len(batch)
