@@ -119,25 +119,21 @@ PROMPTS = ("zero_shot", "hep", "adv_vpt", "advmaple", "advpt", "advvlp", "apd", 
 
 
 def prompts(backbone: str) -> str:
-    """Clean, robust and harmonic mean of the prompt methods on four data sets, with the best of each column in bold."""
+    """Clean and robust accuracy of the prompt methods on four data sets, the best in bold, their means and H."""
     facts = f"backbone {backbone}; 16 shots; {PGD.format('white-box')}"
     figures: list[list[tuple[Fraction, str, bool]]] = []  # (value, what stands after it, whether it may be the best)
     tails = []
     for method in PROMPTS:
         lines = [line for data in SETS if (line := found("prompts", method, data, facts)) is not None]
-        cells, values = [], []
+        cells = []
         for line in lines:
             collapsed = line["note"] == "collapsed"
-            mark = " (collapsed)" if collapsed else ""
-            for what, end in (("clean", ""), ("robust", mark)):
+            for what, end in (("clean", ""), ("robust", "†" if collapsed else "")):
                 spread = f" ±{per_cent(line, what + '_std')}" if line["seeds"] != "1" else ""
                 cells.append((Fraction(line[what]), spread + end, what == "clean" or not collapsed))
-            cells.append((Fraction(line["harmonic"]), "", not collapsed))
-            values.append((line["clean"], line["robust"]))
-        clean, robust = (mean(column) for column in zip(*values, strict=True))
+        clean, robust = (mean([line[what] for line in lines]) for what in ("clean", "robust"))
         fallen = any(line["note"] == "collapsed" for line in lines)
-        together = harmonic((clean, robust))
-        cells += [(clean, "", True), (robust, " (collapsed)" if fallen else "", not fallen), (together, "", not fallen)]
+        cells += [(clean, "", True), (robust, "†" if fallen else "", not fallen), (harmonic((clean, robust)), "", not fallen)]
         figures.append(cells)
         learned = sorted({int(line["learned_parameters"]) for line in lines})
         seconds = fmean(float(line["train_seconds"]) for line in lines)
@@ -149,9 +145,11 @@ def prompts(backbone: str) -> str:
         for (value, end, ranked), top in zip(cells, best, strict=True):
             number = f"**{tenths(value)}**" if ranked and tail[0] != "0" and round(1000 * value) == top else tenths(value)
             shown.append(number + end)
-        lines_out.append([method, *shown, *tail])
-    head = [f"{data} {what}" for data in (*SETS, "average") for what in ("clean", "robust", "H")]
-    return table(["Method", *head, "learned", "train s"], lines_out)
+        pairs = [f"{clean} / {robust}" for clean, robust in zip(shown[:-1:2], shown[1:-1:2], strict=True)]
+        lines_out.append([method, *pairs, shown[-1], *tail])
+    return table(
+        ["method", *[f"{data} clean / robust" for data in (*SETS, "mean")], "H of the means", "learned", "train s"], lines_out
+    )
 
 
 def capt_ablations() -> str:
