@@ -74,10 +74,10 @@ class Model(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         return self.classifier(images)
 
-    def classify(self, *pictures: str | Path, top: int = 3) -> list[Prediction]:
+    def classify(self, *images: str | Path, top: int = 3) -> list[Prediction]:
         """The most probable classes of images or of folders of images; unreadable ones are left out."""
         with closing(Bar("classify", hidden=not seen())) as bar:
-            return predict(self, [Path(picture) for picture in pictures], top=top, progress=bar.count)[0]
+            return predict(self, [Path(image) for image in images], top=top, progress=bar.count)[0]
 
     def records(self) -> list[Record]:
         """What was measured of this model's run so far."""

@@ -62,9 +62,9 @@ class ExportedClassifier:
             raise CheckpointError(f"{self.path}: its graph gives {got.removeprefix('torch.')}, no float32 logits {list(wanted)}")
         return logits
 
-    def classify(self, *pictures: str | Path, top: int = 3) -> list[Prediction]:
+    def classify(self, *images: str | Path, top: int = 3) -> list[Prediction]:
         """The most probable classes of images or of folders of images; unreadable ones are left out."""
-        return predict(self, [Path(picture) for picture in pictures], top=top)[0]
+        return predict(self, [Path(image) for image in images], top=top)[0]
 
     def __repr__(self) -> str:
         facts = self.facts
