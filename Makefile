@@ -13,7 +13,7 @@ demo: $(VENV)/.core  ## the main job on embedded defaults, with an HTML page at 
 	$(BIN)/ironclip demo
 
 test: $(VENV)/.dev check  ## everything CI runs: linters, types, tests
-	$(BIN)/pytest -n $(WORKERS) -m "not slow"
+	$(BIN)/pytest -n $(WORKERS) --dist worksteal -m "not slow"
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .

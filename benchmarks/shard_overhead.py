@@ -1,6 +1,6 @@
 """What dividing costs: processor time of an evaluation in eight shards over that in one piece; and what two workers save.
 
-    python -m benchmarks.shard_overhead [--speedup]
+    python -m benchmarks.shard_overhead [--speedup] [--images N] [--rounds R]
 
 Both paths run in this process, on one loaded model, in turns. Equality of the records is asserted. `--speedup` measures wall time
 of one process against two (`--workers 2`), which says something on an idle machine alone.
@@ -96,14 +96,19 @@ def speedup(folder: Path, images: int = 200) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--speedup", action="store_true")
+    parser.add_argument("--images", type=int)
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
-        if parser.parse_args().speedup:
-            one, two = speedup(Path(name))
-            print(f"one process {one:.1f} s, two workers {two:.1f} s: {one / two:.2f} times as fast")
+        if asked.speedup:
+            images = asked.images or 200
+            one, two = speedup(Path(name), images)
+            print(f"{images} images: one process {one:.1f} s, two workers {two:.1f} s: {one / two:.2f} times as fast")
             return
-        found = measure(Path(name))
+        images = asked.images or IMAGES
+        found = measure(Path(name), images, rounds=asked.rounds)
     whole, parts = (statistics.median(each) for each in zip(*found, strict=True))
-    print(f"{IMAGES} images, {OF} shards, processor seconds: whole {whole:.2f}, in shards {parts:.2f}: {parts / whole - 1:+.1%}")
+    print(f"{images} images, {OF} shards, processor seconds: whole {whole:.2f}, in shards {parts:.2f}: {parts / whole - 1:+.1%}")
     print("rounds:", ", ".join(f"{b / a - 1:+.1%}" for a, b in found))
 
 
