@@ -16,7 +16,7 @@ def loss_spread(lab: Lab) -> Finding:
     gap = robust["ce"] - robust[strongest]
     bad = gap > lab.slack(2)
     text = (
-        f"{strongest} breaks {gap:.1%} more than cross-entropy, which saturates; the minimum is reported"
+        f"{strongest} breaks {gap:.1%} more than cross-entropy, saturated or simply weaker here; the minimum is reported"
         if bad
         else "cross-entropy does not saturate"
     )
