@@ -29,14 +29,17 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise RunError(f"cannot use {path}: {error.strerror or error}") from error
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object], *, ending: str = "") -> None:
     """Let `write` fill a temporary file beside `path`, flush it to the disk, then rename it onto `path`.
 
     Temporary files of writers that were killed are removed first, once per process and folder.
+
+    Args:
+        ending: of the temporary file's name, such as ".onnx", for libraries that go by it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep_once(path.parent.absolute())
-    handle, temporary = _temporary(path)
+    handle, temporary = _temporary(path, ending)
     try:
         write(temporary)
         with temporary.open("rb+") as file:
@@ -54,7 +57,7 @@ def sweep(folder: Path) -> None:
     if WINDOWS:  # where they carry none
         return
     with os.scandir(folder) as entries:
-        left = [entry.path for entry in entries if entry.name.startswith(".") and entry.name.endswith(TEMPORARY)]
+        left = [entry.path for entry in entries if entry.name.startswith(".") and TEMPORARY in entry.name]
     for path in left:
         with suppress(OSError):
             handle = to_read(path, links=False)
@@ -71,10 +74,10 @@ def _sweep_once(folder: Path) -> None:
         sweep(folder)
 
 
-def _temporary(path: Path) -> tuple[int | None, Path]:
+def _temporary(path: Path, ending: str) -> tuple[int | None, Path]:
     """(descriptor, path) of a new temporary file beside `path`; the lock on it shows that its writer lives."""
     while True:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=TEMPORARY)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name[:40]}.", suffix=TEMPORARY + ending)
         if WINDOWS:  # where nobody else could write to it, or rename it, while it is open
             os.close(handle)
             return None, Path(name)

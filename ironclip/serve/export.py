@@ -113,16 +113,11 @@ def export(experiment: Experiment, path: Path, *, records: Iterable[Record] = ()
     found: list[Exported] = []
 
     def write_and_check(temporary: Path) -> None:
-        named = temporary.with_name(temporary.name + path.suffix)  # readers go by the ending
-        try:
-            write(fixed, facts, named)
-            found.append(compare(named, classifier, facts))
-            named.replace(temporary)
-        finally:
-            named.unlink(missing_ok=True)
+        write(fixed, facts, temporary)
+        found.append(compare(temporary, classifier, facts))
 
     with disk_errors(path):
-        write_whole(path, write_and_check)
+        write_whole(path, write_and_check, ending=path.suffix)  # readers go by it
     (made,) = found
     return Exported(path, facts, made.logits, made.probabilities, made.scale)
 

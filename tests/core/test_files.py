@@ -74,22 +74,26 @@ except OSError as error:
     assert path.read_text() == "a" * 30 + "\n"
 
 
-def test_what_a_killed_writer_left_is_removed_and_a_living_writer_is_left_alone(tmp_path):
+@pytest.mark.parametrize("ending", ["", ".onnx"])
+def test_what_a_killed_writer_left_is_removed_and_a_living_writer_is_left_alone(tmp_path, ending):
     die = "lambda temporary: (temporary.write_text('half'), os.kill(os.getpid(), 9))"
     script = "import os, sys; from pathlib import Path; from ironclip.core.files import write_whole; "
-    killed = subprocess.run([sys.executable, "-c", f"{script} write_whole(Path({str(tmp_path / 'model.onnx')!r}), {die})"])
+    killed = subprocess.run(
+        [sys.executable, "-c", f"{script} write_whole(Path({str(tmp_path / 'model.onnx')!r}), {die}, ending={ending!r})"]
+    )
     assert killed.returncode == -9
     (tmp_path / ".mine.tmp").touch()
     (left,) = tmp_path.glob(".model.onnx.*")
     seen = []
 
     def write(temporary):
+        assert temporary.name.endswith(ending)
         seen.append(left.exists())
         sweep(tmp_path)  # as another process does that starts just now
         seen.append(temporary.exists())
         temporary.write_text("whole")
 
-    write_whole(tmp_path / "other.onnx", write)
+    write_whole(tmp_path / "other.onnx", write, ending=ending)
     assert seen == [False, True]
     assert sorted(path.name for path in tmp_path.iterdir()) == [".mine.tmp", "other.onnx"]
 
