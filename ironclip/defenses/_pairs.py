@@ -38,7 +38,7 @@ def encoded(backbone: Backbone, texts: tuple[str, ...]) -> Tensor:
 
 def others(texts: tuple[str, ...], device: torch.device) -> Tensor:
     """[B, B] True where another image has the same caption, so that it is no negative."""
-    number = torch.tensor([texts.index(text) for text in texts], device=device)
+    number = torch.tensor([texts.index(text) for text in texts]).to(device)
     return (number[:, None] == number) & ~torch.eye(len(texts), dtype=torch.bool, device=device)
 
 

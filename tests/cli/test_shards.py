@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-KILLS = 40
+KILLS = int(os.environ.get("IRONCLIP_KILLS", "40"))
 EVALUATE = ["evaluate", "mini", "--data", "shapes", "--eps", "1/255", "--attack", "pgd", "--set", "steps=2", "--device", "cpu"]
 
 

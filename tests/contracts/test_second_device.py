@@ -84,8 +84,11 @@ def test_an_attack_stays_on_its_device(name, monkeypatch):
     known = set(attacks.kind(name).__dataclass_fields__) if name not in attacks.FIXED else set()
     short = {option: value for option, value in (("steps", 3), ("queries", 10)) if option in known}
 
+    norm = attacks.kind(name).norms[0] if name not in attacks.FIXED else "linf"
+    eps = {"patch": 0.1, "text": 0.3}.get(norm, 1 / 255)
+
     def attacked(backbone: ClipBackbone, given: Batch) -> Tensor:
-        attack = attacks.build(name, eps=1 / 255, **short)
+        attack = attacks.build(name, eps=eps, norm=norm, **short)
         return attack(assemble(backbone, CLASSES), given.images, given.labels, indices=given.indices)
 
     agree(attacked, monkeypatch)
