@@ -49,7 +49,7 @@ class QTAFT(FineTuning):
         check_number("caption_weight", caption_weight, 0)
         check_flags(mask_equal=mask_equal)
         self.caption_weight, self.mask_equal = caption_weight, mask_equal
-        self.tau = nn.Parameter(torch.tensor(START, dtype=backbone.dtype, device=backbone.device))
+        self.tau = nn.Parameter(torch.tensor(START, dtype=backbone.dtype).to(backbone.device))
 
     def loss(
         self, backbone: Backbone, batch: Batch, attack: Attack, *, adaptation: Adaptation | None = None
