@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from fractions import Fraction
 from functools import cache, partial
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, pstdev
 
 from ironclip.records.statistics import mcnemar, wilson
 
@@ -98,6 +98,18 @@ def headline(
         figures = [f"{per_cent(line, what)} {interval(line, what)}" for what in ("clean", "robust")]
         lines.append([(shown or {}).get(method, method), f"{int(line['learned_parameters']):,}", *figures])
     return table(["method", "learned parameters", "clean %", "robust at 2/255 %"], lines)
+
+
+def headline_seeds() -> str:
+    """Clean and robust shares of each training seed, the same images, and the mean of the robust ones with their deviation."""
+    lines, seeds = [], sorted({line["seed"] for line in stored("headline-seeds")})
+    for method in dict.fromkeys(line["method"] for line in stored("headline-seeds")):
+        runs = {line["seed"]: line for line in stored("headline-seeds") if line["method"] == method}
+        of = {seed: [100 * int(run[what]) / int(run["images"]) for what in ("clean", "robust")] for seed, run in runs.items()}
+        cells = ["{:.1f} / {:.1f}".format(*of[seed]) if seed in of else "–" for seed in seeds]
+        robust = [share for _, share in of.values()]
+        lines.append([method, *cells, f"{fmean(robust):.1f} ±{pstdev(robust):.1f}"])
+    return table(["method", *[f"seed {seed}: clean / robust %" for seed in seeds], "mean robust % ± deviation"], lines)
 
 
 REFINERS = {
@@ -422,6 +434,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline eurosat": partial(headline, "eurosat"),
     "headline flowers5": partial(headline, "flowers5"),
     "headline autoattack": partial(headline, "eurosat", attack="AutoAttack"),
+    "headline seeds": headline_seeds,
     "refiners": partial(headline, "eurosat", file="refiners", shown=REFINERS),
     "few-shot": partial(as_stored, "few-shot"),
     "prompts mini": partial(prompts, "mini"),

@@ -81,6 +81,13 @@ def test_counts_become_shares_intervals_and_p_values(tables) -> None:
     assert "| nap | mini | 70.0 [60.4, 78.1] | 33.0 [24.6, 42.7] |" in tables.TABLES["demo"]()
 
 
+def test_seeds_stand_side_by_side_and_an_absent_one_is_no_number(tables, monkeypatch) -> None:
+    assert "| nap | 64.0 / 31.7 | 56.3 / 30.7 | 61.0 / 33.7 | 32.0 ±1.2 |" in tables.TABLES["headline seeds"]()
+    few = [line for line in tables.stored("headline-seeds") if line["method"] == "nap" or line["seed"] == "1"]
+    monkeypatch.setattr(tables, "stored", lambda file: few)
+    assert "| fap | 57.7 / 2.7 | – | – | 2.7 ±0.0 |" in tables.headline_seeds()
+
+
 def test_defeat_on_thirty_images_agrees_with_the_records_of_one_seed(tables) -> None:
     compared = 0
     for line in tables.stored("defeat-30"):
