@@ -181,6 +181,12 @@ def _same_answer(name: str, here: ClipBackbone, there: ClipBackbone, batch: Batc
     return off <= SAME_LOSS, f"probabilities off by {off:.1e}"
 
 
+def own_radius(name: str, eps: float) -> dict[str, Any]:
+    """The first norm of an attack, and this l-infinity radius, or in a norm that is a share of the area one that can be made."""
+    norm = "linf" if name in attacks.FIXED else attacks.kind(name).norms[0]
+    return {"norm": norm, "eps": SHARES.get(norm, eps)}
+
+
 def _same_outcomes(name: str, here: ClipBackbone, there: ClipBackbone, batch: Batch) -> tuple[bool, str]:
     labels = assemble(here, CLASSES)(batch.images).argmax(1).detach()
     known = set(attacks.kind(name).__dataclass_fields__) if name not in attacks.FIXED else set()
@@ -188,8 +194,7 @@ def _same_outcomes(name: str, here: ClipBackbone, there: ClipBackbone, batch: Ba
     right: list[list[bool]] = []
     for backbone in (here, there):
         classifier, place = assemble(backbone, CLASSES), backbone.device
-        norm = getattr(attacks.kind(name), "norms", ("linf",))[0] if name not in attacks.FIXED else "linf"
-        attack = attacks.build(name, eps=SHARES.get(norm, HALF), norm=norm, **short)
+        attack = attacks.build(name, **own_radius(name, HALF), **short)
         adv = attack(classifier, batch.images.to(place), labels.to(place), indices=batch.indices)
         right.append((classifier(adv).argmax(1).cpu() == labels).tolist())
     same = sum(a == b for a, b in zip(*right, strict=True)) / len(batch)

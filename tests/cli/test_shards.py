@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from marked import MARK, marked
 
 KILLS = int(os.environ.get("IRONCLIP_KILLS", "40"))
 EVALUATE = ["evaluate", "mini", "--data", "shapes", "--eps", "1/255", "--attack", "pgd", "--set", "steps=2", "--device", "cpu"]
@@ -135,13 +136,13 @@ def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironc
     whole = results(tmp_path / "runs")
     (tmp_path / "runs").rename(tmp_path / "whole")
 
-    mark, chance, kills = f"IRONCLIP_DRILL={os.getpid()}", random.Random(0), 0
-    environment = os.environ | dict([mark.split("=")]) | {"OMP_NUM_THREADS": "1"}
+    mark, chance, kills = f"workers-{os.getpid()}", random.Random(0), 0
+    environment = os.environ | {MARK: mark, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, "-c", "from ironclip.cli import main; main()", *evaluate, "--workers", "2"]
     driver, before = subprocess.Popen(command, env=environment), 0
     while driver.poll() is None:
         time.sleep(chance.uniform(0, 1))
-        workers = [pid for pid in marked(mark) if pid != driver.pid]
+        workers = [pid for pid, _ in marked(mark) if pid != driver.pid]
         if kills == KILLS or not workers or scored(tmp_path) == before:
             continue  # whoever dies before anything gets done is given up
         kills, before = kills + 1, scored(tmp_path)
@@ -160,15 +161,3 @@ def test_workers_killed_at_random_moments_end_with_the_record_of_the_whole(ironc
 def scored(folder: Path) -> int:
     """Bytes of samples that the shards hold."""
     return sum(path.stat().st_size for path in folder.glob("runs/*/shards/*/samples.jsonl"))
-
-
-def marked(mark: str) -> list[int]:
-    """Processes of this drill, by a mark in their environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if mark.encode() in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-        except OSError:
-            continue
-    return found

@@ -17,6 +17,7 @@ from ironclip.backbones import ClipBackbone, assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.tensors import generator
 from ironclip.core.types import Batch
+from ironclip.protocols.device_check import own_radius
 
 CLASSES = ("cat", "golden retriever", "school bus", "tram")
 QUICK = ("apt", "nap", "advmask", "avp_pixel", "tapt", "mta", "pgd", "apgd", "square")  # the others are slow together
@@ -84,11 +85,8 @@ def test_an_attack_stays_on_its_device(name, monkeypatch):
     known = set(attacks.kind(name).__dataclass_fields__) if name not in attacks.FIXED else set()
     short = {option: value for option, value in (("steps", 3), ("queries", 10)) if option in known}
 
-    norm = attacks.kind(name).norms[0] if name not in attacks.FIXED else "linf"
-    eps = {"patch": 0.1, "text": 0.3}.get(norm, 1 / 255)
-
     def attacked(backbone: ClipBackbone, given: Batch) -> Tensor:
-        attack = attacks.build(name, eps=eps, norm=norm, **short)
+        attack = attacks.build(name, **own_radius(name, 1 / 255), **short)
         return attack(assemble(backbone, CLASSES), given.images, given.labels, indices=given.indices)
 
     agree(attacked, monkeypatch)
