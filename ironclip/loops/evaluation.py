@@ -187,10 +187,10 @@ def evaluate_into(
         if new := [picture for picture in pictures if picture.index not in examples][: max(0, keep_examples - len(examples))]:
             examples.update({picture.index: picture for picture in new})
             save_examples(path, examples.values())
-        folder.append(samples)
         now = time.perf_counter()
         folder.log({"event": "evaluated", "images": len(samples), "seconds": now - clock})
         clock = now
+        folder.append(samples)  # last: what is interrupted before it is done again, and its time spent twice
 
     found = evaluate(
         classifier,

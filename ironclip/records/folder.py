@@ -224,12 +224,14 @@ class RunFolder(EvaluationFolder):
 
     @contextmanager
     def lock(self, wait: float = 0.0) -> Iterator[None]:
-        """Hold the folder alone while writing; RunBusy if another process does for longer than `wait` seconds. Removes temporary
-        files of killed writers, except in shards, which have their own locks."""
+        """Hold the folder alone while writing; RunBusy if another process does for longer than `wait` seconds. Removes what a
+        killed writer left: temporary files, except in shards, which have their own locks, the state of a finished training."""
         with locked(self.path, wait):
             for left in self.path.rglob(".*.tmp"):
                 if "shards" not in left.relative_to(self.path).parts:
                     left.unlink(missing_ok=True)
+            if self.status in ("trained", "evaluated"):
+                (self.path / "state.safetensors").unlink(missing_ok=True)
             yield
 
     def save_environment(self, device: str) -> dict[str, str]:

@@ -97,6 +97,27 @@ def test_an_interrupted_evaluation_attacks_only_what_is_missing(tmp_path):
     assert [sample.index for sample in place.samples()] == list(range(8))
 
 
+def test_an_interruption_beside_the_samples_loses_no_time(tmp_path, monkeypatch):
+    run = RunFolder.create(CONFIG, root=tmp_path)
+    place = run.evaluation(settings(setup(), ATTACKS))
+    for name in ("log", "append"):
+        write = getattr(type(place), name)
+
+        def written_then_told(self, *given, write=write):
+            write(self, *given)
+            raise KeyboardInterrupt
+
+        with run.lock(), monkeypatch.context() as patched:
+            patched.setattr(type(place), name, written_then_told)
+            with pytest.raises(KeyboardInterrupt):
+                evaluate_into(place, setup(), HalfSpace(), ATTACKS, batches(4))
+        spent = [entry["images"] for entry in place.entries() if entry.get("event") == "evaluated"]
+        assert sum(spent) >= len(place.samples()), name
+    with run.lock():
+        record, _ = evaluate_into(place, setup(), HalfSpace(), ATTACKS, batches(4))
+    assert record.timing.evaluate_seconds > 0
+
+
 def test_a_part_of_the_split_is_another_evaluation(tmp_path):
     record_into(tmp_path)
     run = RunFolder.create(CONFIG, root=tmp_path)

@@ -129,6 +129,18 @@ def test_the_status_follows_the_run(tmp_path):
     assert not (run.path / "state.safetensors").exists()
 
 
+def test_a_training_killed_at_its_end_leaves_no_state(tmp_path):
+    run = RunFolder.create(CONFIG, root=tmp_path)
+    run.save_state({"epoch": 1})
+    state = (run.path / "state.safetensors").read_bytes()
+    with run.lock():
+        assert (run.path / "state.safetensors").exists()  # it goes on from there
+    run.save_learned(Learned({"a": torch.ones(3)}, "f00", "nap", {"length": 4}, ("a", "b")))
+    (run.path / "state.safetensors").write_bytes(state)  # as it is where the process dies before it is removed
+    with run.lock():
+        assert not (run.path / "state.safetensors").exists()
+
+
 def test_samples_survive_a_torn_line(tmp_path):
     run = RunFolder.create(CONFIG, root=tmp_path)
     run.append([sample(0), sample(1, adversarial={"pgd": 3}, broken_by="pgd")])

@@ -190,7 +190,9 @@ def model(name: str, seed: int = 0) -> Any:
     """The random open_clip model of a class, with gradients far from zero and no two norms alike."""
     config = {"embed_dim": JOINT, **CONFIGS[name]}
     quick = bool(config.pop("quick_gelu", False))
-    made = build(config, "quick_gelu" if quick else "gelu")
+    with torch.random.fork_rng(devices=[]):  # the model's own start is drawn globally
+        torch.manual_seed(seed)
+        made = build(config, "quick_gelu" if quick else "gelu")
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in made.parameters():
