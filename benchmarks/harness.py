@@ -86,15 +86,15 @@ def check_pixels(ours: Tensor, plain: Tensor, share: float) -> float:
     return differing
 
 
-def seconds(paths: Mapping[str, Path], rounds: int) -> dict[str, list[float]]:
-    """Processor seconds of each path in each round; the paths alternate."""
+def seconds(paths: Mapping[str, Path], rounds: int, clock: Callable[[], float] = time.process_time) -> dict[str, list[float]]:
+    """Seconds of the processor, or of another clock, of each path in each round; the paths alternate."""
     taken: dict[str, list[float]] = {name: [] for name in paths}
     for _ in range(rounds):
         for name, path in paths.items():
             gc.collect()
-            begin = time.process_time()
+            begin = clock()
             path()
-            taken[name].append(time.process_time() - begin)
+            taken[name].append(clock() - begin)
     return taken
 
 

@@ -16,8 +16,10 @@ from benchmarks import (
     nap_step,
     pgd_eval,
     standard_fast,
+    switches,
     text_tower,
 )
+from ironclip.backbones.tiny import tiny_backbone
 
 EXACT = 1e-9
 
@@ -117,3 +119,16 @@ def test_what_is_found_is_counted_among_what_autoattack_breaks() -> None:
     row = standard_fast.line("nap on mini", {"autoattack": whole, "standard-fast": fast})
     assert row == "| nap on mini | 10 | 80.0 | 40.0 | 40.0 | 3 of 4 | 1 | 1,000 | 100 | 10.0 |"
     assert "3 of 4 (75.0%) at 1/10.0 of the passes" in standard_fast.table([("x", {"autoattack": whole, "standard-fast": fast})])
+
+
+def test_start_noise_has_the_same_bits_however_it_is_drawn() -> None:
+    assert switches.start_noise(3, 9, 0).deviations == {"bits": 0.0}
+
+
+def test_images_made_ahead_are_those_made_in_turn() -> None:
+    assert switches.images_ahead("shapes", 16, 32, 0.0, 0).deviations == {"images": 0.0}
+
+
+def test_compiled_blocks_give_the_features_and_gradients_of_plain_ones() -> None:
+    row = switches.compiled_blocks(tiny_backbone(), 2, 0, backend="eager")
+    assert row.deviations.keys() == {"features", "gradient"}

@@ -35,8 +35,15 @@ def doctor(
         emit(found)
         return
     for name, value in found.items():
-        text = ", ".join(f"{k} {v}" for k, v in value.items()) if isinstance(value, dict) else value
-        say(f"{name}: {', '.join(text) if isinstance(text, list) else text}")
+        if isinstance(value, dict):
+            width = max(map(len, value), default=0)
+            say(f"{name}:", *(f"  {key:<{width}}  {each}" for key, each in value.items()))
+        elif isinstance(value, list) and len(value) > 1:
+            say(f"{name}:", *(f"  {each}" for each in value))
+        elif isinstance(value, list):
+            say(f"{name}: {''.join(value) or 'none'}")
+        else:
+            say(f"{name}: {('no', 'yes')[value] if isinstance(value, bool) else value}")
 
 
 def _check(device: str, quick: bool, out: Path, as_json: bool) -> None:

@@ -72,7 +72,7 @@ def caches() -> dict[str, Path]:
     """Where images and weights are kept."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    return {"pictures": cache_folder(), "hub": Path(HF_HUB_CACHE), "open_clip": Path.home() / ".cache" / "clip"}
+    return {"images": cache_folder(), "hub": Path(HF_HUB_CACHE), "open_clip": Path.home() / ".cache" / "clip"}
 
 
 def size_of(folder: Path) -> int:

@@ -53,7 +53,15 @@ def write_grid() -> None:
 
 
 def grid(workers: int) -> None:
-    command(["grid", "run", "drill.yaml", "--out", "out", "--workers", str(workers), "--device", "cpu"])
+    line = ["grid", "run", "drill.yaml", "--out", "out", "--workers", str(workers), "--device", "cpu"]
+    try:
+        command(line)
+    except SystemExit as end:
+        if end.code != 1:
+            raise
+        command(
+            line
+        )  # a cell whose processes died five times before its first step is given up once; the same command reopens it
 
 
 def pretrain() -> None:

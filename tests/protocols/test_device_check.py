@@ -67,7 +67,7 @@ def test_the_machine_says_what_is_missing_for_what(tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "installed", lambda package: "" if package == "pillow-heif" else "1.0")
     facts = machine.facts()
     assert facts["missing"] == ["pillow-heif: HEIC photos (pip install 'ironclip[heif]')"]
-    assert facts["caches"].keys() == {"pictures", "hub", "open_clip"}
+    assert facts["caches"].keys() == {"images", "hub", "open_clip"}
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "b").write_bytes(b"12345")
     (tmp_path / "link").symlink_to(tmp_path / "a" / "b")
