@@ -58,6 +58,7 @@ def main() -> int:
                 asked.out.parent.mkdir(parents=True, exist_ok=True)
                 asked.out.write_text(json.dumps(cells, indent=1) + "\n", encoding="utf-8")
                 print(f"{tower} {method}: {said}", flush=True)
+    cells = {tower: {name: row[name] for name in METHODS if name in row} for tower in CONFIGS if (row := cells.get(tower))}
     asked.docs.write_text(written(asked.docs.read_text(encoding="utf-8"), cells), encoding="utf-8")
     failed = [f"{tower} {method}" for tower, row in cells.items() for method, said in row.items() if said.startswith("fails")]
     print(f"{sum(map(len, cells.values()))} cells, {len(failed)} fail: {'; '.join(failed)}")

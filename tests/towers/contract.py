@@ -120,10 +120,10 @@ def _logits(defense: defenses.Stack, backbone: ClipBackbone, batch: Batch) -> Te
 
 
 def _matters(tensor: Tensor, logits: Callable[[], Tensor], before: Tensor, draws: int = 4) -> bool:
-    """Whether one of a few moves of a tensor changes the logits; the nearest code of a codebook can swallow some of them."""
+    """Whether moving a tensor changes the logits, each time twice as far; the nearest code can hide a small move."""
     kept = tensor.detach().clone()
     for seed in range(1, draws + 1):
-        _move({"": tensor}, seed=seed, far=True)
+        _move({"": tensor}, seed=seed, far=2.0**seed)
         change = (logits() - before).abs().max()
         tensor.data.copy_(kept)
         if change > 1e-6:
@@ -136,10 +136,10 @@ def _has_rows(key: str, tensor: Tensor) -> bool:
     return tensor.ndim == 3 and key.endswith("tokens")
 
 
-def _move(learned: dict[str, Tensor], seed: int = 0, *, far: bool = False) -> None:
-    """Random steps of the tensors in place: a small one, or one that changes more than rounding can hide."""
+def _move(learned: dict[str, Tensor], seed: int = 0, *, far: float = 0.1) -> None:
+    """Random steps of the tensors in place; with `far` of 2 more than rounding can hide."""
     draw = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for tensor in learned.values():
-            size = 0.05 + tensor.abs().mean() * (2.0 if far else 0.1)
+            size = 0.05 + tensor.abs().mean() * far
             tensor += size * torch.randn(tensor.shape, generator=draw)
