@@ -468,6 +468,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "speed": partial(as_stored, "speed", bold="plain / ours"),
     "speed of autoattack": partial(as_stored, "speed-autoattack", bold="plain / ours"),
     "speed of compaction": partial(as_stored, "speed-compaction"),
+    "speed of switches": partial(as_stored, "speed-switches", bold="plain / ours"),
     "grid overhead": partial(as_stored, "grid-overhead"),
     "mini": partial(as_stored, "mini"),
     "mini clean": partial(as_stored, "mini-clean"),
