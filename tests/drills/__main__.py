@@ -2,7 +2,7 @@
 
 Exit status 1 if anything fell.
 
-kills: kill -9 every few writes, a third of them with a torn write, and at random moments, 85 of each job; two at once.
+kills: kill -9 at each write of each job, with the write whole and torn, every few writes, and at 40 random moments; two at once.
 shards: two commands that share the shards of one evaluation, 40 times killed or told to leave, with and without flock.
 told: commands that are told to leave at 60 random moments from their start on, on a busy machine.
 disks: a full disk, a read-only one, one that renames onto nothing, at writes spread over each job.
@@ -24,16 +24,22 @@ from pathlib import Path
 from records.test_damaged import drill as damaged_runs
 
 from drills import requests, sharded, told
+from drills.faults import Fault
 from drills.jobs import JOBS
 from drills.kills import Drill
+
+KILLS: dict[Fault, int] = {"kill": 30, "torn": 15}
+"""How often a job that goes on is killed."""
 
 
 def kills(scale: float, names: list[str], root: Path, seed: int) -> Iterator[tuple[str, list[str]]]:
     for name in names:
         drill = Drill(name, root)
-        for fault, share in (("kill", 30), ("torn", 15)):
+        for fault, share in KILLS.items():
+            met, wrong = drill.at_each_write(fault, every=max(1, round(1 / scale)))
+            yield f"{name}: {met} times {fault} at each of {drill.writes} writes", wrong
             met, wrong = drill.chain(fault, max(1, round(share * scale)), seed)
-            yield f"{name}: {met} times {fault} at a write", wrong
+            yield f"{name}: {met} times {fault} every few writes", wrong
         met, wrong = drill.at_random(max(1, round(40 * scale)), seed=seed)
         yield f"{name}: {met} times killed at random", wrong
         yield f"{name}: two at once", drill.two_at_once()
