@@ -3,12 +3,15 @@
 import os
 import subprocess
 from collections.abc import Sequence
+from typing import IO
 
 from ironclip.core.errors import UsageError
 from ironclip.core.signals import SOON
 
 FEWEST, ELSEWHERE = 16, 100_000
 """Processes that any machine may be asked for, and tasks of a cluster: more of them are a slip of the hand."""
+ATTEMPTS = 5
+"""How often a worker that dies without progress is started again."""
 EACH = 4
 """Processes for each core of a machine with many: thousands of them take it down."""
 
@@ -48,6 +51,13 @@ def _gpus() -> list[str]:
     import torch
 
     return [str(number) for number in range(max(1, torch.cuda.device_count()))]
+
+
+def last_line(said: IO[bytes]) -> str:
+    """The error that a process wrote last into this file."""
+    said.seek(0)
+    lines = said.read().decode(errors="replace").strip().splitlines()
+    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
 
 
 def let_finish(running: "Sequence[subprocess.Popen[bytes]]") -> None:

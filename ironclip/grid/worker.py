@@ -7,6 +7,7 @@ import json
 import sys
 from pathlib import Path
 
+from ironclip.core.errors import IronclipError
 from ironclip.core.signals import LATER, Leaving, finishing, heard_from_here, leaving_in_order
 
 
@@ -23,6 +24,9 @@ def main(file: str, out: str, device: str, choice: str = "{}") -> None:
         sys.exit(LATER)
     except KeyboardInterrupt:
         sys.exit(130)
+    except IronclipError as error:  # of the whole grid; the error of a cell stays with it
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ironclip.core.errors import RunError
-from ironclip.core.processes import let_finish, worker_environment
+from ironclip.core.processes import ATTEMPTS, last_line, let_finish, worker_environment
 from ironclip.core.signals import LATER, asked_to_leave, leave_if_asked
 from ironclip.records.folder import EvaluationFolder
 from ironclip.records.shards import shards
@@ -22,8 +22,6 @@ from ironclip.records.shards import shards
 Callback = Callable[[dict[str, Any]], None]
 EACH = 8
 """Shards per worker, so that one slow shard does not delay the others."""
-ATTEMPTS = 5
-"""How often a worker that dies without progress is started again."""
 PAUSE = 0.3
 
 
@@ -86,7 +84,7 @@ class Workers:
                 let_finish(self.running)
                 leave_if_asked(True)
             if ended is not None and ended > 0:
-                raise RunError(f"a worker gave up: {_last_line(self.said[number])}")
+                raise RunError(f"a worker gave up: {last_line(self.said[number])}")
             if ended is not None and ended < 0:
                 self.deaths += 1
                 if self.deaths > ATTEMPTS * self.many:
@@ -144,9 +142,3 @@ class Tally:
         self.seen[path] = self.seen.get(path, 0) + len(lines) + len(end)
         for line in lines.splitlines():
             yield json.loads(line)
-
-
-def _last_line(said: IO[bytes]) -> str:
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
