@@ -132,7 +132,13 @@ def _is_torchscript(path: Path) -> bool:
     unpacked, there = sum(member.file_size for member in members), path.stat().st_size
     if unpacked > MOST_PACKED * there + HEADS:
         raise CheckpointError(f"{path} is no weights file: its {there:,} bytes would unpack to {unpacked:,}; torch packs nothing")
-    return any("/code/" in member.filename for member in members)
+    names = [member.filename for member in members]
+    if names and not any(name.endswith("data.pkl") for name in names):
+        raise CheckpointError(
+            f"{path} is not a weights file: expected safetensors or a torch file (.pt, .bin, .pth.tar); it is a zip archive of "
+            f"{names[0][:100]!r} and the like; unpack it, and name the file with the weights"
+        )
+    return any("/code/" in name for name in names)
 
 
 def _read_torchscript(path: Path) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import re
+import zipfile
 from pathlib import Path
 
 import huggingface_hub
@@ -157,6 +158,8 @@ def wrong(model, tmp_path_factory) -> Path:
     (folder / "config.json").write_text("{}")
     (folder / "lfs.bin").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\n")
     (folder / "folder").mkdir()
+    with zipfile.ZipFile(folder / "photos.zip", "w") as archive:
+        archive.writestr("a\nb.png", "no weights")
     save_file(state, folder / "relu.safetensors", metadata={"activation": "relu"})
     write(folder / "tower.pt", model.visual.state_dict())
     return folder
@@ -184,6 +187,10 @@ def wrong(model, tmp_path_factory) -> Path:
         ("Tiny@{0}/page.pt", "it is an HTML or XML page, as a browser saves"),
         ("Tiny@{0}/config.json", "it is JSON; the weights lie in another file"),
         ("Tiny@{0}/lfs.bin", "it is a Git LFS pointer$"),
+        (
+            "Tiny@{0}/photos.zip",
+            r"it is a zip archive of 'a\\nb.png' and the like; unpack it, and name the file with the weights$",
+        ),
         ("Tiny@{0}/relu.safetensors", "states the activation 'relu'; expected 'gelu' or 'quick_gelu'"),
         (
             "Tiny-quickgelu@{0}/lacking.pt",
