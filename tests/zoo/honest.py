@@ -21,11 +21,24 @@ def _float16(net: nn.Module, x: Tensor) -> Tensor:
         return net(x).float()
 
 
+def seeded(make: Make) -> Make:
+    """The same network in every process: its start and its dropout are drawn globally."""
+
+    def again(bench: Bench) -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            return make(bench)
+
+    return again
+
+
+@seeded
 def _mlp(bench: Bench) -> nn.Module:
     layers = nn.Sequential(nn.Flatten(), nn.Linear(3 * SIDE**2, 128), nn.LayerNorm(128), nn.Tanh(), nn.Linear(128, 30))
     return trained(layers, *bench.train, epochs=4, eps=0)
 
 
+@seeded
 def _relu_pooled(bench: Bench) -> nn.Module:
     layers = nn.Sequential(
         nn.Conv2d(3, 24, 5, stride=2, padding=2), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(24, 48, 3, padding=1), nn.ReLU(),
