@@ -43,12 +43,17 @@ def pictures(split: str, count: int, first: int = 0, side: int = SIDE) -> tuple[
 
 def trained(network: nn.Module, images: Tensor, labels: Tensor, *, epochs: int, eps: float, seed: int = 0) -> nn.Module:
     """The network after training on images attacked by two steps of PGD (eps 0: on the images), in eval mode."""
-    generator = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # of dropout, so that every process audits the same networks
+        return _trained(network, images, labels, epochs, eps)
+
+
+def _trained(network: nn.Module, images: Tensor, labels: Tensor, epochs: int, eps: float) -> nn.Module:
     optimizer = torch.optim.AdamW(network.parameters(), lr=3e-3, weight_decay=1e-3)
     rows = epochs * -(-len(images) // 100)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=rows)
     for _ in range(epochs):
-        for part in torch.randperm(len(images), generator=generator).split(100):
+        for part in torch.randperm(len(images)).split(100):
             seen, wanted = images[part], labels[part]
             moved = seen
             for _ in range(2 if eps else 0):
