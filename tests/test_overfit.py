@@ -17,12 +17,12 @@ from ironclip.protocols.few_shot import train
 from ironclip.protocols.resolve import resolve
 
 LEARNED = {
-    "adapt": 4, "advmask": 4, "advvlp": 5, "avp_pixel": 6, "comp_tga": 4, "defeat": 4, "fap": 4, "nap": 6, "paft": 5,
+    "adapt": 4, "advvlp": 5, "avp_pixel": 6, "comp_tga": 4, "defeat": 4, "nap": 6, "paft": 5,
     "tga_zsr": 4, "saft": 4, "tecoa": 8,
 }  # fmt: skip
 SLOW_START = {
     "adv_vpt": 0.52, "advmaple": 0.70, "advpt": 0.44, "apd": 0.51, "apt": 0.47, "capt": 0.54, "pmg_aft": 0.49,
-    "fare": 0.31, "advflyp": 0.41, "qt_aft": 0.38,
+    "fare": 0.31, "advflyp": 0.41, "qt_aft": 0.38, "fap": 0.62, "advmask": 0.83,
 }  # fmt: skip
 NOT_BY_LABEL = {"agft", "simclip"}
 """Their loss compares with the frozen model and not with labels, and stays where it starts: only that training runs is tested."""
