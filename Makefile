@@ -40,7 +40,7 @@ package: $(BIN)/uv  ## the wheel in a clean environment: verbs, demo, an example
 	  dist/*.whl pytest hypothesis
 	$(VENV)/package/bin/python -P tests/package.py $(CURDIR)/dist $(PART)
 
-drills: $(VENV)/.dev  ## kill -9 at every write, full disks, 20,000 damaged runs, 5,000 odd requests, then `fuzz`; prints counts (an hour)
+drills: $(VENV)/.dev  ## kill -9 at every write, full disks, 20,000 damaged runs, 5,000 odd requests, then `fuzz`; prints counts (some hours)
 	PYTHONPATH=.:tests $(BIN)/python -m drills
 	PYTHONPATH=tests $(BIN)/python -m fuzz
 
