@@ -190,7 +190,7 @@ def evaluate_into(
         now = time.perf_counter()
         folder.log({"event": "evaluated", "images": len(samples), "seconds": now - clock})
         clock = now
-        folder.append(samples)  # last: what is interrupted before it is done again, and its time spent twice
+        folder.append(samples)  # last: who is stopped before this does the batch again, and both times count
 
     found = evaluate(
         classifier,
