@@ -5,8 +5,8 @@ import subprocess
 from collections.abc import Sequence
 from typing import IO
 
-from ironclip.core.errors import UsageError
-from ironclip.core.signals import SOON
+from ironclip.core.errors import RunError, UsageError
+from ironclip.core.signals import LATER, SOON
 
 FEWEST, ELSEWHERE = 16, 100_000
 """Processes that any machine may be asked for, and tasks of a cluster: more of them are a slip of the hand."""
@@ -53,11 +53,30 @@ def _gpus() -> list[str]:
     return [str(number) for number in range(max(1, torch.cuda.device_count()))]
 
 
-def last_line(said: IO[bytes]) -> str:
-    """The error that a process wrote last into this file."""
-    said.seek(0)
-    lines = said.read().decode(errors="replace").strip().splitlines()
-    return lines[-1].removeprefix("error: ") if lines else "it said nothing"
+def killed(worker: "subprocess.Popen[bytes]", said: IO[bytes]) -> bool:
+    """Whether a signal has ended this worker.
+
+    Args:
+        said: its standard error.
+
+    Raises:
+        KeyboardInterrupt: the worker was interrupted.
+        RunError: it gave up; with the last line that it said.
+    """
+    ended = worker.poll()
+    if ended == 130:
+        raise KeyboardInterrupt
+    if ended not in (None, LATER) and ended > 0:
+        said.seek(0)
+        lines = said.read().decode(errors="replace").strip().splitlines()
+        raise RunError(f"a worker gave up: {lines[-1].removeprefix('error: ') if lines else 'it said nothing'}")
+    return ended is not None and ended < 0
+
+
+def check_deaths(deaths: int, workers: int) -> None:
+    """RunError where so many workers were killed so many times in a row without progress."""
+    if deaths > ATTEMPTS * workers:
+        raise RunError(f"workers died {deaths} times (memory?); nothing is lost, the same command goes on")
 
 
 def let_finish(running: "Sequence[subprocess.Popen[bytes]]") -> None:

@@ -8,8 +8,7 @@ import time
 from contextlib import ExitStack
 from typing import IO
 
-from ironclip.core.errors import RunError
-from ironclip.core.processes import ATTEMPTS, last_line, let_finish, worker_environment
+from ironclip.core.processes import check_deaths, killed, let_finish, worker_environment
 from ironclip.core.signals import LATER, asked_to_leave, leave_if_asked
 from ironclip.grid.job import GridJob
 from ironclip.grid.state import Place
@@ -39,15 +38,9 @@ def run_local(job: GridJob) -> None:
             running = [_worker(job, number, file) for number, file in enumerate(said)]
             while not job.settled and any(worker.poll() not in (0, LATER) for worker in running):
                 for number, worker in enumerate(running):
-                    ended = worker.poll()
-                    if ended == 130:
-                        raise KeyboardInterrupt
-                    if ended not in (None, LATER) and ended > 0:
-                        raise RunError(f"a worker gave up: {last_line(said[number])}")
-                    if ended is not None and ended < 0:
+                    if killed(worker, said[number]):
                         deaths, before = (deaths + 1 if (now := _states(job)) == before else 1), now
-                        if deaths > ATTEMPTS * job.workers:
-                            raise RunError(f"workers died {deaths} times (memory?); nothing is lost, the same command goes on")
+                        check_deaths(deaths, job.workers)
                         running[number] = _worker(job, number, said[number])
                 job.tell(told)
                 if asked_to_leave():

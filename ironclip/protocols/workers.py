@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import IO, Any
 
 from ironclip.core.errors import RunError
-from ironclip.core.processes import ATTEMPTS, last_line, let_finish, worker_environment
+from ironclip.core.processes import check_deaths, killed, let_finish, worker_environment
 from ironclip.core.signals import LATER, asked_to_leave, leave_if_asked
 from ironclip.records.folder import EvaluationFolder
 from ironclip.records.shards import shards
@@ -77,18 +77,12 @@ class Workers:
             self.said = [self.files.enter_context(file) for file in said]
             self.running = [self._started(number) for number in range(self.many)]
         for number, worker in enumerate(self.running):
-            ended = worker.poll()
-            if ended == 130:
-                raise KeyboardInterrupt
-            if ended == LATER:
+            if worker.poll() == LATER:
                 let_finish(self.running)
                 leave_if_asked(True)
-            if ended is not None and ended > 0:
-                raise RunError(f"a worker gave up: {last_line(self.said[number])}")
-            if ended is not None and ended < 0:
+            if killed(worker, self.said[number]):
                 self.deaths += 1
-                if self.deaths > ATTEMPTS * self.many:
-                    raise RunError(f"workers died {self.deaths} times (memory?); nothing is lost, the same command goes on")
+                check_deaths(self.deaths, self.many)
                 self.running[number] = self._started(number)
         return any(worker.poll() is None for worker in self.running)
 
