@@ -30,12 +30,23 @@ def backbone(name: str) -> ClipBackbone:
     return wrap(build(config, "gelu"), tokenizer_for(name, config), name=name, activation="gelu")
 
 
-def step(made: ClipBackbone, images: Tensor, memory: torch.memory_format) -> tuple[Tensor, Tensor]:
-    """(features, gradient of their sum to the pixels), as an inner attack computes them."""
-    made.image.to(memory_format=memory)
-    pixels = images.clone(memory_format=memory).requires_grad_()
+def attack_step(made: ClipBackbone, images: Tensor) -> tuple[Tensor, Tensor]:
+    """(features, gradient of their squared sum to the pixels), as an inner attack computes them."""
+    pixels = images.clone().requires_grad_()
     features = made.encode_image(pixels)
     return features.detach(), torch.autograd.grad(features.square().sum(), pixels)[0]
+
+
+def compare(ours: tuple[Tensor, Tensor], plain: tuple[Tensor, Tensor], tolerance: float) -> dict[str, float]:
+    """The deviations of two attack steps; AssertionError above the tolerance."""
+    names = ("features", "gradient")
+    return {name: harness.check(name, *values, tolerance) for name, values in zip(names, zip(ours, plain))}
+
+
+def step(made: ClipBackbone, images: Tensor, memory: torch.memory_format) -> tuple[Tensor, Tensor]:
+    """An attack step with the tower and the images in this order in memory."""
+    made.image.to(memory_format=memory)
+    return attack_step(made, images.contiguous(memory_format=memory))
 
 
 def measure(made: ClipBackbone, size: int, rounds: int, tolerance: float = 1e-9) -> harness.Row:
@@ -44,9 +55,7 @@ def measure(made: ClipBackbone, size: int, rounds: int, tolerance: float = 1e-9)
     row = harness.Row("channels last", f"{made.spec.name}, {side} px, B={size}")
     made.double()
     ours, plain = (step(made, images[:2].double(), memory) for memory in (torch.channels_last, torch.contiguous_format))
-    row.deviations = {
-        name: harness.check(name, *values, tolerance) for name, values in zip(("features", "gradient"), zip(ours, plain))
-    }
+    row.deviations = compare(ours, plain, tolerance)
     made.float()
     paths = {
         "plain": partial(step, made, images, torch.contiguous_format),

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks import harness
-from benchmarks.channels_last import backbone
+from benchmarks.channels_last import attack_step, backbone, compare
 from ironclip.backbones import ClipBackbone, load
 from ironclip.backbones.compiled import compiling
 from ironclip.core import philox
@@ -27,13 +27,6 @@ from ironclip.core.tensors import key, keyed_uniform
 from ironclip.data import batches, few_shot, open_dataset
 
 Stack = list[np.ndarray]
-
-
-def attack_step(made: ClipBackbone, images: Tensor) -> tuple[Tensor, Tensor]:
-    """(features, gradient of their squared sum to the pixels), as an inner attack computes them."""
-    pixels = images.clone().requires_grad_()
-    features = made.encode_image(pixels)
-    return features.detach(), torch.autograd.grad(features.square().sum(), pixels)[0]
 
 
 def compiled_blocks(
@@ -48,9 +41,7 @@ def compiled_blocks(
     with compiling(made, backend):
         found = attack_step(made, images)
         row.notes["seconds of compiling"] = time.process_time() - begin
-        row.deviations = {
-            name: harness.check(name, *values, tolerance) for name, values in zip(("features", "gradient"), zip(found, plain))
-        }
+        row.deviations = compare(found, plain, tolerance)
         compiled = harness.seconds({"ours": partial(attack_step, made, images)}, rounds)
     row.seconds = harness.seconds({"plain": partial(attack_step, made, images)}, rounds) | compiled
     return row
@@ -65,9 +56,8 @@ def start_noise(size: int, side: int, rounds: int) -> harness.Row:
         return torch.stack(rows).mul_(2).sub_(1)
 
     def on_tensors() -> Tensor:
-        words = philox.random_words([key(0, index, 0) for index in indices], -(-3 * side * side // 8), "cpu")
-        halves = torch.stack([words, words >> 32], dim=-1).flatten(1)[:, : 3 * side * side]
-        return ((halves >> 8) & 0xFFFFFF).float().mul_(2**-23).sub_(1).view(size, *shape)
+        keys = [key(0, index, 0) for index in indices]
+        return philox.uniform_on_tensors(keys, 3 * side * side, "cpu").view(size, *shape)
 
     ours = partial(keyed_uniform, shape, 0, indices)
     row.deviations = {"bits": harness.check("noise", ours(), on_tensors(), 0.0)}

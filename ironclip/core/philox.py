@@ -24,6 +24,11 @@ def uniform(keys: Sequence[int], count: int, device: torch.device | str = "cpu")
         for key, row in zip(keys, rows, strict=True):
             np.random.Generator(np.random.Philox(key=key)).random(dtype=np.float32, out=row)
         return torch.from_numpy(rows).mul_(2).sub_(1)
+    return uniform_on_tensors(keys, count, device)
+
+
+def uniform_on_tensors(keys: Sequence[int], count: int, device: torch.device | str) -> Tensor:
+    """The numbers of `uniform` with the same bits, from integer tensors on any device."""
     words = random_words(keys, -(-count // 8), device)
     halves = torch.stack([words, words >> 32], dim=-1).flatten(1)[:, :count]  # numpy takes the lower half of a word first
     return ((halves >> 8) & 0xFFFFFF).float().mul_(2**-23).sub_(1)

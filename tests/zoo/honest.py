@@ -22,7 +22,7 @@ def _float16(net: nn.Module, x: Tensor) -> Tensor:
 
 
 def seeded(make: Make) -> Make:
-    """The same network in every process: its start and its dropout are drawn globally."""
+    """The same network in every process: its start is drawn globally."""
 
     def again(bench: Bench) -> nn.Module:
         with torch.random.fork_rng(devices=[]):
