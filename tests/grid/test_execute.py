@@ -47,7 +47,7 @@ def test_workers_that_die_in_cells_are_replaced_as_long_as_the_cells_allow(tmp_p
     monkeypatch.setattr(execute.time, "sleep", lambda _, wait=time.sleep: wait(0.01))
     monkeypatch.setattr(GridJob, "settled", property(lambda _: len(started) > 20))
     execute.run_local(GridJob(tmp_path / "g.yaml", plan(tmp_path / "g.yaml"), tmp_path / "out", workers=2))
-    assert len(started) == 21
+    assert 20 < len(started) <= 22  # one look may find both dead
 
 
 def test_a_worker_without_its_grid_file_says_so_in_one_line(tmp_path, capfd):
