@@ -2,7 +2,8 @@
 
 Source: SEU-VIPGroup/A-TPT (`atpt.py`: get_gradrollout_last2avg_attn_up, get_rn50_singlelayer_gradrollout_top1,
 build_high_mid_low_masks). All maps of a batch come from one pass: the sum of the scores of single images has separate gradients.
-Blocks before those rolled out run without a graph. Maps are constants for every gradient.
+Blocks before those rolled out run without a graph, and maps are constants for every gradient; with `graph=True`, for an attacker,
+maps are differentiable in the images (second derivatives of the scores).
 """
 
 from collections.abc import Iterator
@@ -56,20 +57,23 @@ def relevance_maps(
     layers: str = "last_two",
     layer_weights: tuple[float, float] = (0.5, 1.0),
     clip: float | None = 0.99,
+    graph: bool = False,
 ) -> Tensor:
     """[N, G, G] maps in [0, 1] of images [N, 3, S, S]; options as those of the method `atpt`.
 
     Args:
         text: [K, E] unit text features, constants.
         clip: quantile from which on values count as the largest; None: the rollout as it is, neither clipped nor stretched.
+        graph: maps are differentiable in the images.
     """
     side = base.backbone.spec.grid
     found = []
-    for part in images.detach().split(chunk_size(base.backbone.spec, 1, graph=True, device=images.device)):
+    images = images if graph else images.detach()
+    for part in images.split(chunk_size(base.backbone.spec, 1, graph=True, device=images.device)):
         if base.backbone.spec.kind == "resnet":
-            raw = grad_cam(base, part, text)
+            raw = grad_cam(base, part, text, graph=graph)
         else:
-            made = ingredients(base, part, text, tokens_at=tokens_at, blocks=None if layers == "full" else 2)
+            made = ingredients(base, part, text, tokens_at=tokens_at, blocks=None if layers == "full" else 2, graph=graph)
             raw = rolled_out(made, rollout=rollout, layers=layers, layer_weights=layer_weights)[:, 1 : 1 + side**2]
         found.append(raw.unflatten(1, (side, side)))
     if clip is None:
@@ -79,35 +83,44 @@ def relevance_maps(
 
 
 def ingredients(
-    base: AdaptedClassifier, images: Tensor, text: Tensor, *, tokens_at: str = "block_input", blocks: int | None = 2
+    base: AdaptedClassifier,
+    images: Tensor,
+    text: Tensor,
+    *,
+    tokens_at: str = "block_input",
+    blocks: int | None = 2,
+    graph: bool = False,
 ) -> Ingredients:
-    """One pass of images [N, 3, S, S] with a graph through the last `blocks` only; None: through all of them."""
+    """One pass of images [N, 3, S, S] with a graph through the last `blocks` only; None, or `graph`: through all of them."""
     backbone, depth = base.backbone, base.backbone.spec.image_layers
     first = 0 if blocks is None else depth - blocks
     looked = tuple(range(first, depth))
     trace = Trace(attention=True, layers=looked)
 
     def restart(layer: int, tokens: Tensor) -> Tensor:
-        return tokens.detach().requires_grad_() if layer == first else tokens
+        return tokens.detach().requires_grad_() if layer == first and not graph else tokens
 
     restart.changes_output = False  # type: ignore[attr-defined]
     for change in base.adaptation.pixels:
         images = change(images)
     with torch.enable_grad(), _normed_inputs(backbone.image, looked) as normed:  # type: ignore[attr-defined]
+        seen = images if graph else images.detach()
         features = backbone.encode_image(
-            images.detach(), edits=(*base.adaptation.image_edits, restart), weights=base.image_weights, trace=trace
+            seen, edits=(*base.adaptation.image_edits, restart), weights=base.image_weights, trace=trace
         )
         features = F.normalize(features, dim=-1)
         scores = base.backbone.spec.logit_scale * features @ text.detach().T
         classes = scores.argmax(1)
         attention = [trace.weights[layer] for layer in looked]
         tokens = normed if tokens_at == "after_ln1" else [trace.inputs[layer] for layer in looked]
-        slopes = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), [*tokens, *attention])
+        slopes = torch.autograd.grad(scores.gather(1, classes[:, None]).sum(), [*tokens, *attention], create_graph=graph)
+    kept = [features, torch.stack(attention, dim=1), torch.stack(tokens, dim=1)]
+    features, probabilities, inputs = kept if graph else [each.detach() for each in kept]
     return Ingredients(
-        features.detach(),
+        features,
         classes,
-        torch.stack(attention, dim=1).detach(),
-        torch.stack(tokens, dim=1).detach(),
+        probabilities,
+        inputs,
         torch.stack(slopes[: len(looked)], dim=1),
         torch.stack(slopes[len(looked) :], dim=1),
     )
@@ -144,15 +157,17 @@ def token_weights(products: Tensor) -> Tensor:
     return positive / (positive.sum(-1, keepdim=True) + TINY)
 
 
-def grad_cam(base: AdaptedClassifier, images: Tensor, text: Tensor) -> Tensor:
+def grad_cam(base: AdaptedClassifier, images: Tensor, text: Tensor, *, graph: bool = False) -> Tensor:
     """[N, G*G] Grad-CAM of the best class on the last feature map of a ResNet."""
     trace = Trace(layers=(0,))
     with torch.enable_grad():
-        features = base.encode_image(images.detach().requires_grad_(), trace=trace)
+        seen = images if graph else images.detach().requires_grad_()
+        features = base.encode_image(seen, trace=trace)
         scores = base.backbone.spec.logit_scale * F.normalize(features, dim=-1) @ text.detach().T
         maps = trace.inputs[0]
-        (slope,) = torch.autograd.grad(scores.amax(1).sum(), maps)
-    return (slope.mean(1, keepdim=True) * maps.detach()).sum(-1).relu()
+        (slope,) = torch.autograd.grad(scores.amax(1).sum(), maps, create_graph=graph)
+        found = (slope.mean(1, keepdim=True) * maps).sum(-1).relu()
+    return found if graph else found.detach()
 
 
 def sharpened(maps: Tensor, low: float = 0.2) -> Tensor:

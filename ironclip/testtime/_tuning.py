@@ -13,7 +13,7 @@ from ironclip.core.types import Classifier
 from ironclip.testtime._base import DRAWS, Observed, TestTimeMethod, features_of, plain_head
 from ironclip.testtime._parts import Parts, Selected, Tuned
 from ironclip.testtime._prompts import AdamW, Prompted, picked
-from ironclip.testtime._views import few_views, marked
+from ironclip.testtime._views import few_confident, few_views, marked
 
 GRADIENTS = ("stop", "full")
 
@@ -67,9 +67,10 @@ class TestTimePromptTuning(TestTimeMethod):
         return Prompted(base, self.prompt)
 
     def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """A few views with nothing tuned, and draws of the whole adaptation; the classifier itself is attacked through what it
-        has tuned, found anew in each step."""
-        return (few_views(classifier, self.views, augmix=self.augmix), *super().surrogates(classifier))
+        """A few views with nothing tuned, with equal shares and by their confidence, and draws of the whole adaptation; the
+        classifier itself is attacked through what it has tuned, found anew in each step."""
+        few = [make(classifier, self.views, augmix=self.augmix) for make in (few_views, few_confident)]
+        return (*few, *super().surrogates(classifier))
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         assert isinstance(base, Prompted)

@@ -1,4 +1,4 @@
-"""An image with its random views, which of them are selected, and the mean over a few views as a cheap surrogate."""
+"""An image with its random views, which of them are selected, and cheap surrogates that an attacker makes of a few views."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,11 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.types import Classifier
 from ironclip.testtime._base import AdaptingClassifier, features_of, plain_head, surrogate
+from ironclip.testtime._prompts import entropy
 from ironclip.testtime._random_views import random_views
 
-FEW = 8  # views of the surrogate on which nothing is tuned
+FEW = 8  # views of the surrogates on which nothing is tuned
+SOFT = 0.1  # nats of entropy that make one view e times as heavy as another, in place of the hard choice of the most confident
 
 
 def with_views(images: Tensor, keys: Sequence[int], count: int, *, augmix: bool) -> Tensor:
@@ -32,3 +34,25 @@ def few_views(classifier: Classifier, views: int, *, augmix: bool) -> AdaptingCl
         return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
 
     return surrogate(classifier, "views", untuned, passes=1 + FEW)
+
+
+def few_confident(classifier: Classifier, views: int, *, augmix: bool) -> AdaptingClassifier:
+    """The surrogate "selection" of a method that trusts its most confident views: the vote of the image and a few views, each by
+    how little entropy its prediction has. Its slope makes wrong views confident and right ones doubtful, which the hard choice of
+    the method hides."""
+
+    def chosen(base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+        features = features_of(base, with_views(images, keys, min(FEW, views - 1), augmix=augmix))
+        return confident_vote(plain_head(base, "prompt tuning")(features, base.text_features))
+
+    return surrogate(classifier, "selection", chosen, passes=1 + FEW)
+
+
+def confident_vote(logits: Tensor, log_weights: Tensor | float = 0.0) -> Tensor:
+    """[B, K] log probabilities: the mean prediction of views [B, V, K], with weights that are a softmax over views.
+
+    Args:
+        log_weights: [B, V] besides -entropy / `SOFT`.
+    """
+    shares = (log_weights - entropy(logits) / SOFT).log_softmax(1)
+    return (shares[..., None] + logits.log_softmax(-1)).logsumexp(1)

@@ -14,6 +14,7 @@ norm in variant "paper" (at the block's input they are rounding noise in the las
 """
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,6 +23,9 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
+from ironclip.core.types import Classifier
+from ironclip.testtime._attention_attack import PASSES, attended
+from ironclip.testtime._base import surrogate
 from ironclip.testtime._parts import LogitVote, Parts, ProbabilityVote, Selected, Vote, confident, reliability
 from ironclip.testtime._prompts import Prompted, entropy, share
 from ironclip.testtime._random_views import Views, random_views
@@ -149,9 +153,9 @@ class ATPT(TestTimePromptTuning):
         self.p_high, self.p_low, self.m_high, self.m_low, self.clip = shares.values()
         self.tv_map, self.tv_norm, self.tv_tau = chosen["tv_map"], chosen["tv_norm"], chosen["tv_tau"]
         self.tv_resolution = tv_resolution
-        guided = self.views - 1 if guidance and self.augmix else 0
+        self.guided = guidance and self.augmix and self.views > 1
         looks = "tv" in (self.ensemble, self.loss_weights)
-        self.passes = self.views + guided + (share(self.select, self.views) if looks else 0)
+        self.passes = self.views + self.guided * (self.views - 1) + (share(self.select, self.views) if looks else 0)
 
     def check_base(self, base: AdaptedClassifier) -> None:
         spec = base.backbone.spec
@@ -159,6 +163,12 @@ class ATPT(TestTimePromptTuning):
             raise UsageError(f"atpt reads the attention of open_clip's ViT, or RN50; {spec.name} is neither")
         if spec.kind == "vit" and not spec.class_token:
             raise UsageError(f"atpt reads where the class token looks; {spec.name} averages all tokens instead")
+
+    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
+        """Those of prompt tuning, and one that goes through the attention maps and the weights they give."""
+        few, confident, *drawn = super().surrogates(classifier)
+        through = surrogate(classifier, "attention", partial(attended, self), passes=PASSES)
+        return (few, confident, *[through] * (self.guided or self.ensemble == "tv"), *drawn)
 
     def parts(self) -> Parts:
         weighted = self.loss_weights == "tv"
@@ -180,20 +190,19 @@ class ATPT(TestTimePromptTuning):
 
     def guided_views(self, base: Prompted, images: Tensor, keys: Sequence[int]) -> Tensor:
         """[B, V, 3, S, S] the image and its mixed views x'; without guidance R-TPT's views."""
-        guided = self.guidance and self.augmix and self.views > 1
-        crop = self.base == "crop" or not guided
+        crop = self.base == "crop" or not self.guided
         found = random_views(images, keys, self.views - 1, augmix=self.augmix, crop=crop)
-        mixed = self.mixed(self.maps(base, found.base), found) if guided else found.blended
+        mixed = self.mixed(self.maps(base, found.base), found) if self.guided else found.blended
         return torch.cat([images[:, None], mixed], dim=1)
 
-    def maps(self, base: AdaptedClassifier, views: Tensor) -> Tensor:
-        """[..., G, G] relevance maps in [0, 1] of views [..., 3, S, S] under the start prompt; constants."""
-        return self._rolled_out(base, views, self.clip)
+    def maps(self, base: AdaptedClassifier, views: Tensor, *, graph: bool = False) -> Tensor:
+        """[..., G, G] relevance maps in [0, 1] of views [..., 3, S, S] under the start prompt; constants without `graph`."""
+        return self._rolled_out(base, views, self.clip, graph)
 
-    def _rolled_out(self, base: AdaptedClassifier, views: Tensor, clip: float | None) -> Tensor:
+    def _rolled_out(self, base: AdaptedClassifier, views: Tensor, clip: float | None, graph: bool) -> Tensor:
         flat = relevance_maps(
             base, views.flatten(0, -4), base.text_features, rollout=self.rollout, tokens_at=self.tokens_at, layers=self.layers,
-            layer_weights=self.layer_weights, clip=clip,
+            layer_weights=self.layer_weights, clip=clip, graph=graph,
         )  # fmt: skip
         return flat.view(*views.shape[:-3], *flat.shape[1:])
 
@@ -202,13 +211,24 @@ class ATPT(TestTimePromptTuning):
         side = found.base.shape[-1]
         high, low = zones(enlarged(maps.flatten(0, 1), side), self.p_high, self.p_low)
         own = found.keep.flatten()[:, None, None].expand(high.shape)
-        m_high, m_low = (m if self.m_of == "base" else 1 - m for m in (self.m_high, self.m_low))
+        m_high, m_low = self.base_weights
         weight = torch.where(high, m_high, torch.where(low, m_low, own)).view(*maps.shape[:2], 1, side, side)
-        return weight * found.base + (1 - weight) * (found.mix if self.target == "mix" else found.blended)
+        return weight * found.base + (1 - weight) * self.replacement(found)
 
-    def tv_weights(self, base: Prompted, views: Tensor) -> Tensor:
-        """[B, n] softmax(-total variation of the maps) of views [B, n, 3, S, S]; constants."""
-        return self.smoothness(self._rolled_out(base, views, None if self.tv_map == "raw" else self.clip), views.shape[-1])
+    @property
+    def base_weights(self) -> tuple[float, float]:
+        """Weights of the base view where its map is high and low."""
+        high, low = (m if self.m_of == "base" else 1 - m for m in (self.m_high, self.m_low))
+        return high, low
+
+    def replacement(self, found: Views) -> Tensor:
+        """[B, V, 3, S, S] what takes the place of the base view."""
+        return found.mix if self.target == "mix" else found.blended
+
+    def tv_weights(self, base: AdaptedClassifier, views: Tensor, *, graph: bool = False) -> Tensor:
+        """[B, n] softmax(-total variation of the maps) of views [B, n, 3, S, S]; constants without `graph`."""
+        maps = self._rolled_out(base, views, None if self.tv_map == "raw" else self.clip, graph)
+        return self.smoothness(maps, views.shape[-1])
 
     def smoothness(self, maps: Tensor, side: int) -> Tensor:
         """[B, n] softmax(-total variation) of maps [B, n, G, G]."""

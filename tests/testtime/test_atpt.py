@@ -11,7 +11,7 @@ from ironclip.backbones.adapter import ClipBackbone
 from ironclip.backbones.resnet import ResNetTower
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UsageError
-from ironclip.testtime import _base, build
+from ironclip.testtime import _attention_attack, _base, build
 from ironclip.testtime._parts import Selected
 from ironclip.testtime._random_views import Views, random_views
 from ironclip.testtime._relevance import (
@@ -323,3 +323,70 @@ def test_the_domain_prompt_is_that_of_the_data_set(base):
     assert build("atpt", {"prompt": "domain"}, dataset="dtd").prompt == "a texture photo of a"
     assert build("rtpt", {"prompt": "domain"}, dataset="food101").prompt is None
     assert build("atpt", {"prompt": "domain"}, dataset="dtd")(base).base.start.shape[0] == 5
+
+
+@pytest.mark.parametrize("rollout", ["token_gradient", "attention_gradient", "attention"])
+def test_an_attacker_has_the_same_maps_with_their_slope(base, images, rollout):
+    image = images[:1].clone().requires_grad_()
+    options = {"tokens_at": "after_ln1", "rollout": rollout, "clip": None}
+    found = maps_of(base, image, graph=True, **options)
+    assert_close(found.detach(), maps_of(base, images[:1], **options))
+    way = torch.randn(found.shape, generator=torch.Generator().manual_seed(0)).double()
+    (slope,) = torch.autograd.grad((found * way).sum(), image)
+    step = 1e-6 * torch.randn(image.shape, generator=torch.Generator().manual_seed(1)).double()
+    ends = [(maps_of(base, images[:1] + sign * step, **options) * way).sum() for sign in (1, -1)]
+    assert float((slope * step).sum()) == pytest.approx(float(ends[0] - ends[1]) / 2, rel=1e-4)
+    assert not maps_of(base, image, **options).requires_grad
+
+
+@pytest.mark.parametrize("options", [{}, {"variant": "code"}, {"p_high": 0.1, "p_low": 0.3}])
+def test_zones_that_slope_steeply_are_those_of_the_method(base, images, monkeypatch, options):
+    method = build("atpt", {"views": 5, **options})
+    found = random_views(images, [1, 2, 3], 4)
+    maps = method.maps(base, found.base)
+    hard, soft = method.mixed(maps, found), _attention_attack.softly_mixed(method, maps, found)
+    assert (hard - soft).abs().mean() > 1e-3
+    monkeypatch.setattr(_attention_attack, "SLOPE", 1e-9)
+    assert ((hard - _attention_attack.softly_mixed(method, maps, found)).abs() < 1e-6).double().mean() > 0.98  # but on the bounds
+
+
+THROUGH = {  # the option under which only the maps, only the weights, or both depend on where the model looks
+    "maps": {"ensemble": "uniform", "loss_weights": "uniform"},
+    "weights": {"guidance": False, "tv_tau": 0.05},
+    "both": {"tv_tau": 0.05},
+}
+
+
+@pytest.mark.parametrize("options", THROUGH.values(), ids=THROUGH)
+def test_the_attention_surrogate_is_differentiated_through_maps_zones_and_weights(base, images, options, monkeypatch):
+    def smooth(images, keys, count, **_):
+        """Views without operations that count grey levels."""
+        crops = random_views(images, keys, count, augmix=False)
+        return Views(crops.base, crops.base.flip(-1).square(), 0.3 * crops.keep)
+
+    monkeypatch.setattr(_attention_attack, "random_views", smooth)
+    classifier = build("atpt", {"views": 5, **options})(base)
+    method = classifier.method
+    through = {each.name: each for each in method.surrogates(classifier)}["attention"]
+    image = images[:1].clone().requires_grad_()
+    (slope,) = torch.autograd.grad(through(image)[0, 0], image)
+    step = torch.zeros_like(images[:1])
+    step[0, 1, 8:12, 8:12] = 1e-6  # too small to change the key, which has 8 bits
+    with torch.no_grad():
+        measured = (through(images[:1] + step) - through(images[:1] - step))[0, 0] / 2
+    assert float((slope * step).sum()) == pytest.approx(float(measured), rel=1e-3)
+    held = build("atpt", {"views": 5, **options})  # as if maps were constants: what the attack on the method itself sees
+    held.maps = lambda base, views, graph: method.maps(base, views)
+    held.tv_weights = lambda base, views, graph: method.tv_weights(base, views)
+    answer = _attention_attack.attended(held, classifier.base, image, _base.image_keys(images[:1], 0))
+    (other,) = torch.autograd.grad(answer[0, 0], image)
+    assert (slope - other).norm() > 0.01 * slope.norm()
+
+
+def test_where_nothing_depends_on_the_maps_there_is_no_such_surrogate(base):
+    for options, names in (({}, ["views", "selection", "attention", "draws"]), (PLAIN, ["views", "selection", "draws"])):
+        classifier = build("atpt", options)(base)
+        assert [each.name for each in classifier.method.surrogates(classifier)] == names
+
+
+PLAIN = {"guidance": False, "ensemble": "neighbour"}

@@ -10,7 +10,7 @@ from ironclip.backbones import assemble
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UsageError
 from ironclip.core.types import Adaptation, Context
-from ironclip.testtime import _base, _prompts, build, called
+from ironclip.testtime import _base, _prompts, _views, build, called
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import AdamW, dispersion, entropy, marginal_entropy, neighbour_weights
 from ironclip.testtime._views import with_views
@@ -91,6 +91,29 @@ def test_an_attacker_has_the_mean_of_eight_views_on_which_nothing_is_tuned(base,
         features = features_of(classifier.base, with_views(images, keys, 8, augmix=True))
         assert_close(few(images), 20.0 * features.mean(1) @ classifier.base.text_features.T)
     assert few.cost == 9
+
+
+def test_an_attacker_has_a_vote_by_confidence_that_becomes_the_surest_view_or_the_mean(monkeypatch):
+    logits = 3 * torch.randn(4, 6, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    surest = logits.log_softmax(-1)[torch.arange(4), entropy(logits).argmin(1)]
+    mean = logits.softmax(-1).mean(1).log()
+    doubled = (_views.confident_vote(logits, torch.tensor([0.0, -99, -99, -99, -99, -99]).double()), logits.log_softmax(-1)[:, 0])
+    monkeypatch.setattr(_views, "SOFT", 1e-9)
+    assert_close(_views.confident_vote(logits), surest)
+    monkeypatch.setattr(_views, "SOFT", 1e9)
+    assert_close(_views.confident_vote(logits), mean)
+    assert_close(*doubled)
+
+
+@pytest.mark.parametrize("name", TUNING)
+def test_an_attacker_of_prompt_tuning_has_the_vote_by_confidence(base, images, name):
+    classifier = build(name, {"views": 12})(base)
+    found = {each.name: each for each in classifier.method.surrogates(classifier)}["selection"]
+    with torch.no_grad():
+        features = features_of(classifier.base, with_views(images, _base.image_keys(images, 0), 8, augmix=True))
+        assert_close(found(images), _views.confident_vote(20.0 * features @ classifier.base.text_features.T))
+    leaf = images.clone().requires_grad_()
+    assert torch.autograd.grad(found(leaf)[:, 0].sum(), leaf)[0].norm() > 0
 
 
 def test_the_marginal_entropy_is_as_exact_as_its_logits():
