@@ -15,11 +15,14 @@ from benchmarks import (
     harness,
     nap_step,
     pgd_eval,
+    retrieval_table,
     standard_fast,
     switches,
     text_tower,
 )
 from ironclip.backbones.tiny import tiny_backbone
+from ironclip.protocols.config import configure
+from ironclip.protocols.few_shot import train
 
 EXACT = 1e-9
 
@@ -119,6 +122,24 @@ def test_what_is_found_is_counted_among_what_autoattack_breaks() -> None:
     row = standard_fast.line("nap on mini", {"autoattack": whole, "standard-fast": fast})
     assert row == "| nap on mini | 10 | 80.0 | 40.0 | 40.0 | 3 of 4 | 1 | 1,000 | 100 | 10.0 |"
     assert "3 of 4 (75.0%) at 1/10.0 of the passes" in standard_fast.table([("x", {"autoattack": whole, "standard-fast": fast})])
+
+
+def test_retrieval_of_several_targets_is_counted_and_what_changes_no_tower_is_named(tmp_path, capsys) -> None:
+    run, file = tmp_path / "prompts", tmp_path / "found.csv"
+    schedule = {"epochs": 1, "batch_size": 8, "warmup_epochs": 0}
+    config = configure(
+        {"method": "apt", "backbone": "mini", "dataset": "shapes", "shots": 1, "eps": 2 / 255, "schedule": schedule}
+    )
+    train(config, out=run)
+    small = ["mini", str(run), "--limit", "6", "--steps", "1", "--csv", str(file)]
+    assert retrieval_table.main(small) == 0
+    assert f"{run}: apt changes class prompts or the head alone" in capsys.readouterr().err
+    lines = [line.split(",") for line in file.read_text(encoding="utf-8").splitlines()]
+    assert lines[0] == list(retrieval_table.HEAD)
+    assert len(lines) == 1 + 3 * 6
+    assert {tuple(line[:4]) for line in lines[1:]} == {("zero_shot", "", "shapes", "2/255")}
+    assert all(int(found) <= int(of) for *_, found, of in lines[1:])
+    assert retrieval_table.main([str(run), "--csv", str(file)]) == 2
 
 
 def test_start_noise_has_the_same_bits_however_it_is_drawn() -> None:

@@ -1,6 +1,5 @@
 """What `evaluate --task retrieval` and `--task corruptions` do: tables that are no record of an attack on a classifier."""
 
-from pathlib import Path
 from typing import Any
 
 from ironclip.cli.common import Progress, emit
@@ -71,16 +70,9 @@ def _retrieval(
         if name != "steps" or not value.isdecimal() or int(value) < 1:
             raise UsageError(f"--task retrieval has the option steps alone, a whole number from 1 on; got {change!r}")
         steps = int(value)
-    from ironclip.data.captions import captioned_folder, captions_of
-    from ironclip.protocols.resolve import open_target
-    from ironclip.protocols.retrieval import retrieval, towers_of
-    from ironclip.records.folder import is_run
+    from ironclip.protocols.retrieval import opened, retrieval, towers_of
 
-    folder = captioned_folder(data) if data is not None else None
-    run = Path(target).exists() and is_run(Path(target))
-    other = None if folder is not None and run else "shapes" if folder is not None else data
-    experiment = open_target(target, other, device=device)[1]
-    captioned = folder or captions_of(experiment.dataset, split)
+    experiment, captioned = opened(target, data, split, device=device)
     found = retrieval(towers_of(experiment), captioned, split=split, eps=radius, steps=steps, limit=limit, seed=seed)
     if as_json:
         emit({each.attack: {name: part.model_dump() for name, part in each.recall.items()} for each in found})

@@ -7,6 +7,7 @@ image with it. Under an attack all images of the gallery are attacked, Co-Attack
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -21,7 +22,9 @@ from ironclip.core.memory import over
 from ironclip.core.merging import resolve_weights
 from ironclip.core.types import BackboneSpec, Batch, PromptTokens
 from ironclip.data import EvalSet
-from ironclip.data.captions import Captioned
+from ironclip.data.captions import Captioned, captioned_folder, captions_of
+from ironclip.protocols.resolve import open_target
+from ironclip.records.folder import is_run
 from ironclip.records.record import Proportion
 
 TOP = (1, 5, 10)
@@ -152,6 +155,23 @@ def _texts(towers: DefendedTowers, texts: Sequence[str], batch: int = 100) -> Te
     with torch.no_grad():
         parts = [towers.encode_text(towers.embed_text(texts[at : at + batch])) for at in range(0, len(texts), batch)]
     return F.normalize(torch.cat(parts).float(), dim=1)
+
+
+def opened(target: str, data: str | None, split: str, *, device: str = "cpu") -> tuple[Any, Captioned]:
+    """The experiment of a run, or of a backbone (zero-shot), and the captioned images that it is measured on.
+
+    Args:
+        data: a data set with captions, or a folder of images and captions; None: the data of the run.
+
+    Raises:
+        DataError: images without captions.
+        UsageError: neither a run nor a backbone.
+    """
+    folder = captioned_folder(data) if data is not None else None
+    run = Path(target).exists() and is_run(Path(target))
+    other = None if folder is not None and run else "shapes" if folder is not None else data
+    experiment = open_target(target, other, device=device)[1]
+    return experiment, folder or captions_of(experiment.dataset, split)
 
 
 def towers_of(experiment: Any) -> DefendedTowers:
