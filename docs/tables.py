@@ -100,6 +100,18 @@ def headline(
     return table(["method", "learned parameters", "clean %", "robust at 2/255 %"], lines)
 
 
+def headline_defeat() -> str:
+    """DEFEAT under the default attack and under one that knows its branches, the same images."""
+    lines = []
+    for knowledge, attack in (("white-box", "standard-fast"), ("adaptive", "pgd (40 steps)")):
+        facts = f"backbone mini; 16 shots; linf 2/255 {knowledge}; {attack}"
+        for data in SETS:
+            if (line := found("headline", "defeat", data, facts)) is not None:
+                figures = [f"{per_cent(line, what)} {interval(line, what)}" for what in ("clean", "robust")]
+                lines.append([data, f"{knowledge}, {attack}", *figures])
+    return table(["data", "attack", "clean %", "robust at 2/255 %"], sorted(lines, key=lambda line: line[0]))
+
+
 def headline_seeds() -> str:
     """Clean and robust shares of each training seed, the same images, and the mean of the robust ones with their deviation."""
     lines, seeds = [], sorted({line["seed"] for line in stored("headline-seeds")})
@@ -435,6 +447,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "headline flowers5": partial(headline, "flowers5"),
     "headline autoattack": partial(headline, "eurosat", attack="AutoAttack"),
     "headline seeds": headline_seeds,
+    "headline defeat": headline_defeat,
     "refiners": partial(headline, "eurosat", file="refiners", shown=REFINERS),
     "few-shot": partial(as_stored, "few-shot"),
     "prompts mini": partial(prompts, "mini"),
