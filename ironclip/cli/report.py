@@ -111,8 +111,10 @@ def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
     shown = pairs(found)
     _write({file: picture(shown)})
     if as_json:
-        emit([{"method": pair.method, "setting": pair.setting, "data": pair.data,
-               "static": pair.static.model_dump(), "attacked": pair.attacked.model_dump()} for pair in shown])  # fmt: skip
+        facts = ("method", "setting", "data", "knowledge")
+        sides = ("reported", "attacked")
+        emit([{**{name: getattr(pair, name) for name in facts}, **{side: getattr(pair, side).model_dump() for side in sides}}
+              for pair in shown])  # fmt: skip
 
 
 def _matrix(

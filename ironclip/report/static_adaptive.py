@@ -1,7 +1,8 @@
-"""Static robust accuracy beside that under attacks on the defence, as one self-contained figure.
+"""What a defence reports about itself beside what an attacker who knows it leaves, as one self-contained figure.
 
 A pair needs both numbers on the same data sets: static (images made without the defence) and attacked (the lowest of white-box
-and adaptive). Over several data sets the images are counted together.
+and adaptive). A trained defence that has no static number reports the white-box one, beside its adaptive one. Over several data
+sets the images are counted together.
 """
 
 import csv
@@ -15,7 +16,8 @@ from ironclip.records.record import Proportion
 from ironclip.report.svg import COLORS, LETTER, MUTED, nice_ticks
 from ironclip.report.tables import Row, percent
 
-KNOWN = ("white-box", "adaptive")
+SIDES = (("static", ("white-box", "adaptive")), ("white-box", ("adaptive",)))
+"""What is reported, and what it stands beside; the first pair that a method has."""
 NEEDED = ("method", "data", "backbone", "eps", "threat", "robust", "images")
 WIDTH, STEP, HEAD, RIGHT = 760, 27, 78, 96
 INK, SOFT, RULE = "#1c2126", "#59636e", "#dde2e7"
@@ -35,12 +37,17 @@ class Found:
 
 @dataclass(frozen=True)
 class Pair:
-    """The two numbers of one method in one setting (backbone and radius), over the same data sets."""
+    """The two numbers of one method in one setting (backbone and radius), over the same data sets.
+
+    Args:
+        knowledge: of the attacker whose number is reported: "static" or "white-box".
+    """
 
     method: str
     setting: str
     data: tuple[str, ...]
-    static: Proportion
+    knowledge: str
+    reported: Proportion
     attacked: Proportion
 
 
@@ -73,40 +80,44 @@ def of_csv(text: str, name: str) -> list[Found]:
 
 
 def pairs(found: Iterable[Found]) -> list[Pair]:
-    """The methods with both numbers, by setting and falling static number.
+    """The methods with both numbers, by setting and falling reported number.
 
-    Of several static numbers on one data set the one of most images counts, of several attacked ones the lowest.
+    Of several reported numbers on one data set the one of most images counts, of several attacked ones the lowest.
 
     Raises:
         UsageError: no method has both.
     """
-    groups: dict[tuple[str, str], dict[str, tuple[list[Found], list[Found]]]] = {}
+    groups: dict[tuple[str, str], list[Found]] = {}
     for each in found:
-        static, attacked = groups.setdefault((each.setting, each.method), {}).setdefault(each.data, ([], []))
-        if each.knowledge == "static":
-            static.append(each)
-        elif each.knowledge in KNOWN:
-            attacked.append(each)
-    made = []
-    for (setting, method), sets in groups.items():
-        both = {data: sides for data, sides in sets.items() if all(sides)}
-        if both:
-            reported = [max(static, key=lambda one: (one.images, -one.count)) for static, _ in both.values()]
-            left = [min(attacked, key=lambda one: (one.count / one.images, -one.images)) for _, attacked in both.values()]
-            made.append(
-                Pair(method.removeprefix("zero_shot+"), setting, tuple(sorted(both)), _together(reported), _together(left))
-            )
+        groups.setdefault((each.setting, each.method), []).append(each)
+    made = [pair for many in groups.values() if (pair := _paired(many)) is not None]
     if not made:
-        raise UsageError("no method has both a static and a white-box or adaptive number on one data set")
-    return sorted(made, key=lambda pair: (pair.setting, -pair.static.value, -pair.attacked.value, pair.method))
+        raise UsageError("no method has both a static and a white-box or adaptive number, or both of these, on one data set")
+    return sorted(made, key=lambda pair: (pair.setting, -pair.reported.value, -pair.attacked.value, pair.method))
+
+
+def _paired(many: Sequence[Found]) -> Pair | None:
+    for knowledge, against in SIDES:
+        both = {}
+        for data in sorted({each.data for each in many}):
+            here = [each for each in many if each.data == data]
+            reported = [each for each in here if each.knowledge == knowledge]
+            attacked = [each for each in here if each.knowledge in against]
+            if reported and attacked:
+                most = max(reported, key=lambda one: (one.images, -one.count))
+                both[data] = most, min(attacked, key=lambda one: (one.count / one.images, -one.images))
+        if both:
+            sides = [_together(side) for side in zip(*both.values(), strict=True)]
+            return Pair(many[0].method.removeprefix("zero_shot+"), many[0].setting, tuple(both), knowledge, *sides)
+    return None
 
 
 def picture(shown: Sequence[Pair]) -> str:
     """One SVG: for each setting a panel, for each method a line from its static to its attacked number."""
     settings = list(dict.fromkeys(pair.setting for pair in shown))
-    highest = max(max(pair.static.high, pair.attacked.high) for pair in shown)
+    highest = max(max(pair.reported.high, pair.attacked.high) for pair in shown)
     ticks = nice_ticks(0, min(100.0, 100 * highest))
-    left = 24 + LETTER * max(len(pair.method) for pair in shown)
+    left = 24 + LETTER * max(len(_name(pair)) for pair in shown)
     scale = (WIDTH - RIGHT - left) / ticks[-1]
     parts: list[str] = []
     top = 0
@@ -115,7 +126,7 @@ def picture(shown: Sequence[Pair]) -> str:
         parts += _panel(rows, setting, top, left, scale, ticks)
         top += HEAD + STEP * len(rows) + 34
     size = f'viewBox="0 0 {WIDTH} {top}" width="{WIDTH}" height="{top}"'
-    label = "Robust accuracy of each defence: on images made without it, and under an attack on it"
+    label = "Robust accuracy of each defence: as it reports itself, and under an attack that knows it"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img" aria-label="{label}" '
     head += 'font-family="system-ui, sans-serif" font-size="13">'
     return "\n".join([head, f"<title>{label}</title>", '<rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>"]) + "\n"
@@ -128,9 +139,9 @@ def _panel(rows: Sequence[Pair], setting: str, top: int, left: float, scale: flo
     parts = [
         _text(16, top + 22, f"{setting}; {where}", "start", INK, ' font-weight="600"'),
         _marker(22, top + 44, COLORS[0], hollow=True),
-        _text(32, top + 48.5, "static: images made without the defence, as it reports itself", "start", SOFT),
+        _text(32, top + 48.5, _legend(rows), "start", SOFT),
         _marker(462, top + 44, COLORS[1]),
-        _text(472, top + 48.5, "left under an attack on the defence", "start", SOFT),
+        _text(472, top + 48.5, "left under an attack that knows it", "start", SOFT),
     ]
     for tick in ticks:
         x = left + scale * tick
@@ -139,18 +150,30 @@ def _panel(rows: Sequence[Pair], setting: str, top: int, left: float, scale: flo
     parts.append(_text(WIDTH - RIGHT + 14, bottom + 17, "robust %", "start", SOFT))
     for place, pair in enumerate(rows):
         y = top + HEAD + STEP * place + 6.0
-        ends = [left + 100 * scale * side.value for side in (pair.static, pair.attacked)]
+        ends = [left + 100 * scale * side.value for side in (pair.reported, pair.attacked)]
         color = MUTED if pair.method == "zero_shot" else INK
         parts += [
-            _text(left - 14, y + 4.5, "no defence" if pair.method == "zero_shot" else pair.method, "end", color),
+            _text(left - 14, y + 4.5, _name(pair), "end", color),
             f'<line x1="{ends[0]:.1f}" x2="{ends[1]:.1f}" y1="{y}" y2="{y}" stroke="{MUTED}" stroke-width="1.5"/>',
-            _whisker(pair.static, left, scale, y - 5, COLORS[0]),
+            _whisker(pair.reported, left, scale, y - 5, COLORS[0]),
             _whisker(pair.attacked, left, scale, y + 5, COLORS[1]),
-            _marker(ends[0], y, COLORS[0], hollow=True, tip=f"{pair.method}, static: {pair.static}"),
+            _marker(ends[0], y, COLORS[0], hollow=True, tip=f"{pair.method}, {pair.knowledge}: {pair.reported}"),
             _marker(ends[1], y, COLORS[1], tip=f"{pair.method}, attacked: {pair.attacked}"),
-            _text(WIDTH - RIGHT + 14, y + 4.5, f"{percent(pair.static.value)} → {percent(pair.attacked.value)}", "start", color),
+            _text(
+                WIDTH - RIGHT + 14, y + 4.5, f"{percent(pair.reported.value)} → {percent(pair.attacked.value)}", "start", color
+            ),
         ]
     return parts
+
+
+def _name(pair: Pair) -> str:
+    return "no defence" if pair.method == "zero_shot" else pair.method
+
+
+def _legend(rows: Sequence[Pair]) -> str:
+    said = {"static": "static, images made without the defence", "white-box": "white-box, an attack on its answer alone"}
+    kinds = [said[kind] for kind in said if any(pair.knowledge == kind for pair in rows)]
+    return "as it reports itself: " + ("; ".join(kinds) if len(kinds) == 1 else "static, or white-box where trained")
 
 
 def _whisker(side: Proportion, left: float, scale: float, y: float, color: str) -> str:

@@ -22,7 +22,18 @@ def drawn(*records):
 
 def test_a_pair_is_the_lowest_attacked_number_beside_the_static_one():
     (pair,) = drawn(told(), told(robust=30, knowledge="white-box"), told(robust=12, knowledge="adaptive"))
-    assert (pair.method, pair.static.count, pair.attacked.count) == ("mta", 40, 12)
+    assert (pair.method, pair.reported.count, pair.attacked.count) == ("mta", 40, 12)
+
+
+def test_a_trained_defence_without_a_static_number_reports_the_white_box_one():
+    found = [told("defeat", 34, "white-box"), told("defeat", 25, "adaptive"), told("nap", 31, "white-box")]
+    (pair,) = drawn(*found)
+    assert (pair.method, pair.knowledge, pair.reported.count, pair.attacked.count) == ("defeat", "white-box", 34, 25)
+    (pair,) = drawn(*found, told("defeat", 50))
+    assert (pair.knowledge, pair.reported.count, pair.attacked.count) == ("static", 50, 25)
+    assert "white-box, an attack on its answer alone" in check(picture(drawn(*found))).text
+    mixed = check(picture(drawn(*found, told(), told(robust=12, knowledge="adaptive")))).text
+    assert "static, or white-box where trained" in mixed
 
 
 def test_several_data_sets_are_counted_together_where_both_numbers_are_there():
@@ -30,7 +41,7 @@ def test_several_data_sets_are_counted_together_where_both_numbers_are_there():
              told(robust=9, images=90, knowledge="adaptive", data="flowers5"), told(robust=80, data="shapes")]  # fmt: skip
     (pair,) = drawn(*found)
     assert pair.data == ("eurosat", "flowers5")
-    assert pair.static == Proportion.measured(100, 200)
+    assert pair.reported == Proportion.measured(100, 200)
     assert pair.attacked == Proportion.measured(19, 190)
 
 
