@@ -58,7 +58,8 @@ class Parts:
         if self.exact and self._cost * count > free:
             raise self._refusal(count)
         if not self.exact:
-            self.size = max(1, int(SHARE * free / (BESIDE * max(1, self._cost))))
+            fitting = max(1, int(SHARE * free / (BESIDE * max(1, self._cost))))
+            self.size = fitting if self.size is None else min(self.size, fitting)
 
     def __call__(self, function: Callable[[slice], T], count: int) -> list[T]:
         """The results of the function for the rows 0 .. count - 1, in order, in parts that fit into memory.

@@ -93,7 +93,7 @@ def evaluate(
         UsageError: surrogates missing or too many for this knowledge; quantisation or resolution not as the threat says.
     """
     scorer = Scorer(classifier, targets(classifier, surrogates, attacks, threat), threat, quantise, stop_early, probe, callback)
-    parts = Parts(device or "cpu", exact=exact)
+    parts = Parts(device or "cpu", exact=exact, size=None if exact else getattr(classifier, "at_once", None))
     known = {sample.index: sample for sample in done}
     samples: dict[int, Sample] = {}
     examples: list[Example] = []

@@ -131,6 +131,11 @@ class AdaptingClassifier(nn.Module):
         """Passes of the image tower per answer."""
         return self.passes * self.draws
 
+    @property
+    def at_once(self) -> int:
+        """Images at once whose activations fit, so that none is computed again in a backward pass."""
+        return chunk_size(self.backbone.spec, self.cost, graph=True, device=self.backbone.device)
+
     def __repr__(self) -> str:
         return f"AdaptingClassifier({type(self.method).__name__} on {self.base!r})"
 

@@ -61,6 +61,10 @@ def test_a_number_that_cannot_fit_is_refused_before_any_work_and_auto_follows_th
     parts = Parts("cpu")
     parts.measure(layer, image, 64)
     assert parts.size == 16, "80 % of the free memory, one and a half times what is kept"
+    for size, left in ((4, 4), (40, 16)):  # what the function says fits, and what the device says
+        parts = Parts("cpu", size=size)
+        parts.measure(layer, image, 64)
+        assert parts.size == left
 
 
 def test_small_pictures_on_a_cpu_are_not_measured():

@@ -6,10 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from ironclip.attacks import PGD
 from ironclip.backbones import assemble
+from ironclip.backbones.counting import counted
 from ironclip.backbones.tiny import tiny_backbone
 from ironclip.core.errors import UsageError
-from ironclip.core.types import Adaptation, Context
+from ironclip.core.threat import Threat
+from ironclip.core.types import Adaptation, Batch, Context
+from ironclip.loops.evaluation import evaluate
 from ironclip.testtime import _base, _prompts, _views, build, called
 from ironclip.testtime._base import features_of
 from ironclip.testtime._prompts import AdamW, dispersion, entropy, marginal_entropy, neighbour_weights
@@ -188,6 +192,20 @@ def test_small_memory_splits_images_and_views_and_changes_nothing(base, images, 
     hook.remove()
     # Forward, and once more per image and per view in the backward pass: nothing inside runs a whole image again.
     assert sum(passes) <= 4 * len(images) * classifier.passes
+
+
+def test_an_evaluation_takes_so_many_images_at_once_that_nothing_is_computed_twice(base, images, monkeypatch):
+    classifier = build("rtpt", {"views": 6})(base)
+    monkeypatch.setattr(_base, "chunk_size", lambda spec, passes, **_: max(1, 12 // passes))
+    assert classifier.at_once == 2
+    with torch.no_grad():
+        batch = Batch(images, classifier(images).argmax(1), torch.arange(3), CLASSES)
+    spent = {}
+    for exact in (False, True):
+        with counted(base.backbone) as passes:
+            evaluate(classifier, {"pgd": PGD(1e-9, steps=1)}, [batch], Threat(eps=1e-9), exact=exact, probe=False)
+        spent[exact] = passes.forward
+    assert spent[True] - spent[False] == 3 * 6, "three images at once are one too many, so each view of the step comes twice"
 
 
 def test_the_full_gradient_goes_through_the_tuning_and_is_that_of_finite_differences(base, images):
