@@ -80,7 +80,7 @@ def report(
     shown = [view for folder in folders for view in views.read(RunFolder.open(folder))]
     if not shown:
         raise UsageError(f"nothing is evaluated yet in {', '.join(map(str, targets))}; run `ironclip evaluate` first")
-    table = rows([view.record for view in shown])
+    table = rows([view.record for view in shown], views.methods_of(shown))
     texts = {path: formats.written(name, [table]) for path, name in wanted.items()}
     if html is not None:
         texts[html] = report_page(shown, title=title)
@@ -104,8 +104,7 @@ def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
         raise UsageError(f"--static-adaptive writes an .svg file; got {file.name!r}")
     tables = [target for target in targets if target.suffix == ".csv"]
     runs = [RunFolder.open(path) for path in run_paths([target for target in targets if target not in tables])]
-    records = [record for run in runs for place in run.evaluations() if (record := place.record()) is not None]
-    found = of_rows(rows(records))
+    found = of_rows(rows(*_named(runs)))
     for table in tables:
         found += of_csv(plain_bytes(table).decode(errors="replace"), str(table))
     shown = pairs(found)
@@ -115,6 +114,21 @@ def _static_adaptive(targets: list[Path], file: Path, as_json: bool) -> None:
         sides = ("reported", "attacked")
         emit([{**{name: getattr(pair, name) for name in facts}, **{side: getattr(pair, side).model_dump() for side in sides}}
               for pair in shown])  # fmt: skip
+
+
+def _named(runs: list[Any]) -> tuple[list[Any], list[str]]:
+    """The records of these runs, and what the method of each is called."""
+    from ironclip.report.labels import labels_of
+
+    entries = _entries(runs)
+    return [entry.record for entry in entries], labels_of(entries)
+
+
+def _entries(runs: list[Any]) -> list[Any]:
+    """All finished evaluations of these runs, with their settings."""
+    from ironclip.report.labels import Entry
+
+    return [Entry(record, run.config) for run in runs for place in run.evaluations() if (record := place.record()) is not None]
 
 
 def _matrix(
@@ -130,16 +144,13 @@ def _matrix(
     from ironclip.records.folder import slug
     from ironclip.report import formats
     from ironclip.report.cells import terminal
-    from ironclip.report.labels import Entry
     from ironclip.report.matrix import matrices
     from ironclip.report.matrix_figures import figures as drawn
     from ironclip.report.matrix_page import matrix_page
     from ironclip.report.matrix_tables import cells, listed, long
     from ironclip.report.svg import alone
 
-    found = [(run, place.record()) for run in runs for place in run.evaluations()]
-    entries = [Entry(record, run.config) for run, record in found if record is not None]
-    tables = matrices(entries)
+    tables = matrices(_entries(runs))
     if not tables:
         raise UsageError("nothing is evaluated yet in these folders; run `ironclip evaluate` or `ironclip grid run` first")
     grids = [cells(matrix) for matrix in tables]

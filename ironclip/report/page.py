@@ -9,7 +9,7 @@ from ironclip.records.record import ClassResult, Record
 from ironclip.report import cells, figures, pictures, words
 from ironclip.report.tables import answer_words, attack_words, columns, interval, percent, rows, targeted_words
 from ironclip.report.templating import render
-from ironclip.report.views import Panel, RunView, radius
+from ironclip.report.views import Panel, RunView, methods_of, radius
 
 WORST = 10
 """How many classes are shown without unfolding."""
@@ -75,7 +75,7 @@ def page(views: Iterable[RunView], *, title: str = "Robustness report", notes: S
         notes=notes,
         headline=words.headline(records),
         several=len({record.data.name for record in records}) > 1,
-        grid=cells.grid(rows(records)),
+        grid=cells.grid(rows(records, methods_of(shown))),
         curves=_curves(shown),
         remarks=words.remarks(shown, called),
         sections=[_section(view, name) for view, name in zip(shown, called, strict=True)],
@@ -86,7 +86,7 @@ def page(views: Iterable[RunView], *, title: str = "Robustness report", notes: S
 def names(views: Sequence[RunView]) -> list[str]:
     """A name for each view: its method, and whatever else tells it from the others."""
     named = []
-    table = [rows([view.record])[0] for view in views]
+    table = [rows([view.record], [method])[0] for view, method in zip(views, methods_of(views), strict=True)]
     differing = columns(table)
     for row in table:
         facts = [c.said(c.value(row)) if c.title == "Shots" else c.value(row) for c in differing if c.title not in ("n", "Seed")]

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ironclip.attacks import DEFAULT, STANDARD_FAST
 from ironclip.records.bounds import BOUND, LEGEND
@@ -79,9 +79,16 @@ FACTS = (
 CAPTION_ONLY = frozenset({"Attacks"})
 
 
-def rows(records: Iterable[Record]) -> tuple[Row, ...]:
-    """Rows grouped by data set and radius in the order of their first appearance, the undefended model first in each."""
+def rows(records: Iterable[Record], methods: Sequence[str] | None = None) -> tuple[Row, ...]:
+    """Rows grouped by data set and radius in the order of their first appearance, the undefended model first in each.
+
+    Args:
+        methods: what the method of each record is called, where variants of one are told apart (`labels.labels_of`); None: by its
+            name alone.
+    """
     found = [_row(record) for record in records]
+    if methods is not None:
+        found = [replace(row, method=name) for row, name in zip(found, methods, strict=True)]
     order = {group: place for place, group in enumerate(dict.fromkeys(row.group for row in found))}
     return tuple(sorted(found, key=lambda row: (order[row.group], not row.undefended)))
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,6 +10,7 @@ from ironclip.core.errors import UsageError
 from ironclip.core.threat import Norm, Threat, format_eps
 from ironclip.records.folder import RunFolder
 from ironclip.records.record import Proportion, Record
+from ironclip.report.labels import Entry, labels_of
 
 if TYPE_CHECKING:
     from ironclip.records.pictures import Example
@@ -52,16 +53,23 @@ class RunView:
     Args:
         log: entries of the training log; only those with {"event": "epoch", "epoch", "terms", "diagnostics", "flags"} are drawn.
         curve: robust accuracy by radius, from `curve`.
+        config: the settings of its run, which tell variants of a method apart.
     """
 
     record: Record
     log: Sequence[Mapping[str, Any]] = ()
     panels: Sequence[Panel] = ()
     curve: Sequence[Point] = ()
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def undefended(self) -> bool:
         return is_undefended(self.record)
+
+
+def methods_of(views: Sequence[RunView]) -> list[str]:
+    """The method of each view, with the settings that tell variants of it apart."""
+    return labels_of([Entry(view.record, view.config) for view in views])
 
 
 def is_undefended(record: Record) -> bool:
@@ -159,5 +167,5 @@ def read(run: RunFolder) -> tuple[RunView, ...]:
         record, path = found[0] if found[0][1] == run.path else max(found, key=lambda pair: pair[0].threat.eps)
         shown = panels(load_examples(path / "examples.safetensors"), record.data.classes)
         distinct = {each.threat.eps: each for each, _ in found}
-        views.append(RunView(record, run.entries() if not views else (), shown, curve(distinct.values())))
+        views.append(RunView(record, run.entries() if not views else (), shown, curve(distinct.values()), run.config))
     return tuple(views)

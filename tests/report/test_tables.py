@@ -4,10 +4,9 @@ import csv
 import io
 import json
 import math
-from types import SimpleNamespace
 
 import pytest
-from reporting import record
+from reporting import check, record
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -19,6 +18,7 @@ from ironclip.records.record import AttackResult, Cost, DataFacts, Flag, Proport
 from ironclip.report import RunView, as_csv, as_json, caption, formats, latex, markdown, page, rows, terminal
 from ironclip.report.cells import grid
 from ironclip.report.tables import percent, rank
+from ironclip.report.views import methods_of
 
 BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single image")
 
@@ -31,7 +31,7 @@ def test_several_tables_have_labels_of_their_own_and_every_format_is_offered(tmp
         formats.written("latx", [table])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ironclip.cli.report.run_paths", lambda targets: [tmp_path])
-    monkeypatch.setattr("ironclip.report.views.read", lambda run: [SimpleNamespace(record=record("nap", 80, 40))])
+    monkeypatch.setattr("ironclip.report.views.read", lambda run: [RunView(record("nap", 80, 40))])
     monkeypatch.setattr("ironclip.records.folder.RunFolder.open", lambda folder: folder)
     wanted = [word for name in formats.NAMES for word in (f"--{name}", name)]
     done = CliRunner().invoke(app, ["report", "run", *wanted])
@@ -202,3 +202,14 @@ def test_different_training_radii_are_a_column_and_one_is_in_the_caption():
     table = rows([record("zero_shot"), record("nap", **near), record("fap", **near)])
     assert "Trained at" not in grid(table).head
     assert "trained at 1/255" in caption(table)
+
+
+def test_variants_of_a_method_have_names_of_their_own():
+    records = [record("csr", 60, 2), record("csr", 62, 4), record("nap", 70, 30)]
+    configs = [{"method": "csr", "options": {"tau": tau}} for tau in (0.85, None)] + [{"method": "nap"}]
+    shown = [RunView(each, config=config) for each, config in zip(records, configs)]
+    assert methods_of(shown) == ["csr (tau=0.85)", "csr (tau=None)", "nap"]
+    assert [row.method for row in rows(records, methods_of(shown))] == methods_of(shown)
+    text = check(page(shown)).text
+    assert text.count("csr (tau=0.85)") >= 2
+    assert [row.method for row in rows(records)] == ["csr", "csr", "nap"]
