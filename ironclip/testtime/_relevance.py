@@ -7,12 +7,13 @@ maps are differentiable in the images (second derivatives of the scores).
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.types import Trace
@@ -160,7 +161,8 @@ def token_weights(products: Tensor) -> Tensor:
 def grad_cam(base: AdaptedClassifier, images: Tensor, text: Tensor, *, graph: bool = False) -> Tensor:
     """[N, G*G] Grad-CAM of the best class on the last feature map of a ResNet."""
     trace = Trace(layers=(0,))
-    with torch.enable_grad():
+    twice = sdpa_kernel(SDPBackend.MATH) if graph else nullcontext()  # fused kernels cannot be differentiated twice
+    with torch.enable_grad(), twice:
         seen = images if graph else images.detach().requires_grad_()
         features = base.encode_image(seen, trace=trace)
         scores = base.backbone.spec.logit_scale * F.normalize(features, dim=-1) @ text.detach().T

@@ -237,7 +237,13 @@ def test_rn50_uses_grad_cam_and_a_tower_without_attention_is_refused(images):
     with torch.no_grad():
         base = assemble(backbone, CLASSES)
         maps = maps_of(base, pictures)
-        found = build("atpt", {"views": 4})(base)(pictures)
+        classifier = build("atpt", {"views": 4})(base)
+        found = classifier(pictures)
+    through = {each.name: each for each in classifier.method.surrogates(classifier)}["attention"]
+    leaf = pictures.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(through(leaf)[:, 0].sum(), leaf)
+    assert slope.isfinite().all()
+    assert (slope.flatten(1).norm(dim=1) > 0).all()
     assert maps.shape == (2, 3, 3)
     assert found.shape == (2, 5)
     leaf = pictures.clone().requires_grad_()

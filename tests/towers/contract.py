@@ -84,13 +84,15 @@ def check_test_time(name: str, backbone: ClipBackbone) -> None:
     stands_on = getattr(classifier, "base", None)
     if isinstance(stands_on, AdaptedClassifier):
         check_sequences(stands_on, batch.images)
-    images = batch.images.clone().requires_grad_()
-    logits = classifier(images)
-    assert logits.shape == (3, 3)
-    assert logits.isfinite().all()
-    (slope,) = torch.autograd.grad(logits.square().sum(), images)
-    assert slope.isfinite().all()
-    assert slope.abs().max() > 0, "the logits do not depend on the images"
+    for attacked in (classifier, *method.surrogates(classifier)):  # all that an attacker differentiates
+        called = getattr(attacked, "name", name)
+        images = batch.images.clone().requires_grad_()
+        logits = attacked(images)
+        assert logits.shape == (3, 3), called
+        assert logits.isfinite().all(), called
+        (slope,) = torch.autograd.grad(logits.square().sum(), images)
+        assert slope.isfinite().all(), called
+        assert slope.abs().max() > 0, f"{called}: the logits do not depend on the images"
 
 
 def check_sequences(classifier: AdaptedClassifier, images: Tensor) -> None:
