@@ -77,13 +77,13 @@ def report(
         return
     if figures is not None:
         raise UsageError("--figures draws the tables of --matrix; add --matrix, or use --html for the figures of single runs")
-    shown = [view for folder in folders for view in views.read(RunFolder.open(folder))]
-    if not shown:
+    runs = [RunFolder.open(folder) for folder in folders]
+    table = rows(*_named(runs))
+    if not table:
         raise UsageError(f"nothing is evaluated yet in {', '.join(map(str, targets))}; run `ironclip evaluate` first")
-    table = rows([view.record for view in shown], views.methods_of(shown))
     texts = {path: formats.written(name, [table]) for path, name in wanted.items()}
     if html is not None:
-        texts[html] = report_page(shown, title=title)
+        texts[html] = report_page([view for run in runs for view in views.read(run)], title=title)
     if as_csv is not None:
         texts[as_csv] = cells.as_csv(table)
     _write(texts)

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from reporting import check, record
@@ -23,6 +24,23 @@ from ironclip.report.views import methods_of
 BROKEN = Flag(id="nothing_perturbed", level="fail", text="no attack changed a single image")
 
 
+def evaluated(monkeypatch, *records):
+    """As if every folder were a run with these records."""
+    places = [SimpleNamespace(record=lambda one=one: one) for one in records]
+    run = SimpleNamespace(config={}, evaluations=lambda: places)
+    monkeypatch.setattr("ironclip.records.folder.RunFolder.open", lambda folder: run)
+
+
+def test_a_table_has_a_line_for_every_radius(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("ironclip.cli.report.run_paths", lambda targets: [tmp_path])
+    evaluated(monkeypatch, record("nap", 80, 40, eps=1 / 255), record("nap", 80, 10, eps=4 / 255))
+    done = CliRunner().invoke(app, ["report", "run", "--csv", "numbers.csv", "--json"])
+    assert done.exit_code == 0, done.output
+    with open("numbers.csv", newline="") as stream:
+        assert [(row["eps"], row["robust"]) for row in csv.DictReader(stream)] == [("linf 1/255", "0.4"), ("linf 4/255", "0.1")]
+
+
 def test_several_tables_have_labels_of_their_own_and_every_format_is_offered(tmp_path, monkeypatch):
     table = rows([record("nap", 80, 40)])
     assert [r"\label{tab:ironclip}" in formats.written("latex", [table] * count) for count in (1, 2)] == [True, False]
@@ -31,8 +49,7 @@ def test_several_tables_have_labels_of_their_own_and_every_format_is_offered(tmp
         formats.written("latx", [table])
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("ironclip.cli.report.run_paths", lambda targets: [tmp_path])
-    monkeypatch.setattr("ironclip.report.views.read", lambda run: [RunView(record("nap", 80, 40))])
-    monkeypatch.setattr("ironclip.records.folder.RunFolder.open", lambda folder: folder)
+    evaluated(monkeypatch, record("nap", 80, 40))
     wanted = [word for name in formats.NAMES for word in (f"--{name}", name)]
     done = CliRunner().invoke(app, ["report", "run", *wanted])
     assert done.exit_code == 0, done.output
