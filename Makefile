@@ -58,7 +58,7 @@ live: $(VENV)/.live  ## the service and the pages as others see them: schemathes
 bench: $(VENV)/.dev  ## ratios against plain references, equality asserted first
 	$(BIN)/python -m benchmarks
 
-GRIDS := prompts representation testtime testtime-ablations generalisation
+GRIDS := prompts representation testtime-adaptive testtime-ablations generalisation
 benchmark: $(VENV)/.core  ## docs/benchmarks.md from real images (IRONCLIP_DATA); some twenty hours of one core, resumable
 	set -e; for grid in $(GRIDS); do \
 	  $(BIN)/ironclip grid run grids/$$grid.yaml --workers $(WORKERS); \
@@ -66,7 +66,7 @@ benchmark: $(VENV)/.core  ## docs/benchmarks.md from real images (IRONCLIP_DATA)
 	done
 
 tables: $(VENV)/.core  ## tables of the READMEs and of the weights' card anew from docs/results; other pages get theirs when the site is built
-	$(BIN)/python docs/tables.py
+	PYTHONPATH=docs $(BIN)/python -m doc_tables
 
 docs: $(VENV)/.docs
 	$(BIN)/mkdocs build --strict

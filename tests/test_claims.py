@@ -4,7 +4,6 @@ count with an interval against Wilson's formula."""
 import csv
 import re
 from pathlib import Path
-from statistics import fmean
 
 import pytest
 
@@ -53,32 +52,8 @@ def test_prompts_three_seeds_on_eurosat_and_flowers(name: str) -> None:
     assert [float(value or 0) for value in flowers.groups()] == expected
 
 
-TEST_TIME = {
-    name: re.search(r"clean / static / adaptive: (?:TPT )?([\d.]+) / ([\d.]+) / \*\*([\d.]+)\*\*", " ".join(text.split()))
-    for name, text in SECTIONS.items()
-    if "grids/testtime.yaml" in text
-}
-
-
-@pytest.mark.parametrize("name", sorted(TEST_TIME))
-def test_test_time_means_of_four_sets(name: str) -> None:
-    said = TEST_TIME[name]
-    assert said is not None
-    method = f"zero_shot+{name}"
-    values = []
-    for column, threat in (("clean", "static"), ("robust", "static"), ("robust", "adaptive")):
-        by_set: dict[str, float] = {}
-        for row in rows("testtime.csv", method=method, threat=threat):
-            if row["method"] == method and row["backbone"] == "mini":
-                by_set.setdefault(row["data"], float(row[column]))
-        assert len(by_set) == 4
-        values.append(100 * fmean(by_set.values()))
-    assert [*map(float, said.groups())] == pytest.approx(values, abs=0.0501)
-
-
 def test_the_claims_are_found() -> None:
     assert len(PROMPTS) >= 8
-    assert len(TEST_TIME) >= 6
 
 
 FIGURE = re.compile(r"\d+\.\d \[\d+\.\d, \d+\.\d\]")

@@ -50,8 +50,13 @@ def test_cells_hold_what_the_files_hold(tables) -> None:
     assert "| zero_shot | 68 / 24 / 24 / = [14, 37] |" in text  # no surrogate but the classifier itself
     assert "| defeat (official) | 68 / 30 / 53 / 20 ±3 [10, 37] |" in text  # the attack on seven surrogates, three seeds
     assert "| apt+defeat | 38 / 36 / 32 / 23 [12, 41] | – | – |" in text
-    assert "| atpt | 42 / 32 / **20** [8, 42] |" in tables.TABLES["test time"]()
-    assert "46.9 / 30.0 / 13.8 | 0.23 | 35 + 19 back |" in tables.TABLES["test time"]()
+    assert "| rtpt | 65 [55, 74] | 20 [13, 29] | **2** [1, 7] | 16 |" in tables.TABLES["test time eurosat 4"]()
+    assert (
+        "| csr (tau=0.85) | eurosat | linf 4/255 | 68 [58, 76] | 29 [21, 39] | **0** [0, 4] |"
+        in tables.TABLES["test time of csr"]()
+    )
+    assert "| nap | 66.4 | 42.6 | 0.2 | 44.2 | 30.5 | 1.5 |" in tables.TABLES["retrieval shapes"]()
+    assert "| flowers5 | adaptive, pgd (40 steps) | 65.3 [59.8, 70.5] | 25.0 [20.4, 30.2] |" in tables.TABLES["headline defeat"]()
     assert "| fap | 90 | 64 | 84 | 40 | 87 | 49 | 63 |" in tables.TABLES["held out eurosat"]()
     assert "| nap | 68 / 34 | 66 / 34 | 66 / 42 | 68 / 54 | 68 / 50 | 69 / 49* |" in tables.TABLES["fewer shots"]()
     assert "| clothing10 | flowers5 | 72 / 54 | 32 / 32 |" in tables.TABLES["masks transfer"]()
@@ -83,18 +88,18 @@ def test_counts_become_shares_intervals_and_p_values(tables) -> None:
 
 def test_seeds_stand_side_by_side_and_an_absent_one_is_no_number(tables, monkeypatch) -> None:
     assert "| nap | 64.0 / 31.7 | 56.3 / 30.7 | 61.0 / 33.7 | 32.0 ±1.2 |" in tables.TABLES["headline seeds"]()
-    few = [line for line in tables.stored("headline-seeds") if line["method"] == "nap" or line["seed"] == "1"]
-    monkeypatch.setattr(tables, "stored", lambda file: few)
-    assert "| fap | 57.7 / 2.7 | – | – | 2.7 ±0.0 |" in tables.headline_seeds()
+    few = [line for line in tables.reading.stored("headline-seeds") if line["method"] == "nap" or line["seed"] == "1"]
+    monkeypatch.setattr(tables.trained, "stored", lambda file: few)
+    assert "| fap | 57.7 / 2.7 | – | – | 2.7 ±0.0 |" in tables.trained.headline_seeds()
 
 
 def test_defeat_on_thirty_images_agrees_with_the_records_of_one_seed(tables) -> None:
     compared = 0
-    for line in tables.stored("defeat-30"):
+    for line in tables.reading.stored("defeat-30"):
         shots = "4 shots" if line["data"] == "caltech101" else "16 shots"
         facts = f"backbone {line['backbone']}; {shots}; linf 1/255 adaptive; pgd (40 steps)"
         for preset in ("official", "stable"):
-            record = tables.found("representation", f"defeat ({preset})", line["data"], facts)
+            record = tables.reading.found("representation", f"defeat ({preset})", line["data"], facts)
             assert record["images"] == "30"
             if record["seeds"] == "1":
                 assert float(record["robust"]) == pytest.approx(int(line[f"{preset} adaptive"]) / 30, abs=1e-6)
@@ -113,8 +118,8 @@ def test_no_page_has_a_typed_table_with_intervals(page: Path) -> None:
 
 def test_lines_that_disagree_are_refused(tables, monkeypatch) -> None:
     one = {"method": "apt", "data": "eurosat", "clean": "0.5", "robust": "0.1"}
-    monkeypatch.setattr(tables, "stored", lambda file: (one, dict(one)))
-    assert tables.found("any", "apt", "eurosat") == one
-    monkeypatch.setattr(tables, "stored", lambda file: (one, {**one, "clean": "0.6"}))
+    monkeypatch.setattr(tables.reading, "stored", lambda file: (one, dict(one)))
+    assert tables.reading.found("any", "apt", "eurosat") == one
+    monkeypatch.setattr(tables.reading, "stored", lambda file: (one, {**one, "clean": "0.6"}))
     with pytest.raises(LookupError, match="has 2 lines of apt on eurosat"):
-        tables.found("any", "apt", "eurosat")
+        tables.reading.found("any", "apt", "eurosat")
