@@ -116,7 +116,7 @@ def test_a_method_made_of_parts_is_a_whole_method(pictures) -> None:
         assert torch.allclose(classifier(batch.images), tuned.logits.mean(1), atol=1e-5)
         assert not torch.allclose(tuned.logits, tuned.start, atol=1e-4)
     assert torch.allclose(views.weights, torch.full((3, 6), 1 / 6))
-    assert [each.name for each in method.surrogates(classifier)] == ["views", "draws"]
+    assert [each.name for each in method.surrogates(classifier)] == ["views", "selection", "draws"]
 
 
 def test_one_file_is_all_that_a_test_time_method_takes(tmp_path: Path) -> None:

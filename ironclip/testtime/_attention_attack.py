@@ -1,12 +1,12 @@
 """What an attacker of A-TPT differentiates besides the answer: the attention maps, the zones they cut, the weights they give.
 
 To the method its maps are constants, zones are steps, and the choice of confident views is hard. Here maps are differentiated
-(second derivatives of the scores), and steps become slopes: with q the quantile that bounds a zone, a pixel of relevance a
+(second derivatives of the scores), and steps become smooth: with q the quantile that bounds a zone, a pixel of relevance a
 belongs to it by sigmoid((a - q) / `SLOPE`). A few views, nothing tuned.
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +17,11 @@ from ironclip.testtime._random_views import Views, random_views
 from ironclip.testtime._relevance import enlarged
 from ironclip.testtime._views import FEW, confident_vote
 
-if TYPE_CHECKING:
-    from ironclip.testtime.atpt import ATPT
-
 SLOPE = 0.05  # of the range of a map, [0, 1]
 PASSES = 5 * (1 + FEW)  # of the image tower: of views and of two maps, whose second derivatives cost about as much again
 
 
-def attended(method: "ATPT", base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+def attended(method: Any, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
     """[B, K] log probabilities of the vote over the image and a few guided views, differentiable through guidance and weights."""
     graph = images.requires_grad and torch.is_grad_enabled()
     found = random_views(
@@ -37,8 +34,8 @@ def attended(method: "ATPT", base: AdaptedClassifier, images: Tensor, keys: Sequ
     return confident_vote(logits, weights)
 
 
-def softly_mixed(method: "ATPT", maps: Tensor, found: Views) -> Tensor:
-    """[B, V, 3, S, S] as `ATPT.mixed`, with zones that slope; far from their bounds the same."""
+def softly_mixed(method: Any, maps: Tensor, found: Views) -> Tensor:
+    """[B, V, 3, S, S] as `ATPT.mixed`, with zones of smooth bounds; far from them the same."""
     side = found.base.shape[-1]
     pixels = enlarged(maps.flatten(0, 1), side)
     top, bottom = (pixels.flatten(1).quantile(q, dim=1)[:, None, None] for q in (1 - method.p_high, method.p_low))

@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ironclip.testtime._base import Logits
 from ironclip.testtime._prompts import Prompted, entropy, most_confident, neighbour_weights, picked, share
 from ironclip.testtime._views import marked, with_views
 
@@ -81,14 +82,31 @@ Weigh = Callable[[Prompted, Tensor], Tensor]
 
 
 @dataclass(frozen=True)
+class Through:
+    """What an attacker differentiates in place of something that the method holds constant.
+
+    Args:
+        name: of the surrogate.
+        logits: (base, images, keys) -> logits.
+        passes: of the image tower per image.
+    """
+
+    name: str
+    logits: Logits
+    passes: int
+
+
+@dataclass(frozen=True)
 class Parts:
-    """A method, part by part; `weigh` only where the objective or the vote reads weights of the selected views."""
+    """A method, part by part; `weigh` only where the objective or the vote reads weights of the selected views, `through` only
+    where views or weights depend on something that is held constant."""
 
     views: Views
     select: Selection
     objective: Objective
     vote: Vote
     weigh: Weigh | None = None
+    through: Through | None = None
 
 
 def image_and_crops(count: int, *, augmix: bool) -> Views:

@@ -10,7 +10,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
 from ironclip.core.types import Classifier
-from ironclip.testtime._base import DRAWS, Observed, TestTimeMethod, features_of, plain_head
+from ironclip.testtime._base import DRAWS, Observed, TestTimeMethod, features_of, plain_head, surrogate
 from ironclip.testtime._parts import Parts, Selected, Tuned
 from ironclip.testtime._prompts import AdamW, Prompted, picked
 from ironclip.testtime._views import few_confident, few_views, marked
@@ -70,6 +70,8 @@ class TestTimePromptTuning(TestTimeMethod):
         """A few views with nothing tuned, with equal shares and by their confidence, and draws of the whole adaptation; the
         classifier itself is attacked through what it has tuned, found anew in each step."""
         few = [make(classifier, self.views, augmix=self.augmix) for make in (few_views, few_confident)]
+        if (through := self.parts().through) is not None:
+            few.append(surrogate(classifier, through.name, through.logits, through.passes))
         return (*few, *super().surrogates(classifier))
 
     def logits(self, base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:

@@ -38,8 +38,8 @@ def few_views(classifier: Classifier, views: int, *, augmix: bool) -> AdaptingCl
 
 def few_confident(classifier: Classifier, views: int, *, augmix: bool) -> AdaptingClassifier:
     """The surrogate "selection" of a method that trusts its most confident views: the vote of the image and a few views, each by
-    how little entropy its prediction has. Its slope makes wrong views confident and right ones doubtful, which the hard choice of
-    the method hides."""
+    how little entropy its prediction has. Its gradient makes wrong views confident and right ones doubtful, which the hard choice
+    of the method hides."""
 
     def chosen(base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         features = features_of(base, with_views(images, keys, min(FEW, views - 1), augmix=augmix))

@@ -23,10 +23,8 @@ from torch import Tensor
 from ironclip.backbones import AdaptedClassifier
 from ironclip.core.errors import UsageError
 from ironclip.core.options import check_choice, check_flags, check_number, check_whole
-from ironclip.core.types import Classifier
 from ironclip.testtime._attention_attack import PASSES, attended
-from ironclip.testtime._base import surrogate
-from ironclip.testtime._parts import LogitVote, Parts, ProbabilityVote, Selected, Vote, confident, reliability
+from ironclip.testtime._parts import LogitVote, Parts, ProbabilityVote, Selected, Through, Vote, confident, reliability
 from ironclip.testtime._prompts import Prompted, entropy, share
 from ironclip.testtime._random_views import Views, random_views
 from ironclip.testtime._relevance import enlarged, relevance_maps, total_variation, zones
@@ -164,12 +162,6 @@ class ATPT(TestTimePromptTuning):
         if spec.kind == "vit" and not spec.class_token:
             raise UsageError(f"atpt reads where the class token looks; {spec.name} averages all tokens instead")
 
-    def surrogates(self, classifier: Classifier) -> tuple[Classifier, ...]:
-        """Those of prompt tuning, and one that goes through the attention maps and the weights they give."""
-        few, confident, *drawn = super().surrogates(classifier)
-        through = surrogate(classifier, "attention", partial(attended, self), passes=PASSES)
-        return (few, confident, *[through] * (self.guided or self.ensemble == "tv"), *drawn)
-
     def parts(self) -> Parts:
         weighted = self.loss_weights == "tv"
         return Parts(
@@ -178,6 +170,7 @@ class ATPT(TestTimePromptTuning):
             weigh=self.tv_weights if weighted or self.ensemble == "tv" else None,
             objective=weighted_entropy if weighted else lambda seen: entropy(seen.logits).mean(-1),
             vote=self.view_vote(),
+            through=Through("attention", partial(attended, self), PASSES) if self.guided or self.ensemble == "tv" else None,
         )
 
     def view_vote(self) -> Vote:

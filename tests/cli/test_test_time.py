@@ -31,7 +31,7 @@ def test_static_and_adaptive_numbers_stand_side_by_side_and_leave_the_run_as_it_
     assert adaptive["options"]["apt.length"] == 2
     assert adaptive["robust"]["count"] <= static["robust"]["count"] <= static["clean"]["count"]
     assert [attack["name"] for attack in static["attacks"]] == ["pgd/base"]
-    assert [attack["name"] for attack in adaptive["attacks"]] == ["pgd", "pgd/views", "pgd/draws", "pgd/base"]
+    assert [attack["name"] for attack in adaptive["attacks"]] == ["pgd", "pgd/views", "pgd/selection", "pgd/draws", "pgd/base"]
     assert [(record["cost"]["forward_passes"], record["cost"]["backward_passes"]) for record in (static, adaptive)] == [
         (2, 0)
     ] * 2
