@@ -1,6 +1,6 @@
 """An image with its random views, which of them are selected, and cheap surrogates that an attacker makes of a few views."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -28,24 +28,24 @@ def marked(selected: Tensor, count: int) -> Tensor:
 def few_views(classifier: Classifier, views: int, *, augmix: bool) -> AdaptingClassifier:
     """The surrogate "views" of a method on `views` random views: the mean logits of the image and a few of them, fresh in every
     step and with nothing tuned (T-VSS's adaptive attack)."""
-
-    def untuned(base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
-        features = features_of(base, with_views(images, keys, min(FEW, views - 1), augmix=augmix))
-        return plain_head(base, "prompt tuning")(features, base.text_features).mean(1)
-
-    return surrogate(classifier, "views", untuned, passes=1 + FEW)
+    return _untuned(classifier, "views", lambda logits: logits.mean(1), views, augmix)
 
 
 def few_confident(classifier: Classifier, views: int, *, augmix: bool) -> AdaptingClassifier:
     """The surrogate "selection" of a method that trusts its most confident views: the vote of the image and a few views, each by
     how little entropy its prediction has. Its gradient makes wrong views confident and right ones doubtful, which the hard choice
     of the method hides."""
+    return _untuned(classifier, "selection", confident_vote, views, augmix)
 
-    def chosen(base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
+
+def _untuned(classifier: Classifier, name: str, vote: Callable[[Tensor], Tensor], views: int, augmix: bool) -> AdaptingClassifier:
+    """The surrogate `name`: the vote [B, K] of logits [B, V, K] of the image and a few views."""
+
+    def answer(base: AdaptedClassifier, images: Tensor, keys: Sequence[int]) -> Tensor:
         features = features_of(base, with_views(images, keys, min(FEW, views - 1), augmix=augmix))
-        return confident_vote(plain_head(base, "prompt tuning")(features, base.text_features))
+        return vote(plain_head(base, "prompt tuning")(features, base.text_features))
 
-    return surrogate(classifier, "selection", chosen, passes=1 + FEW)
+    return surrogate(classifier, name, answer, passes=1 + FEW)
 
 
 def confident_vote(logits: Tensor, log_weights: Tensor | float = 0.0) -> Tensor:
