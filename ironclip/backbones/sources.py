@@ -50,7 +50,7 @@ def resolve(name: str, *, weights: str | Path | None, base: str | None, activati
         raise CheckpointError(f"{name} is an architecture; say which weights: {name}/TAG (tags: {tags}) or {name}@FILE")
     if name.endswith(SUFFIXES):
         raise CheckpointError(f"no weights file at {name}")
-    raise unknown("backbone", name, [entry.name for entry in list_backbones()] + architectures)
+    raise unknown("backbone", name, [entry.name for entry in list_backbones()] + architectures, see="ironclip list backbones")
 
 
 def _chosen(architecture: str, weights: str, base: str | None, activation: Activation | None) -> Recipe:

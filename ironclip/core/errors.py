@@ -58,9 +58,13 @@ def on_behalf_of(method: str) -> Iterator[None]:
         raise UnsupportedEdit(text if text.startswith(f"{method}: ") else f"{method}: {text}") from None
 
 
+LONG = 800  # characters: a longer list of names would hide what the message says
+
+
 def unknown(kind: str, name: str, known: Iterable[str], *, see: str = "") -> UsageError:
-    """The error for an unknown name. It names the nearest known name, or all of them. `see`: a command that lists them."""
+    """The error for an unknown name. It names the nearest known name, or all of them unless they are too many to read. `see`: a
+    command that lists them."""
     known = sorted(set(known))
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    near, every = difflib.get_close_matches(name, known, n=1, cutoff=0.5), ", ".join(known)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {every}" if len(every) <= LONG else f"{len(known)} are known"
     return UsageError(f"unknown {kind} {name!r}; {hint}" + (f" (all: `{see}`)" if see else ""))

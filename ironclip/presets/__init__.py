@@ -47,7 +47,7 @@ def default(method: str) -> dict[str, Any]:
 @cache
 def _values(name: str) -> dict[str, Any]:
     if name not in names():
-        raise unknown("preset", name, names())
+        raise unknown("preset", name, names(), see="ironclip list presets")
     values = yaml.safe_load((FOLDER / f"{name}.yaml").read_text(encoding="utf-8"))
     base = values.pop("base", None)
     if base is None:

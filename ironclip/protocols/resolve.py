@@ -132,10 +132,15 @@ def open_target(
     Raises:
         UsageError: neither a run nor a backbone, a backbone without a data set, or a defence that fits its own classes alone.
     """
+    from ironclip import defenses, testtime
     from ironclip.protocols.experiment import transferred
     from ironclip.protocols.few_shot import open_run, train
 
     path = Path(target)
+    if target in {*defenses.NAMES, *testtime.NAMES} and not path.exists():
+        raise UsageError(
+            f"{target!r} is a method; expected a run of it (`ironclip train`), or a backbone such as mini with --data"
+        )
     names = None if classes is None else str(classes)
     if path.exists() and is_run(path):
         run, experiment = open_run(path, device=device, weights=moved_weights(frozen))

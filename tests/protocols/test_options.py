@@ -6,7 +6,7 @@ from ironclip import defenses, testtime
 from ironclip.attacks import CATALOGUE
 from ironclip.core.errors import UsageError
 from ironclip.protocols.options import described
-from ironclip.protocols.resolve import named_attacks, resolve
+from ironclip.protocols.resolve import named_attacks, open_target, resolve
 
 
 def test_options_are_those_that_the_code_checks() -> None:
@@ -60,3 +60,9 @@ def test_a_hint_names_what_can_be_set_and_nothing_twice() -> None:
         named_attacks(["zzz"], 4 / 255, 0)
     known = str(refused.value).partition("known: ")[2].split(", ")
     assert len(known) == len(set(known)) > 10
+
+
+@pytest.mark.parametrize("name", [*defenses.NAMES, *testtime.NAMES])
+def test_a_method_in_place_of_a_run_is_called_a_method(name: str) -> None:
+    with pytest.raises(UsageError, match=f"'{name}' is a method; expected a run"):
+        open_target(name, "shapes", device="cpu")
