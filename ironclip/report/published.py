@@ -80,9 +80,10 @@ def compare(record: Record, rows: Iterable[Printed] | None = None) -> tuple[Comp
     prefix = SUBSETS.get(record.data.subset, "")
     wanted = {f"{prefix}clean_acc": record.clean, f"{prefix}robust_acc": record.robust}
     name = record.data.name.removesuffix(f"-{record.data.subset}")
+    method = record.method.removeprefix("zero_shot+")  # papers call a test-time method on the plain model by its name alone
     found: dict[tuple[str, str, str], list[Comparison]] = {}
     for row in printed() if rows is None else rows:
-        if (row.method, row.dataset) == (record.method, name) and row.metric in wanted:
+        if (row.method, row.dataset) == (method, name) and row.metric in wanted:
             comparison = Comparison(record, wanted[row.metric], row, differences(record, row))
             found.setdefault((row.paper, row.table, row.metric), []).append(comparison)
     best = [each for group in found.values() for each in group if len(each.differs) == min(len(other.differs) for other in group)]

@@ -3,12 +3,15 @@
 import pytest
 from reporting import record
 
+from ironclip import defenses, testtime
 from ironclip.core.errors import UsageError
 from ironclip.records.record import BackboneFacts, DataFacts
 from ironclip.records.statistics import paired
 from ironclip.report.published import compare, differences, printed
 
 EUROSAT = DataFacts(name="eurosat", available=100)
+RECENT = ("csr", "et3", "ttp", "nac", "dbd", "clipure", "agft", "comp_tga", "adapt", "advflyp", "saft")
+"""Sim-CLIP's and AdvCLIP-LoRA's papers print captions and answers to questions, or nothing that was read."""
 
 
 def test_the_file_holds_numbers_of_all_five_papers():
@@ -18,6 +21,33 @@ def test_the_file_holds_numbers_of_all_five_papers():
         assert any(row.paper.startswith(paper) for row in rows), paper
     assert {row.read_in for row in rows} == {"paper", "summary"}
     assert all(0 <= row.value <= 100 for row in rows if row.metric in ("clean_acc", "robust_acc"))
+
+
+def test_every_method_of_the_file_is_one_of_ours_or_a_stack_of_ours():
+    ours = {*defenses.NAMES, *testtime.NAMES}
+    assert {part for row in printed() if row.method for part in row.method.split("+")} <= ours
+
+
+@pytest.mark.parametrize("method", RECENT)
+def test_the_recent_defences_have_their_published_numbers(method):
+    rows = [row for row in printed() if row.method == method]
+    assert any("acc" in row.metric for row in rows)
+    assert all(row.eps or "clean" not in row.metric for row in rows)
+
+
+@pytest.mark.parametrize("method", ["rtpt", "et3", "ttp"])
+def test_a_test_time_method_on_the_plain_model_stands_beside_its_papers_rows(method):
+    found = compare(record(f"zero_shot+{method}", data=EUROSAT, eps=1 / 255, knowledge="static"))
+    assert {each.theirs.metric for each in found} == {"clean_acc", "robust_acc"}
+    assert {each.theirs.method for each in found} == {method}
+    robust = [each for each in found if each.theirs.metric == "robust_acc"]
+    assert all(not any("static attack" in what for what in each.differs) for each in robust)
+    adaptive = compare(record(f"zero_shot+{method}", data=EUROSAT, eps=1 / 255, knowledge="adaptive"))
+    assert any("adaptive attack, theirs static" in each.differs for each in adaptive)
+
+
+def test_a_test_time_method_on_a_defence_is_not_compared_with_the_plain_model():
+    assert compare(record("nap+rtpt", data=EUROSAT)) == ()
 
 
 def test_the_closest_rows_come_first_and_say_what_differs():
