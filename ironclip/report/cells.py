@@ -109,7 +109,7 @@ def plain(row: Row) -> dict[str, Any]:
         facts |= {key: _finite(value) for key, value in parts.items()}
     facts |= {"harmonic": _finite(row.harmonic), "learned_parameters": row.parameters, "images": row.images}
     facts |= {name: getattr(row, name) for name in ("forward_passes", "backward_passes", "answer_seconds")}
-    return facts | {"undefended": row.undefended, "note": row.note, "one_loss": row.one_loss}
+    return facts | {"undefended": row.undefended, "note": row.note, "one_loss": row.one_loss, "options": row.options}
 
 
 def as_csv(table: Sequence[Row]) -> str:
@@ -124,7 +124,7 @@ def as_csv(table: Sequence[Row]) -> str:
 
 
 def as_json(table: Sequence[Row]) -> str:
-    value = {"caption": caption(table), "rows": [plain(row) for row in table]}
+    value = {"caption": caption(table), "rows": [plain(row) | {"options": json.loads(row.options)} for row in table]}
     return json.dumps(value, indent=1, allow_nan=False) + "\n"
 
 

@@ -1,5 +1,6 @@
 """Records as rows of a table. Numbers here; how they are written is in `formats`."""
 
+import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -22,7 +23,8 @@ SCORES = "{}: the attack saw scores alone, which overstates the defence; not ran
 
 @dataclass(frozen=True)
 class Row:
-    """One record in a table. Accuracies are fractions; `note` says why the robust one may not be ranked."""
+    """One record in a table. Accuracies are fractions; `note` says why the robust one may not be ranked; `options`: the
+    method's, as JSON."""
 
     method: str
     data: str
@@ -45,6 +47,7 @@ class Row:
     targeted: str = ""
     one_loss: bool = False
     trained_at: str = ""
+    options: str = "{}"
 
     @property
     def group(self) -> tuple[str, str]:
@@ -205,6 +208,7 @@ def _row(record: Record) -> Row:
         answer_seconds=record.timing.answer_seconds,
         one_loss=record.one_loss,
         trained_at=trained_at(record),
+        options=json.dumps(record.options, sort_keys=True),
     )
 
 

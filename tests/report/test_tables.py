@@ -188,6 +188,14 @@ def test_csv_and_json_hold_fractions_and_every_column():
     assert value["threat"] == "white-box linf 4/255 at 64 px"
 
 
+def test_csv_and_json_hold_the_options_that_tell_variants_of_a_method_apart():
+    options = {"tau": None, "filter": 'low "pass", ideal', "eps": 4 / 255}
+    table = rows([record("csr", options=options), record("csr", options={"tau": 0.85})])
+    lines = list(csv.DictReader(io.StringIO(as_csv(table))))
+    assert [json.loads(line["options"]) for line in lines] == [options, {"tau": 0.85}]
+    assert [row["options"] for row in json.loads(as_json(table))["rows"]] == [options, {"tau": 0.85}]
+
+
 def test_the_terminal_shows_names_as_they_are():
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(terminal(rows([record("[bold]x[/bold]"), record("zero_shot", 82, 2)])))
