@@ -50,7 +50,9 @@ class SAFT(TGA):
         check_whole("kept", kept, 1)
         self.pool, self.kept = read_descriptions(descriptions), kept
         self._made: tuple[Backbone, tuple[str, ...], Tensor] | None = None
-        if self.pool:
+        if not self.pool:
+            self.notes = ("saft without descriptions: every class has its template alone, which is TGA-ZSR",)
+        else:
             missing = [name for name in classes if _plain(name) not in self.pool]
             if len(missing) == len(classes):
                 raise UsageError(f"descriptions name none of these classes; missing: {', '.join(missing[:5])}")

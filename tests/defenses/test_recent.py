@@ -122,7 +122,10 @@ def test_a_prompt_without_a_place_for_the_class_is_refused(backbone, batch):
 # ---- SAFT
 
 
-def test_saft_without_descriptions_is_tga_zsr(backbone, batch, adv):
+def test_saft_without_descriptions_is_tga_zsr_and_says_so(backbone, batch, adv):
+    assert made("saft", backbone, batch).notes == (
+        "saft without descriptions: every class has its template alone, which is TGA-ZSR",
+    )
     ours = stirred(made("saft", backbone, batch)).loss(backbone, batch, fixed(adv))
     theirs = stirred(made("tga_zsr", backbone, batch)).loss(backbone, batch, fixed(adv))
     assert ours.keys() == theirs.keys()
