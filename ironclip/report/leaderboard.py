@@ -124,8 +124,10 @@ def lines(measured: Iterable[Measured], *, audited: bool = False) -> list[Line]:
             if audited
             else "there is no finished evaluation to list; run `ironclip evaluate` first"
         )
+    found = _with_variants(found)
     ranked = [replace(line, rank=_rank(line, found)) for line in found]
-    return sorted(ranked, key=lambda line: (line.data, line.threat, line.backbone, line.rank or len(ranked) + 1, line.method))
+    last = len(ranked) + 1
+    return sorted(ranked, key=lambda line: (line.data, line.threat, line.backbone, _place(line), line.rank or last, line.method))
 
 
 def site(listed: Sequence[Line], *, title: str = "Leaderboard", notes: Sequence[str] = ()) -> dict[str, str | dict[str, object]]:
@@ -163,6 +165,19 @@ def _line(members: tuple[Measured, ...]) -> Line:
         record.method, ", ".join(told), record.backbone.name, " ".join(data), record.threat.change, _lowest(static),
         _lowest(trusted), members,
     )  # fmt: skip
+
+
+def _with_variants(listed: Sequence[Line]) -> list[Line]:
+    """The lines, told apart by the options in which those of one method differ, on whatever data."""
+    of = [line.members[0].record.options for line in listed]
+    named = []
+    for line, own in zip(listed, of):
+        rivals = [options for other, options in zip(listed, of) if other.method == line.method]
+        keys = sorted({key for options in rivals for key in options})
+        apart = [key for key in keys if len({repr(options.get(key)) for options in rivals}) > 1]
+        words = [f"{key}={str(own.get(key, 'default'))[:40]}" for key in apart]
+        named.append(replace(line, told=", ".join([*words, *([line.told] if line.told else [])])))
+    return named
 
 
 def _lowest(records: Sequence[Record]) -> Record | None:

@@ -59,6 +59,25 @@ def test_another_threat_backbone_data_or_defence_is_another_line(change):
     assert sorted(line.rank for line in board(one, other)) == ([1, 2] if same_place else [1, 1])
 
 
+def test_variants_of_a_method_are_told_apart_by_the_options_in_which_they_differ():
+    first, second = ({"tau": tau, "filter": "ideal"} for tau in (None, 0.85))
+    shown = board(
+        record("csr", 80, 40, options=first, cost=FREE),
+        record("csr", 80, 30, options=second | {"steps": 9}, cost=FREE),
+        record("nap", 80, 20, options={"length": 2}),
+    )
+    assert [line.told for line in shown] == [
+        "steps=default, tau=None, 16 shots",
+        "steps=9, tau=0.85, 16 shots",
+        "16 shots, seed 1",
+    ]
+    hostile = board(record("csr", options={"tau": "<b>" + "x" * 500}), record("csr", options=second))
+    page = site(hostile)["index.html"]
+    assert isinstance(page, str)
+    assert "<b>" not in page
+    assert "x" * 50 not in page
+
+
 def test_one_loss_on_few_images_is_no_headline_beside_a_worst_case_unless_it_is_clearly_lower():
     three = tuple(
         AttackResult(name=name, constants={"attack": name, "loss": loss, "eps": 4 / 255}, attacked=240, broken=140, survivors=100)
@@ -75,6 +94,13 @@ def test_one_loss_on_few_images_is_no_headline_beside_a_worst_case_unless_it_is_
 def test_the_images_that_are_measured_count_and_not_those_that_were_trained_on():
     one, two = (DataFacts(name="eurosat", split_hash=shots, images_hash="cd", available=100) for shots in ("16", "none"))
     assert sorted(line.rank for line in board(record("nap", 80, 40, data=one), record("zero_shot", 80, 1, data=two))) == [1, 2]
+
+
+def test_lines_about_the_same_images_stand_together_in_their_order():
+    few, many = (DataFacts(name="eurosat", images_hash=images, available=100) for images in ("few", "many"))
+    scores = (("nap", 40, few), ("apt", 20, few), ("fap", 30, many), ("apd", 10, many))
+    shown = board(*(record(name, 80, right, data=data) for name, right, data in scores))
+    assert [(line.method, line.rank) for line in shown] == [("nap", 1), ("apt", 2), ("fap", 1), ("apd", 2)]
 
 
 def test_equal_numbers_have_equal_ranks():
