@@ -35,6 +35,7 @@ from ironclip.protocols.resolve import resolve
 
 PROMPTS = (("sgd", 0.01), ("sgd", 0.03), ("sgd", 0.1), ("adamw", 0.001), ("adamw", 0.003), ("adamw", 0.01))
 TOWER = (("sgd", 0.001), ("sgd", 0.01), ("adamw", 0.00003), ("adamw", 0.0001), ("adamw", 0.0003), ("adamw", 0.001))
+LORA = (("sgd", 0.1), ("adamw", 0.0005), ("adamw", 0.002), ("adamw", 0.005), ("adamw", 0.01), ("adamw", 0.02))
 MASKS = (("sgd", 0.01), ("sgd", 0.1), ("adamw", 0.0001), ("adamw", 0.00025), ("adamw", 0.0005), ("adamw", 0.001))
 LINES = {
     "nap": (("sgd", 0.01), ("sgd", 0.03), ("adamw", 0.0003), ("adamw", 0.001), ("adamw", 0.003), ("adamw", 0.01)),
@@ -52,6 +53,16 @@ LINES = {
     "fare": TOWER,
     "pmg_aft": TOWER,
     "tga_zsr": TOWER,
+    "agft": TOWER,
+    "simclip": TOWER,
+    "comp_tga": TOWER,
+    "advflyp": TOWER,
+    "qt_aft": TOWER,
+    "saft": TOWER,
+    "advclip_lora": LORA,
+    "adapt": (("sgd", 0.01), ("sgd", 0.05), ("sgd", 0.2), ("adamw", 0.001), ("adamw", 0.003), ("adamw", 0.01)),
+    "paft": (("sgd", 0.1), ("sgd", 1.0), ("sgd", 5.0), ("adamw", 0.001), ("adamw", 0.01), ("adamw", 0.1)),
+    "avp_pixel": (("sgd", 1.0), ("sgd", 10.0), ("sgd", 40.0), ("adamw", 0.003), ("adamw", 0.01), ("adamw", 0.03)),
 }
 COLUMNS = ("method", "data", "optimizer", "lr", "eps", "shots", "batch_size", "epochs", "clean", "robust", "images", "flags")
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from benchmarks.preset_search import COLUMNS, LINES, Size, chosen, harmonic, held_out, measured, table, tries
+from ironclip import defenses, presets
 from ironclip.data import few_shot, open_dataset
 from ironclip.protocols.resolve import resolve
 
@@ -16,6 +17,11 @@ ROOT = Path(__file__).parents[1]
 def row(method, data, optimizer, lr, clean, robust):
     facts = {"method": method, "data": data, "optimizer": optimizer, "lr": lr, "clean": clean, "robust": robust, "images": 100}
     return dict.fromkeys(COLUMNS, "") | facts
+
+
+def test_every_quick_preset_that_trains_is_searched():
+    quick = {name.split("/")[0] for name in presets.names() if name.endswith("/quick")}
+    assert quick & set(defenses.NAMES) <= set(LINES)
 
 
 def test_every_method_has_as_many_tries_and_no_try_twice():
