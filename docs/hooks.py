@@ -229,7 +229,7 @@ def board() -> dict[str, str]:
 
     stored = sorted(Path(__file__).with_name("board").glob("records/*.json"))
     listed = lines(Measured(Record.model_validate_json(path.read_text(encoding="utf-8"))) for path in stored)
-    made = site(listed, title="Trained defences on the embedded backbone")
+    made = site(listed, title="Defences on the embedded backbone")
     texts = {name: content if isinstance(content, str) else json_text(content) for name, content in made.items()}
     return {f"board/{name}": text for name, text in texts.items() if not name.startswith("records/")}
 

@@ -11,7 +11,7 @@ from functools import partial
 
 from doc_tables.adapting import MEASURED, test_time, test_time_ablations, test_time_of
 from doc_tables.attacks import audit_of_500, autoattack, demo, standard_fast
-from doc_tables.published import test_time_printed
+from doc_tables.published import recent_trained_printed, test_time_printed
 from doc_tables.quick import (
     MASKS,
     REPRESENTATIONS,
@@ -30,16 +30,28 @@ from doc_tables.quick import (
     representations,
 )
 from doc_tables.reading import ROOT, as_stored
-from doc_tables.trained import README, REFINERS, headline, headline_defeat, headline_seeds, presets_chosen, retrieval
+from doc_tables.trained import (
+    README,
+    REFINERS,
+    headline,
+    headline_defeat,
+    headline_seeds,
+    presets_chosen,
+    recent_trained,
+    retrieval,
+)
 
 TABLES: dict[str, Callable[[], str]] = {
     "headline readme": partial(headline, "eurosat", README),
     "headline eurosat": partial(headline, "eurosat"),
     "headline flowers5": partial(headline, "flowers5"),
+    "headline eurosat 4": partial(headline, "eurosat", file="headline-4", eps="4/255"),
     "headline autoattack": partial(headline, "eurosat", attack="AutoAttack"),
     "headline seeds": headline_seeds,
     "headline defeat": headline_defeat,
     **{f"retrieval {data}": partial(retrieval, data) for data in ("shapes", "coco-captions-mini")},
+    **{f"recent trained {data}": partial(recent_trained, data) for data in ("eurosat", "flowers5")},
+    "recent trained printed": recent_trained_printed,
     "refiners": partial(headline, "eurosat", file="refiners", shown=REFINERS),
     "few-shot": partial(as_stored, "few-shot"),
     "prompts mini": partial(prompts, "mini"),

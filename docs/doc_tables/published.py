@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 
 from doc_tables.adapting import MEASURED
-from doc_tables.reading import table
+from doc_tables.reading import stored, table
 from ironclip.report.published import Printed, printed
 
 
@@ -49,3 +49,9 @@ def as_printed(methods: Iterable[str]) -> str:
 def test_time_printed() -> str:
     """The test-time methods of these pages."""
     return as_printed(MEASURED)
+
+
+def recent_trained_printed() -> str:
+    """The trained defences of 2025 and 2026."""
+    named = (line["method"].split(" ")[0] for line in stored("recent-trained"))
+    return as_printed(name for name in dict.fromkeys(named) if name != "zero_shot")

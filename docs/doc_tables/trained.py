@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from statistics import fmean, pstdev
 
-from doc_tables.reading import SETS, found, harmonic, interval, per_cent, stored, table, tenths
+from doc_tables.reading import SETS, Stored, found, harmonic, interval, per_cent, stored, table, tenths
 
 
 def headline(
@@ -13,13 +13,14 @@ def headline(
     attack: str = "standard-fast",
     file: str = "headline",
     shown: Mapping[str, str] | None = None,
+    eps: str = "2/255",
 ) -> str:
     """Trained defences at their training radius, one seed; without `methods` all that are stored, the most robust first.
 
     Args:
         shown: name of a method in the file -> its name in the table.
     """
-    facts = f"backbone mini; 16 shots; linf 2/255 white-box; {attack}"
+    facts = f"backbone mini; 16 shots; linf {eps} white-box; {attack}"
     there = [line for line in stored(file) if (line["facts"], line["data"], line["seeds"]) == (facts, data, "1")]
     there.sort(key=lambda line: (-float(line["robust"]), -float(line["clean"])))
     lines = []
@@ -28,7 +29,7 @@ def headline(
         assert line is not None, method
         figures = [f"{per_cent(line, what)} {interval(line, what)}" for what in ("clean", "robust")]
         lines.append([(shown or {}).get(method, method), f"{int(line['learned_parameters']):,}", *figures])
-    return table(["method", "learned parameters", "clean %", "robust at 2/255 %"], lines)
+    return table(["method", "learned parameters", "clean %", f"robust at {eps} %"], lines)
 
 
 def headline_defeat() -> str:
@@ -83,7 +84,38 @@ def retrieval(data: str) -> str:
     return table(["method", *head], [[method, *[f"{cell:.1f}" for cell in cells]] for method, cells in lines])
 
 
-BEFORE = {"nap": ("adamw", "0.001"), "tecoa": ("adamw", "0.0001"), "advmask": ("adamw", "0.0005")}
+def recent_trained(data: str) -> str:
+    """The trained defences of 2025 and 2026 and their neighbours: what is left of images made without the defence, and of an
+    attack through it. Means over the training seeds with their deviation."""
+    found: dict[str, dict[str, Stored]] = {}
+    for line in stored("recent-trained"):
+        if line["data"] == data:
+            knowledge = next(word for word in ("static", "white-box", "adaptive") if f" {word}; " in line["facts"])
+            found.setdefault(line["method"], {})[knowledge] = line
+    lines = []
+    for method, sides in sorted(found.items(), key=lambda entry: -float(entry[1]["white-box"]["robust"])):
+        attacked = sides["white-box"]
+        cells = [spread(attacked, "clean"), *[spread(sides[side], "robust") if side in sides else "–" for side in KNOWN]]
+        lines.append([method, f"{int(attacked['learned_parameters']):,}", attacked["seeds"], *cells])
+    return table(["method", "learned parameters", "seeds", "clean %", *[f"{side} %" for side in KNOWN]], lines)
+
+
+KNOWN = ("static", "white-box", "adaptive")
+
+
+def spread(line: Stored, what: str) -> str:
+    """A mean in per cent with the deviation over seeds, or with its interval where there is one seed."""
+    if line["seeds"] == "1":
+        return f"{per_cent(line, what)} {interval(line, what)}"
+    return f"{per_cent(line, what)} ±{per_cent(line, f'{what}_std')}"
+
+
+FINE_TUNED = ("tecoa", "fare", "pmg_aft", "tga_zsr", "agft", "simclip", "comp_tga", "advflyp", "qt_aft", "saft")
+BEFORE = {
+    **dict.fromkeys(FINE_TUNED, ("adamw", "0.0001")),
+    "nap": ("adamw", "0.001"), "advmask": ("adamw", "0.0005"), "advclip_lora": ("adamw", "0.002"), "adapt": ("sgd", "0.05"),
+    "paft": ("sgd", "1.0"), "avp_pixel": ("sgd", "10.0"),
+}  # fmt: skip
 """Optimiser and rate of a quick preset before the search; SGD at 0.01 where a method is not named."""
 
 
