@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable
 
-from doc_tables.adapting import MEASURED
 from doc_tables.reading import stored, table
 from ironclip.report.published import Printed, printed
 
@@ -44,11 +43,6 @@ def as_printed(methods: Iterable[str]) -> str:
             [method, source, tower or "–", row.dataset, row.eps or "–", attack or "–", clean_beside(row), f"{row.value:g}"]
         )
     return table(["method", "printed by", "backbone", "data", "radius", "attack", "clean %", "robust %"], lines)
-
-
-def test_time_printed() -> str:
-    """The test-time methods of these pages."""
-    return as_printed(MEASURED)
 
 
 def recent_trained_printed() -> str:

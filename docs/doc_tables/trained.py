@@ -84,13 +84,17 @@ def retrieval(data: str) -> str:
     return table(["method", *head], [[method, *[f"{cell:.1f}" for cell in cells]] for method, cells in lines])
 
 
+KNOWN = ("static", "white-box", "adaptive")
+"""What an attacker knows: the columns of a method that is attacked with and without its defence."""
+
+
 def recent_trained(data: str) -> str:
     """The trained defences of 2025 and 2026 and their neighbours: what is left of images made without the defence, and of an
     attack through it. Means over the training seeds with their deviation."""
     found: dict[str, dict[str, Stored]] = {}
     for line in stored("recent-trained"):
         if line["data"] == data:
-            knowledge = next(word for word in ("static", "white-box", "adaptive") if f" {word}; " in line["facts"])
+            knowledge = next(side for side in KNOWN if f" {side}; " in line["facts"])
             found.setdefault(line["method"], {})[knowledge] = line
     lines = []
     for method, sides in sorted(found.items(), key=lambda entry: -float(entry[1]["white-box"]["robust"])):
@@ -98,9 +102,6 @@ def recent_trained(data: str) -> str:
         cells = [spread(attacked, "clean"), *[spread(sides[side], "robust") if side in sides else "–" for side in KNOWN]]
         lines.append([method, f"{int(attacked['learned_parameters']):,}", attacked["seeds"], *cells])
     return table(["method", "learned parameters", "seeds", "clean %", *[f"{side} %" for side in KNOWN]], lines)
-
-
-KNOWN = ("static", "white-box", "adaptive")
 
 
 def spread(line: Stored, what: str) -> str:
